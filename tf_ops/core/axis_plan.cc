@@ -1,0 +1,77 @@
+#include "core/axis_plan.h"
+
+#include <algorithm>
+#include <map>
+
+namespace keras_adder {
+namespace {
+
+int64_t FloorMod(int64_t value, int64_t modulus) {
+  const int64_t rest = value % modulus;
+  return rest < 0 ? rest + modulus : rest;
+}
+
+}  // namespace
+
+AxisPlan PlanAxis(std::vector<AxisTap> taps, int64_t step, int64_t length) {
+  AxisPlan plan;
+  plan.step = step;
+  plan.length = length;
+  plan.taps = std::move(taps);
+  plan.tap_slot.resize(plan.taps.size());
+
+  // Taps by residue, and within one in the order of their shifts, so that a
+  // run of slots grows only forwards.
+  std::map<int64_t, std::vector<size_t>> classes;
+  for (size_t i = 0; i < plan.taps.size(); ++i) {
+    classes[FloorMod(plan.taps[i].shift, step)].push_back(i);
+  }
+  for (auto& [residue, members] : classes) {
+    std::sort(members.begin(), members.end(), [&](size_t a, size_t b) {
+      return plan.taps[a].shift < plan.taps[b].shift;
+    });
+    for (size_t i = 0; i < members.size(); ++i) {
+      const int64_t shift = plan.taps[members[i]].shift;
+      if (i > 0) {
+        Segment& run = plan.segments.back();
+        const int64_t ahead = (shift - run.shift) / step;
+        if (ahead <= run.count) {  // overlaps the run or continues it
+          run.count = std::max(run.count, ahead + length);
+          plan.tap_slot[members[i]] = run.first + ahead;
+          plan.slots = run.first + run.count;
+          continue;
+        }
+      }
+      plan.tap_slot[members[i]] = plan.slots;
+      plan.segments.push_back({plan.slots, length, shift});
+      plan.slots += length;
+    }
+  }
+  return plan;
+}
+
+std::vector<AxisTap> ForwardTaps(const Axis& axis) {
+  std::vector<AxisTap> taps(axis.kernel);
+  for (int64_t tap = 0; tap < axis.kernel; ++tap) {
+    taps[tap] = {tap, tap * axis.dilation - axis.pad_before};
+  }
+  return taps;
+}
+
+std::vector<Phase> BackwardPhases(const Axis& axis) {
+  std::map<int64_t, Phase> phases;
+  for (const AxisTap& tap : ForwardTaps(axis)) {
+    // Output o meets input o * stride + shift.
+    const int64_t residue = FloorMod(tap.shift, axis.stride);
+    if (residue >= axis.input) continue;
+    Phase& phase = phases[residue];
+    phase.residue = residue;
+    phase.count = (axis.input - residue - 1) / axis.stride + 1;
+    phase.taps.push_back({tap.tap, (residue - tap.shift) / axis.stride});
+  }
+  std::vector<Phase> list;
+  for (auto& [residue, phase] : phases) list.push_back(std::move(phase));
+  return list;
+}
+
+}  // namespace keras_adder

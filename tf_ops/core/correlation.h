@@ -1,0 +1,117 @@
+// One engine for the two passes that correlate a source image with filters:
+//
+//   pass             source            destination       inner operation
+//   forward          input             output            |F - x|
+//   input gradient   output gradient   input gradient    g HT(F - centre)
+//
+// Work is cut into units: a block of destination pixels of one group and a few
+// planes of its channels. A unit gathers the sources it needs into a tile (real
+// zeros where the padding is), sums in a tile of totals and writes that out.
+// Nothing else is kept: scratch memory is fixed per thread, whatever the batch.
+//
+// The order in which a destination's terms are summed depends on the geometry
+// of filters and channels alone, not on blocks, batch or threads.
+
+#ifndef KERAS_ADDER_CORE_CORRELATION_H_
+#define KERAS_ADDER_CORE_CORRELATION_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "core/axis_plan.h"
+#include "core/geometry.h"
+#include "core/kernels/kernels.h"
+#include "core/packed_filters.h"
+#include "core/parallel.h"
+#include "core/tile.h"
+
+namespace keras_adder {
+namespace internal {
+
+enum class Pass { kForward, kInputGradient };
+
+class CorrelationPlan {
+ public:
+  // `element` is the size in bytes of the type that is computed in.
+  CorrelationPlan(const Geometry& geometry, Pass pass, const KernelSet& set,
+                  int64_t element, int threads);
+
+  int64_t workspace_bytes() const;
+
+  // `centre` is the tensor whose pixels the filters are compared with in the
+  // input gradient, laid out as the destination; null in the forward pass.
+  template <typename Source, typename Filter, typename Destination>
+  void Run(ThreadPool& pool, const Source* source, const Filter* filters,
+           const Filter* centre, Destination* destination,
+           void* workspace) const;
+
+ private:
+  // Destinations that meet the same taps; the forward pass has one phase.
+  struct PhasePlan {
+    AxisPlan source_rows, source_columns;
+    AxisPlan rows, columns;  // the destinations themselves
+    int64_t row_count, column_count;
+    std::vector<Tap> taps[5];  // by the number of planes in a block
+    int64_t first_unit;
+  };
+
+  // How many elements of a worker's scratch each part takes.
+  struct Scratch {
+    int64_t source, totals, centre;
+    int64_t total() const { return source + totals + centre; }
+  };
+
+  template <typename C>
+  struct Worker {
+    C* source;
+    C* totals;
+    C* centre;
+  };
+
+  void ChooseBlocks(const std::vector<Phase>& rows,
+                    const std::vector<Phase>& columns);
+  void AddPhase(const Phase& rows, const Phase& columns);
+  int64_t UnitsOf(int64_t row_count, int64_t column_count) const;
+  int64_t SourceSlots(const Phase& rows, const Phase& columns) const;
+  const PhasePlan& PhaseOf(int64_t unit) const;
+  BlockOrigin OriginOf(const PhasePlan& phase, int64_t index,
+                       int64_t* part) const;
+
+  template <typename C, typename Source, typename Filter,
+            typename Destination>
+  void RunUnit(int64_t unit, const Source* source, const C* packed,
+               const Filter* centre, Destination* destination,
+               const Worker<C>& worker) const;
+  template <typename C>
+  void SumPlanes(const PhasePlan& phase, const BlockOrigin& at, int64_t part,
+                 int64_t first_plane, int64_t planes, const C* packed,
+                 const Worker<C>& worker) const;
+  template <typename C>
+  void SumBlock(const PhasePlan& phase, const BlockOrigin& at, int planes,
+                CorrelationBlock<C> block) const;
+
+  const KernelSet& set_;
+  Pass pass_;
+  int64_t element_;
+  int threads_;
+  int64_t filter_taps_;
+  int64_t groups_;
+  bool empty_;    // nothing to be written
+  bool partial_;  // some destinations meet no tap and stay zero
+  int64_t destination_size_;
+  Image source_, destination_;
+  Axis height_, width_;
+  PackedFilters filters_;
+  // Destination planes a unit handles, as ranges of filters_.blocks().
+  std::vector<PlaneBlock> parts_;
+  int64_t pass_planes_;  // source planes summed before totals are touched
+  int64_t block_images_, block_rows_, block_columns_;
+  std::vector<PhasePlan> phases_;
+  int64_t units_ = 0;
+  Scratch scratch_{};
+};
+
+}  // namespace internal
+}  // namespace keras_adder
+
+#endif  // KERAS_ADDER_CORE_CORRELATION_H_

@@ -1,0 +1,298 @@
+#include "core/filter_gradient.h"
+
+#include <algorithm>
+
+#include "core/passes.h"
+
+namespace keras_adder {
+namespace internal {
+namespace {
+
+constexpr int64_t kTilePixels = 256;
+constexpr int64_t kTileColumns = 64;
+constexpr int64_t kTileBytes = 128 << 10;
+// Planes of input and output channels that a unit handles.
+constexpr int64_t kPartPlanes = 4;
+// Units wanted for a good balance between threads, and the memory that partial
+// gradients may take for it.
+constexpr int64_t kWantedUnits = 32;
+constexpr int64_t kPartialBytes = 4 << 20;
+constexpr int64_t kThreadWork = 1 << 17;
+
+int64_t RoundUp(int64_t value, int64_t multiple) {
+  return CeilDiv(value, multiple) * multiple;
+}
+
+int64_t MostPlanes(const std::vector<PlaneBlock>& parts) {
+  int64_t most = 0;
+  for (const PlaneBlock& part : parts) {
+    most = std::max<int64_t>(most, part.planes);
+  }
+  return most;
+}
+
+}  // namespace
+
+FilterGradientPlan::FilterGradientPlan(const Geometry& original,
+                                       FilterGradient mode,
+                                       const KernelSet& set, int64_t element,
+                                       int threads)
+    : set_(set),
+      mode_(mode),
+      element_(element),
+      threads_(threads),
+      groups_(original.groups),
+      filter_size_(original.filter_size()),
+      filters_(original, FilterOrder::kOutputsToInputs, 1) {
+  const Geometry geometry = Folded(original);
+  height_ = geometry.height;
+  width_ = geometry.width;
+  input_ = {geometry.input, geometry.batch, height_.input, width_.input,
+            geometry.group_in()};
+  output_ = {geometry.output, geometry.batch, height_.output, width_.output,
+             geometry.group_out()};
+  empty_ = filter_size_ == 0 || geometry.output_size() == 0;
+  if (empty_) return;
+  input_parts_ = DealPlanes(Planes(input_.channels), kPartPlanes);
+  output_parts_ = DealPlanes(Planes(output_.channels), kPartPlanes);
+  ChooseBlocks();
+  tiles_ = CeilDiv(output_.batch, block_images_) *
+           CeilDiv(output_.height, block_rows_) *
+           CeilDiv(output_.width, block_columns_);
+  const int64_t filter_units =
+      groups_ * input_parts_.size() * output_parts_.size();
+  const int64_t affordable =
+      std::max<int64_t>(1, kPartialBytes / (filters_.size() * element_));
+  chunks_ = std::min({CeilDiv(kWantedUnits, filter_units), affordable, tiles_});
+  const int64_t work =
+      geometry.output_size() * original.kernel_taps() * geometry.group_in();
+  threads_ = static_cast<int>(
+      std::clamp<int64_t>(work / kThreadWork, 1, std::max(threads_, 1)));
+}
+
+void FilterGradientPlan::ChooseBlocks() {
+  const std::vector<AxisTap> rows = ForwardTaps(height_);
+  const std::vector<AxisTap> columns = ForwardTaps(width_);
+  block_columns_ = std::min(output_.width,
+                            rows.size() > 1 ? kTileColumns : kTilePixels);
+  block_rows_ =
+      std::clamp<int64_t>(kTilePixels / block_columns_, 1, output_.height);
+  block_images_ = std::clamp<int64_t>(
+      kTilePixels / (block_columns_ * block_rows_), 1, output_.batch);
+  for (;;) {
+    input_rows_ = PlanAxis(rows, height_.stride, block_rows_);
+    input_columns_ = PlanAxis(columns, width_.stride, block_columns_);
+    const int64_t slots =
+        input_rows_.slots * input_columns_.slots * block_images_;
+    input_scratch_ = slots * MostPlanes(input_parts_) * kLanes;
+    if (input_scratch_ * element_ <= kTileBytes) break;
+    int64_t* size = block_images_ > 1 ? &block_images_
+                    : block_rows_ > 1 ? &block_rows_
+                                      : &block_columns_;
+    if (*size == 1) break;
+    *size = CeilDiv(*size, 2);
+  }
+  rows_ = PlanAxis({{0, 0}}, 1, block_rows_);
+  columns_ = PlanAxis({{0, 0}}, 1, block_columns_);
+  output_scratch_ = block_images_ * block_rows_ * block_columns_ *
+                    MostPlanes(output_parts_) * kLanes;
+}
+
+int64_t FilterGradientPlan::workspace_bytes() const {
+  if (empty_) return 0;
+  const int64_t alignment = kWorkspaceAlignment / element_;
+  return element_ *
+         (RoundUp(filters_.size(), alignment) * (1 + chunks_) +
+          threads_ * RoundUp(input_scratch_ + output_scratch_, alignment));
+}
+
+BlockOrigin FilterGradientPlan::TileAt(int64_t tile) const {
+  const auto take = [&tile](int64_t count) {
+    const int64_t digit = tile % count;
+    tile /= count;
+    return digit;
+  };
+  BlockOrigin at;
+  at.column = take(CeilDiv(output_.width, block_columns_)) * block_columns_;
+  at.row = take(CeilDiv(output_.height, block_rows_)) * block_rows_;
+  at.image = tile * block_images_;
+  at.columns = std::min(block_columns_, output_.width - at.column);
+  at.rows = std::min(block_rows_, output_.height - at.row);
+  at.images = std::min(block_images_, output_.batch - at.image);
+  at.group = 0;
+  return at;
+}
+
+template <typename T, typename O>
+void FilterGradientPlan::Run(ThreadPool& pool, const T* input,
+                             const T* filters, const O* gradient,
+                             T* filter_gradient, void* workspace) const {
+  using C = typename ComputeType<T>::type;
+  if (empty_) {
+    std::memset(filter_gradient, 0, filter_size_ * sizeof(T));
+    return;
+  }
+  const int64_t alignment = kWorkspaceAlignment / sizeof(C);
+  const int64_t filters_stride = RoundUp(filters_.size(), alignment);
+  C* const packed = static_cast<C*>(workspace);
+  C* const partials = packed + filters_stride;
+  C* const scratch = partials + chunks_ * filters_stride;
+  const int64_t scratch_stride =
+      RoundUp(input_scratch_ + output_scratch_, alignment);
+  const int packers = filters_.size() > (1 << 16) ? threads_ : 1;
+  ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
+    filters_.Pack(set_, filters, unit, packed);
+  });
+  const int64_t units =
+      chunks_ * groups_ * input_parts_.size() * output_parts_.size();
+  ForEachUnit(pool, units, threads_, [&](int64_t unit, int worker) {
+    RunUnit<C>(unit, input, gradient, packed, partials,
+               scratch + worker * scratch_stride);
+  });
+  ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
+    AddChunks(unit, partials);
+    filters_.Unpack(set_, partials, unit, filter_gradient);
+  });
+}
+
+template <typename C, typename T, typename O>
+void FilterGradientPlan::RunUnit(int64_t unit, const T* input,
+                                 const O* gradient, const C* packed,
+                                 C* partials, C* scratch) const {
+  const auto take = [&unit](int64_t count) {
+    const int64_t digit = unit % count;
+    unit /= count;
+    return digit;
+  };
+  const PlaneBlock& outputs = output_parts_[take(output_parts_.size())];
+  const PlaneBlock& inputs = input_parts_[take(input_parts_.size())];
+  const int64_t group = take(groups_);
+  const int64_t chunk = unit;
+
+  const int64_t alignment = kWorkspaceAlignment / sizeof(C);
+  const int64_t base = group * filters_.group_stride();
+  C* const partial =
+      partials + chunk * RoundUp(filters_.size(), alignment) + base;
+  for (int p = 0; p < inputs.planes; ++p) {
+    C* plane = partial +
+               (inputs.first + p) * filters_.destination_plane_stride() +
+               outputs.first * filters_.source_plane_stride(1);
+    const int64_t planes = std::min<int64_t>(
+        outputs.planes, Planes(output_.channels) - outputs.first);
+    std::memset(plane, 0,
+                planes * filters_.source_plane_stride(1) * sizeof(C));
+  }
+  C* const input_tile = scratch;
+  C* const gradient_tile = scratch + input_scratch_;
+  for (int64_t tile = tiles_ * chunk / chunks_;
+       tile < tiles_ * (chunk + 1) / chunks_; ++tile) {
+    BlockOrigin at = TileAt(tile);
+    at.group = group;
+    PackTile(set_, input, input_, input_rows_, input_columns_, at,
+             inputs.first, inputs.planes,
+             block_images_ * input_rows_.slots * input_columns_.slots * kLanes,
+             input_tile);
+    PackTile(set_, gradient, output_, rows_, columns_, at, outputs.first,
+             outputs.planes,
+             block_images_ * block_rows_ * block_columns_ * kLanes,
+             gradient_tile);
+    SumTile(at, inputs, outputs, packed + base, partial, input_tile,
+            gradient_tile);
+  }
+}
+
+template <typename C>
+void FilterGradientPlan::SumTile(const BlockOrigin& at,
+                                 const PlaneBlock& inputs,
+                                 const PlaneBlock& outputs, const C* packed,
+                                 C* partial, const C* input,
+                                 const C* gradient) const {
+  const Kernels<C>& kernels = KernelsOf<C>(set_);
+  const auto kernel = mode_ == FilterGradient::kSign
+                          ? kernels.filter_gradient_sign
+                          : kernels.filter_gradient;
+  FilterGradientBlock<C> block;
+  block.input_row = input_columns_.slots * kLanes;
+  block.input_image = input_rows_.slots * block.input_row;
+  block.gradient_row = block_columns_ * kLanes;
+  block.gradient_image = block_rows_ * block.gradient_row;
+  block.images = at.images;
+  block.rows = at.rows;
+  block.columns = at.columns;
+  for (int p = 0; p < inputs.planes; ++p) {
+    const C* input_plane = input + p * block_images_ * block.input_image;
+    for (int q = 0; q < outputs.planes; ++q) {
+      const C* gradient_plane =
+          gradient + q * block_images_ * block.gradient_image;
+      const int64_t offset =
+          (inputs.first + p) * filters_.destination_plane_stride() +
+          (outputs.first + q) * filters_.source_plane_stride(1);
+      const int channels = PlaneChannels(output_.channels, outputs.first + q);
+      for (int64_t i = 0; i < height_.kernel; ++i) {
+        for (int64_t j = 0; j < width_.kernel; ++j) {
+          const int64_t slot = input_rows_.tap_slot[i] * input_columns_.slots +
+                               input_columns_.tap_slot[j];
+          const int64_t tap =
+              offset + (i * width_.kernel + j) * filters_.tap_stride(1);
+          block.input = input_plane + slot * kLanes;
+          for (int first = 0; first < channels; first += kernels.max_filters) {
+            block.gradient = gradient_plane + first;
+            block.filters = packed + tap + first * kLanes;
+            block.total = partial + tap + first * kLanes;
+            kernel(block, std::min(kernels.max_filters, channels - first));
+          }
+        }
+      }
+    }
+  }
+}
+
+// Adds all chunks' partial gradients of one packed block to the first's.
+template <typename C>
+void FilterGradientPlan::AddChunks(int64_t unit, C* partials) const {
+  const int64_t alignment = kWorkspaceAlignment / sizeof(C);
+  const int64_t stride = RoundUp(filters_.size(), alignment);
+  const int64_t count = filters_.destination_plane_stride();
+  C* const total = partials + unit * count;
+  for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
+    const C* partial = total + chunk * stride;
+    for (int64_t i = 0; i < count; ++i) total[i] += partial[i];
+  }
+}
+
+}  // namespace internal
+
+template <typename T, typename O>
+AdderFilterGradient<T, O>::AdderFilterGradient(const Geometry& geometry,
+                                               FilterGradient mode,
+                                               const KernelSet& kernels,
+                                               int threads)
+    : plan_(new internal::FilterGradientPlan(
+          geometry, mode, kernels, sizeof(typename ComputeType<T>::type),
+          threads)) {}
+
+template <typename T, typename O>
+AdderFilterGradient<T, O>::~AdderFilterGradient() = default;
+
+template <typename T, typename O>
+int64_t AdderFilterGradient<T, O>::workspace_bytes() const {
+  return plan_->workspace_bytes();
+}
+
+template <typename T, typename O>
+void AdderFilterGradient<T, O>::Run(ThreadPool& pool, const T* input,
+                                    const T* filters, const O* gradient,
+                                    T* filter_gradient, void* workspace) const {
+  plan_->Run<T, O>(pool, input, filters, gradient, filter_gradient, workspace);
+}
+
+#define INSTANTIATE(T, O) template class AdderFilterGradient<T, O>
+INSTANTIATE(Half, Half);
+INSTANTIATE(Half, float);
+INSTANTIATE(BFloat16, BFloat16);
+INSTANTIATE(BFloat16, float);
+INSTANTIATE(float, float);
+INSTANTIATE(double, double);
+#undef INSTANTIATE
+
+}  // namespace keras_adder

@@ -1,0 +1,70 @@
+// The filter gradient: for every tap, input channel and filter a sum over all
+// output pixels.
+//
+// Pixels are cut into chunks and filters into units; a unit sums one chunk into
+// its own region of a partial gradient, tile by tile, and at the end the chunks'
+// partial gradients are added in order. How many chunks there are depends on
+// the geometry alone, so the result does not depend on the number of threads.
+
+#ifndef KERAS_ADDER_CORE_FILTER_GRADIENT_H_
+#define KERAS_ADDER_CORE_FILTER_GRADIENT_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "core/axis_plan.h"
+#include "core/geometry.h"
+#include "core/kernels/kernels.h"
+#include "core/packed_filters.h"
+#include "core/parallel.h"
+#include "core/tile.h"
+
+namespace keras_adder {
+namespace internal {
+
+class FilterGradientPlan {
+ public:
+  FilterGradientPlan(const Geometry& geometry, FilterGradient mode,
+                     const KernelSet& set, int64_t element, int threads);
+
+  int64_t workspace_bytes() const;
+
+  template <typename T, typename O>
+  void Run(ThreadPool& pool, const T* input, const T* filters,
+           const O* gradient, T* filter_gradient, void* workspace) const;
+
+ private:
+  void ChooseBlocks();
+  BlockOrigin TileAt(int64_t tile) const;
+
+  template <typename C, typename T, typename O>
+  void RunUnit(int64_t unit, const T* input, const O* gradient,
+               const C* packed, C* partial, C* scratch) const;
+  template <typename C>
+  void SumTile(const BlockOrigin& at, const PlaneBlock& inputs,
+               const PlaneBlock& outputs, const C* packed, C* partial,
+               const C* input, const C* gradient) const;
+  template <typename C>
+  void AddChunks(int64_t unit, C* partials) const;
+
+  const KernelSet& set_;
+  FilterGradient mode_;
+  int64_t element_;
+  int threads_;
+  int64_t groups_;
+  int64_t filter_size_;
+  bool empty_;  // no pixels to be summed
+  Image input_, output_;
+  Axis height_, width_;
+  PackedFilters filters_;  // blocks of one plane
+  std::vector<PlaneBlock> input_parts_, output_parts_;
+  int64_t block_images_ = 0, block_rows_ = 0, block_columns_ = 0;
+  AxisPlan input_rows_, input_columns_, rows_, columns_;
+  int64_t tiles_ = 0, chunks_ = 0;
+  int64_t input_scratch_ = 0, output_scratch_ = 0;
+};
+
+}  // namespace internal
+}  // namespace keras_adder
+
+#endif  // KERAS_ADDER_CORE_FILTER_GRADIENT_H_

@@ -1,0 +1,15 @@
+#include "core/kernels/micro_kernels.h"
+
+namespace keras_adder {
+
+const KernelSet kAvx512Kernels = {
+    "avx512",
+    MakeKernels<float, 16, 12, 8, 6, 8>(),
+    MakeKernels<double, 12, 6, 0, 0, 8>(),
+    MakeCopies<Half>(),
+    MakeCopies<BFloat16>(),
+    MakeCopies<float>(),
+    MakeCopies<double>(),
+};
+
+}  // namespace keras_adder

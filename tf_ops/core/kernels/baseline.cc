@@ -1,0 +1,15 @@
+#include "core/kernels/micro_kernels.h"
+
+namespace keras_adder {
+
+const KernelSet kBaselineKernels = {
+    "baseline",
+    MakeKernels<float, 3, 0, 0, 0, 2>(),
+    MakeKernels<double, 1, 0, 0, 0, 4>(),
+    MakeCopies<Half>(),
+    MakeCopies<BFloat16>(),
+    MakeCopies<float>(),
+    MakeCopies<double>(),
+};
+
+}  // namespace keras_adder

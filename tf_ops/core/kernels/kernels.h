@@ -1,0 +1,145 @@
+// What an instruction set offers: the innermost loops, behind plain pointers.
+//
+// All of them work on tiles. A tile holds some positions ("slots") of an image
+// for some channels, in planes of kLanes channels:
+//
+//     tile[plane][slot][lane]        channel = plane * kLanes + lane
+//
+// so that one slot to the next is always kLanes elements, a constant the
+// compiler can fold into addresses. Filters are packed the same way, for each
+// block of destination channels:
+//
+//     filters[source plane][tap][source lane][destination lane of the block]
+//
+// Tiling, packing and threading live one level up (correlation.cc,
+// filter_gradient.cc), once for all instruction sets.
+
+#ifndef KERAS_ADDER_CORE_KERNELS_KERNELS_H_
+#define KERAS_ADDER_CORE_KERNELS_KERNELS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace keras_adder {
+
+// Channels in a plane of a tile. A multiple of every vector width.
+constexpr int kLanes = 16;
+
+// A filter tap seen from a block of destinations: where its sources start in
+// the tile and where its coefficients start in a plane of the packed filters.
+struct Tap {
+  ptrdiff_t source;
+  ptrdiff_t filter;
+};
+
+// For `pixels` neighbouring slots and `planes` planes of destinations:
+//
+//   forward          total += sum_taps,channels |filter - source|
+//   input gradient   total += sum_taps,channels source * HT(filter - centre)
+template <typename C>
+struct CorrelationBlock {
+  const C* source;
+  ptrdiff_t source_plane;
+  const C* filters;
+  ptrdiff_t filter_plane;
+  const Tap* taps;
+  int64_t tap_count;
+  int64_t channels;  // source channels, over all planes
+  const C* centre;   // input gradient only; laid out as `total`
+  C* total;
+  ptrdiff_t total_plane;
+};
+
+// For one tap, one plane of input channels and `count` output channels t:
+//
+//   total[t][lane] += sum_pixels gradient[t] * (input - filter[t])[lane]
+//
+// or, for the sign gradient, with sign(input - filter).
+template <typename C>
+struct FilterGradientBlock {
+  const C* input;
+  ptrdiff_t input_image, input_row;
+  const C* gradient;
+  ptrdiff_t gradient_image, gradient_row;
+  int64_t images, rows, columns;
+  const C* filters;
+  C* total;
+};
+
+template <typename C>
+struct Kernels {
+  // A correlation block spans at most max_planes planes, and at most
+  // max_pixels[planes] pixels; a filter gradient at most max_filters filters.
+  int max_planes;
+  int max_pixels[5];
+  int max_filters;
+  void (*forward)(const CorrelationBlock<C>&, int pixels, int planes);
+  void (*input_gradient)(const CorrelationBlock<C>&, int pixels, int planes);
+  void (*filter_gradient)(const FilterGradientBlock<C>&, int count);
+  void (*filter_gradient_sign)(const FilterGradientBlock<C>&, int count);
+};
+
+// A run of `count` neighbouring slots of one plane, and the tensor elements
+// they stand for.
+struct Run {
+  int64_t count;
+  int channels;             // of the plane; lanes beyond are zero in the tile
+  ptrdiff_t pixel_stride;   // of the tensor, in elements
+  ptrdiff_t channel_stride;
+};
+
+// Between tensors of T and tiles of the type that T is computed in.
+template <typename T>
+struct Copies {
+  using C = typename ComputeType<T>::type;
+  void (*pack)(const T* tensor, const Run& run, C* tile);
+  // tensor = scale * tile
+  void (*unpack)(const C* tile, const Run& run, C scale, T* tensor);
+};
+
+struct KernelSet {
+  const char* name;
+  Kernels<float> f32;
+  Kernels<double> f64;
+  Copies<Half> half;
+  Copies<BFloat16> bfloat16;
+  Copies<float> single;
+  Copies<double> wide;
+};
+
+template <typename C>
+const Kernels<C>& KernelsOf(const KernelSet& set);
+template <>
+inline const Kernels<float>& KernelsOf(const KernelSet& set) { return set.f32; }
+template <>
+inline const Kernels<double>& KernelsOf(const KernelSet& set) {
+  return set.f64;
+}
+
+template <typename T>
+const Copies<T>& CopiesOf(const KernelSet& set);
+template <>
+inline const Copies<Half>& CopiesOf(const KernelSet& set) { return set.half; }
+template <>
+inline const Copies<BFloat16>& CopiesOf(const KernelSet& set) {
+  return set.bfloat16;
+}
+template <>
+inline const Copies<float>& CopiesOf(const KernelSet& set) {
+  return set.single;
+}
+template <>
+inline const Copies<double>& CopiesOf(const KernelSet& set) { return set.wide; }
+
+// One for each instruction set this library was compiled for.
+extern const KernelSet kBaselineKernels;
+#if defined(__x86_64__)
+extern const KernelSet kAvx2Kernels;
+extern const KernelSet kAvx512Kernels;
+#endif
+
+}  // namespace keras_adder
+
+#endif  // KERAS_ADDER_CORE_KERNELS_KERNELS_H_

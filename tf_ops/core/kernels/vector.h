@@ -1,0 +1,148 @@
+// Vectors of one instruction set, chosen by the flags of the file that includes
+// this: compiler vector extensions for arithmetic, intrinsics for the three
+// operations whose exact instruction matters.
+//
+// To be included by the files of this folder only. Everything here has internal
+// linkage: a function compiled for AVX-512 must never be the copy that the
+// linker keeps for everybody.
+
+#ifndef KERAS_ADDER_CORE_KERNELS_VECTOR_H_
+#define KERAS_ADDER_CORE_KERNELS_VECTOR_H_
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include <cstdint>
+#include <cstring>
+
+namespace keras_adder {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <typename C>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t bits __attribute__((vector_size(kVectorBytes)));
+  static constexpr int32_t kMagnitude = 0x7fffffff;
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(kVectorBytes)));
+  typedef int64_t bits __attribute__((vector_size(kVectorBytes)));
+  static constexpr int64_t kMagnitude = 0x7fffffffffffffff;
+};
+
+template <typename C>
+using Vector = typename VectorOf<C>::type;
+
+template <typename C>
+constexpr int kWidth = kVectorBytes / sizeof(C);
+
+template <typename C>
+inline Vector<C> Load(const C* from) {
+  Vector<C> value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+template <typename C>
+inline void Store(Vector<C> value, C* to) {
+  std::memcpy(to, &value, sizeof(value));
+}
+
+template <typename C>
+inline Vector<C> Broadcast(C value) {
+  return Vector<C>{} + value;
+}
+
+template <typename C>
+inline Vector<C> Abs(Vector<C> value) {
+  using Bits = typename VectorOf<C>::bits;
+  return (Vector<C>)((Bits)value & VectorOf<C>::kMagnitude);
+}
+
+// Max and Min return `b` where either operand is NaN, so clipping must hand the
+// value to be clipped as `b` to let a NaN through. Fma may round twice where
+// there is no such instruction.
+#if defined(__AVX512F__)
+inline Vector<float> Max(Vector<float> a, Vector<float> b) {
+  return _mm512_max_ps(a, b);
+}
+inline Vector<float> Min(Vector<float> a, Vector<float> b) {
+  return _mm512_min_ps(a, b);
+}
+inline Vector<float> Fma(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+inline Vector<double> Max(Vector<double> a, Vector<double> b) {
+  return _mm512_max_pd(a, b);
+}
+inline Vector<double> Min(Vector<double> a, Vector<double> b) {
+  return _mm512_min_pd(a, b);
+}
+inline Vector<double> Fma(Vector<double> a, Vector<double> b,
+                          Vector<double> c) {
+  return _mm512_fmadd_pd(a, b, c);
+}
+#elif defined(__AVX2__)
+inline Vector<float> Max(Vector<float> a, Vector<float> b) {
+  return _mm256_max_ps(a, b);
+}
+inline Vector<float> Min(Vector<float> a, Vector<float> b) {
+  return _mm256_min_ps(a, b);
+}
+inline Vector<float> Fma(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+inline Vector<double> Max(Vector<double> a, Vector<double> b) {
+  return _mm256_max_pd(a, b);
+}
+inline Vector<double> Min(Vector<double> a, Vector<double> b) {
+  return _mm256_min_pd(a, b);
+}
+inline Vector<double> Fma(Vector<double> a, Vector<double> b,
+                          Vector<double> c) {
+  return _mm256_fmadd_pd(a, b, c);
+}
+#else
+template <typename V>
+inline V Max(V a, V b) {
+  return a > b ? a : b;
+}
+template <typename V>
+inline V Min(V a, V b) {
+  return a < b ? a : b;
+}
+template <typename V>
+inline V Fma(V a, V b, V c) {
+  return a * b + c;
+}
+#endif
+
+template <typename C>
+inline Vector<C> HardTanh(Vector<C> value) {
+  return Min(Broadcast<C>(1), Max(Broadcast<C>(-1), value));
+}
+
+// -1, 0 or 1; NaN for NaN.
+template <typename C>
+inline Vector<C> Sign(Vector<C> value) {
+  const Vector<C> zero{};
+  const Vector<C> one = Broadcast<C>(1);
+  return value > zero ? one : (value < zero ? -one : value);
+}
+
+}  // namespace
+}  // namespace keras_adder
+
+#endif  // KERAS_ADDER_CORE_KERNELS_VECTOR_H_

@@ -1,0 +1,61 @@
+#include "core/select_kernels.h"
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+namespace keras_adder {
+namespace {
+
+// What this processor runs, slowest first.
+std::vector<const KernelSet*> Supported() {
+  std::vector<const KernelSet*> sets = {&kBaselineKernels};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    sets.push_back(&kAvx2Kernels);
+    if (__builtin_cpu_supports("avx512f") &&
+        __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl")) {
+      sets.push_back(&kAvx512Kernels);
+    }
+  }
+#endif
+  return sets;
+}
+
+struct Choice {
+  const KernelSet* set = nullptr;
+  Error error;
+};
+
+Choice Choose() {
+  Choice choice;
+  const std::vector<const KernelSet*> sets = Supported();
+  const char* wanted = std::getenv("KERAS_ADDER_ISA");
+  if (wanted == nullptr || *wanted == '\0') {
+    choice.set = sets.back();
+    return choice;
+  }
+  std::string known;
+  for (const KernelSet* set : sets) {
+    if (wanted == std::string(set->name)) choice.set = set;
+    known += (known.empty() ? "" : ", ") + std::string(set->name);
+  }
+  if (choice.set == nullptr) {
+    choice.error = "The environment variable KERAS_ADDER_ISA must be one of "
+                   "those this processor runs: " + known +
+                   ". Received: KERAS_ADDER_ISA=" + wanted;
+  }
+  return choice;
+}
+
+}  // namespace
+
+const KernelSet* SelectKernels(Error* error) {
+  static const Choice choice = Choose();
+  *error = choice.error;
+  return choice.set;
+}
+
+}  // namespace keras_adder

@@ -1,0 +1,18 @@
+// Which instruction set to use: chosen once, when first asked for.
+
+#ifndef KERAS_ADDER_CORE_SELECT_KERNELS_H_
+#define KERAS_ADDER_CORE_SELECT_KERNELS_H_
+
+#include "core/geometry.h"
+#include "core/kernels/kernels.h"
+
+namespace keras_adder {
+
+// The best kernels for this processor, or those that the environment variable
+// KERAS_ADDER_ISA names ("baseline", "avx2", "avx512"). Null, with an error, if
+// it names none that this processor runs.
+const KernelSet* SelectKernels(Error* error);
+
+}  // namespace keras_adder
+
+#endif  // KERAS_ADDER_CORE_SELECT_KERNELS_H_

@@ -1,0 +1,175 @@
+// Moving blocks of image tensors into tiles and back.
+
+#ifndef KERAS_ADDER_CORE_TILE_H_
+#define KERAS_ADDER_CORE_TILE_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "core/axis_plan.h"
+#include "core/geometry.h"
+#include "core/kernels/kernels.h"
+
+namespace keras_adder {
+
+inline int64_t CeilDiv(int64_t value, int64_t by) {
+  return value / by + (value % by != 0);
+}
+
+inline int64_t Planes(int64_t channels) { return CeilDiv(channels, kLanes); }
+
+// Channels of plane `plane` out of `channels`.
+inline int PlaneChannels(int64_t channels, int64_t plane) {
+  return static_cast<int>(
+      std::min<int64_t>(kLanes, channels - plane * kLanes));
+}
+
+// One group of channels of an image tensor.
+struct Image {
+  Strides strides;
+  int64_t batch;
+  int64_t height;
+  int64_t width;
+  int64_t channels;  // of a group
+};
+
+// A block of destinations and the group it belongs to.
+struct BlockOrigin {
+  int64_t image, images;
+  int64_t row, rows;
+  int64_t column, columns;
+  int64_t group;
+};
+
+// A tile is laid out as tile[plane][image][row slot][column slot][lane].
+struct TileShape {
+  int64_t rows;
+  int64_t columns;
+  int64_t images;
+  int64_t slots() const { return images * rows * columns; }
+};
+
+inline TileShape ShapeOf(const AxisPlan& rows, const AxisPlan& columns,
+                         int64_t images) {
+  return {rows.slots, columns.slots, images};
+}
+
+namespace internal {
+
+// The part of a segment that lies inside 0 .. size-1.
+struct Inside {
+  int64_t before;  // slots that lie before position 0
+  int64_t count;
+  int64_t position;  // of the first slot inside
+};
+
+inline Inside Clip(const Segment& segment, int64_t start, int64_t step,
+                   int64_t size) {
+  const int64_t first = start * step + segment.shift;
+  Inside inside;
+  inside.before =
+      first >= 0 ? 0 : std::min(segment.count, CeilDiv(-first, step));
+  inside.position = first + inside.before * step;
+  const int64_t fit =
+      inside.position < size ? CeilDiv(size - inside.position, step) : 0;
+  inside.count = std::min(segment.count - inside.before, fit);
+  return inside;
+}
+
+}  // namespace internal
+
+// Calls visit(slot, offset, inside) for every run of neighbouring slots of one
+// plane: `offset` is that of the run's first element inside the image, counted
+// from the plane's first channel; the rest of the run is outside.
+template <typename Visit>
+void ForEachRun(const Image& image, const AxisPlan& rows,
+                const AxisPlan& columns, const BlockOrigin& at,
+                const Visit& visit) {
+  for (int64_t n = 0; n < at.images; ++n) {
+    const int64_t base = (at.image + n) * image.strides.batch;
+    for (const Segment& row_run : rows.segments) {
+      const internal::Inside row_inside =
+          internal::Clip(row_run, at.row, rows.step, image.height);
+      for (int64_t i = 0; i < row_run.count; ++i) {
+        const int64_t slot =
+            (n * rows.slots + row_run.first + i) * columns.slots;
+        const int64_t in_row = i - row_inside.before;
+        const bool row_exists = in_row >= 0 && in_row < row_inside.count;
+        const int64_t row = row_inside.position + in_row * rows.step;
+        for (const Segment& run : columns.segments) {
+          internal::Inside inside =
+              internal::Clip(run, at.column, columns.step, image.width);
+          if (!row_exists) inside = {run.count, 0, 0};
+          visit(slot + run.first, run.count, inside,
+                base + row * image.strides.height +
+                    inside.position * image.strides.width);
+        }
+      }
+    }
+  }
+}
+
+// Fills planes first_plane .. first_plane + planes - 1 of the group; positions
+// outside the image (the padding) become zeros.
+template <typename T, typename C>
+void PackTile(const KernelSet& set, const T* tensor, const Image& image,
+              const AxisPlan& rows, const AxisPlan& columns,
+              const BlockOrigin& at, int64_t first_plane, int64_t planes,
+              int64_t plane_stride, C* tile) {
+  const auto pack = CopiesOf<T>(set).pack;
+  for (int64_t p = 0; p < planes; ++p) {
+    const int64_t channel = (first_plane + p) * kLanes;
+    const T* from = tensor + (at.group * image.channels + channel) *
+                                 image.strides.channel;
+    Run run;
+    run.channels = PlaneChannels(image.channels, first_plane + p);
+    run.pixel_stride = columns.step * image.strides.width;
+    run.channel_stride = image.strides.channel;
+    C* plane = tile + p * plane_stride;
+    ForEachRun(image, rows, columns, at,
+               [&](int64_t slot, int64_t count, const internal::Inside& inside,
+                   int64_t offset) {
+                 C* to = plane + slot * kLanes;
+                 const int64_t after = count - inside.before - inside.count;
+                 std::memset(to, 0, inside.before * kLanes * sizeof(C));
+                 to += inside.before * kLanes;
+                 run.count = inside.count;
+                 if (run.count > 0) pack(from + offset, run, to);
+                 std::memset(to + inside.count * kLanes, 0,
+                             after * kLanes * sizeof(C));
+               });
+  }
+}
+
+// The opposite, for the destinations of a block themselves: tensor = scale *
+// tile at the block's rows and columns, none of which lies outside.
+template <typename T, typename C>
+void UnpackTile(const KernelSet& set, const C* tile, const Image& image,
+                const AxisPlan& rows, const AxisPlan& columns,
+                const BlockOrigin& at, int64_t first_plane, int64_t planes,
+                int64_t plane_stride, C scale, T* tensor) {
+  const auto unpack = CopiesOf<T>(set).unpack;
+  for (int64_t p = 0; p < planes; ++p) {
+    const int64_t channel = (first_plane + p) * kLanes;
+    T* to = tensor +
+            (at.group * image.channels + channel) * image.strides.channel;
+    Run run;
+    run.channels = PlaneChannels(image.channels, first_plane + p);
+    run.pixel_stride = columns.step * image.strides.width;
+    run.channel_stride = image.strides.channel;
+    const C* plane = tile + p * plane_stride;
+    ForEachRun(image, rows, columns, at,
+               [&](int64_t slot, int64_t, const internal::Inside& inside,
+                   int64_t offset) {
+                 run.count = inside.count;
+                 if (run.count > 0) {
+                   unpack(plane + slot * kLanes, run, scale, to + offset);
+                 }
+               });
+  }
+}
+
+}  // namespace keras_adder
+
+#endif  // KERAS_ADDER_CORE_TILE_H_

@@ -1,0 +1,175 @@
+// The ops' signatures and shape functions.
+//
+// A saved model depends on every name, type and default in this file: add, but
+// never change.
+
+#include <string>
+#include <vector>
+
+#include "core/geometry.h"
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace keras_adder {
+namespace {
+
+using tensorflow::shape_inference::DimensionHandle;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+absl::Status AsStatus(const Error& error) {
+  return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(error);
+}
+
+absl::Status ReadAttributes(InferenceContext* c, Attributes* attributes) {
+  std::string data_format, padding;
+  std::vector<int64_t> explicit_paddings, strides, dilations;
+  TF_RETURN_IF_ERROR(c->GetAttr("data_format", &data_format));
+  TF_RETURN_IF_ERROR(c->GetAttr("padding", &padding));
+  TF_RETURN_IF_ERROR(c->GetAttr("explicit_paddings", &explicit_paddings));
+  TF_RETURN_IF_ERROR(c->GetAttr("strides", &strides));
+  TF_RETURN_IF_ERROR(c->GetAttr("dilations", &dilations));
+  return AsStatus(ParseAttributes(data_format, padding, explicit_paddings,
+                                  strides, dilations, attributes));
+}
+
+absl::Status CheckOutputType(InferenceContext* c) {
+  tensorflow::DataType input, output;
+  TF_RETURN_IF_ERROR(c->GetAttr("T", &input));
+  TF_RETURN_IF_ERROR(c->GetAttr("output_type", &output));
+  const bool reduced =
+      input == tensorflow::DT_HALF || input == tensorflow::DT_BFLOAT16;
+  if (output == input || (reduced && output == tensorflow::DT_FLOAT)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      "output_type must equal T, or be float with a T of half or bfloat16. "
+      "Received: T=" + tensorflow::DataTypeString(input) +
+      ", output_type=" + tensorflow::DataTypeString(output));
+}
+
+absl::Status InferAxis(InferenceContext* c, const char* name,
+                       DimensionHandle input, DimensionHandle kernel,
+                       Padding padding, const AxisAttributes& attributes,
+                       DimensionHandle* output) {
+  *output = c->UnknownDim();
+  if (!c->ValueKnown(input) || !c->ValueKnown(kernel)) return absl::OkStatus();
+  Axis axis;
+  TF_RETURN_IF_ERROR(AsStatus(MakeAxis(name, c->Value(input), c->Value(kernel),
+                                       padding, attributes, &axis)));
+  *output = c->MakeDim(axis.output);
+  return absl::OkStatus();
+}
+
+// The whole geometry is checked here if all sizes are known.
+absl::Status CheckKnownShapes(InferenceContext* c,
+                              const Attributes& attributes, ShapeHandle input,
+                              ShapeHandle filter) {
+  if (!c->FullyDefined(input) || !c->FullyDefined(filter)) {
+    return absl::OkStatus();
+  }
+  std::array<int64_t, 4> input_shape, filter_shape;
+  for (int i = 0; i < 4; ++i) {
+    input_shape[i] = c->Value(c->Dim(input, i));
+    filter_shape[i] = c->Value(c->Dim(filter, i));
+  }
+  Geometry geometry;
+  return AsStatus(
+      MakeGeometry(attributes, input_shape, filter_shape, &geometry));
+}
+
+absl::Status InferOutput(InferenceContext* c, ShapeHandle* output) {
+  Attributes attributes;
+  TF_RETURN_IF_ERROR(ReadAttributes(c, &attributes));
+  TF_RETURN_IF_ERROR(CheckOutputType(c));
+  ShapeHandle input, filter;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &input));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 4, &filter));
+  TF_RETURN_IF_ERROR(CheckKnownShapes(c, attributes, input, filter));
+  const bool channels_last = attributes.data_format == DataFormat::kNHWC;
+  const int height_at = channels_last ? 1 : 2;
+  DimensionHandle height, width;
+  TF_RETURN_IF_ERROR(InferAxis(c, "height", c->Dim(input, height_at),
+                               c->Dim(filter, 0), attributes.padding,
+                               attributes.height, &height));
+  TF_RETURN_IF_ERROR(InferAxis(c, "width", c->Dim(input, height_at + 1),
+                               c->Dim(filter, 1), attributes.padding,
+                               attributes.width, &width));
+  const DimensionHandle batch = c->Dim(input, 0);
+  const DimensionHandle channels = c->Dim(filter, 3);
+  *output = channels_last ? c->MakeShape({batch, height, width, channels})
+                          : c->MakeShape({batch, channels, height, width});
+  return absl::OkStatus();
+}
+
+absl::Status ForwardShape(InferenceContext* c) {
+  ShapeHandle output;
+  TF_RETURN_IF_ERROR(InferOutput(c, &output));
+  c->set_output(0, output);
+  return absl::OkStatus();
+}
+
+// The gradient with respect to input `wanted` has its shape.
+template <int wanted>
+absl::Status BackpropShape(InferenceContext* c) {
+  ShapeHandle output, gradient, result;
+  TF_RETURN_IF_ERROR(InferOutput(c, &output));
+  TF_RETURN_IF_ERROR(c->Merge(output, c->input(2), &gradient));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(wanted), 4, &result));
+  c->set_output(0, result);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+#define KERAS_ADDER_ATTRIBUTES                                     \
+  Attr("T: {half, bfloat16, float, double}")                       \
+      .Attr("output_type: {half, bfloat16, float, double}")        \
+      .Attr("strides: list(int)")                                  \
+      .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")              \
+      .Attr("explicit_paddings: list(int) = []")                   \
+      .Attr("data_format: {'NHWC', 'NCHW'} = 'NHWC'")              \
+      .Attr("dilations: list(int) = [1, 1, 1, 1]")
+
+REGISTER_OP("KerasAdder>AdderConv2D")
+    .Input("input: T")
+    .Input("filter: T")
+    .Output("output: output_type")
+    .KERAS_ADDER_ATTRIBUTES
+    .Attr("filter_gradient: {'full_precision', 'sign'} = 'full_precision'")
+    .SetShapeFn(ForwardShape)
+    .Doc(R"doc(
+Negated l1 distance between filters and the patches under them (AdderNet, CVPR
+2020, equation 2). Attributes and shapes are those of Conv2D; padding is zeros.
+
+output_type: T, or float for half and bfloat16, which are summed in float anyway.
+filter_gradient: how the registered gradient treats the filters.
+)doc");
+
+REGISTER_OP("KerasAdder>AdderConv2DBackpropInput")
+    .Input("input: T")
+    .Input("filter: T")
+    .Input("out_backprop: output_type")
+    .Output("output: T")
+    .KERAS_ADDER_ATTRIBUTES
+    .SetShapeFn(BackpropShape<0>)
+    .Doc(R"doc(
+Gradient of AdderConv2D with respect to its input: the sum of out_backprop times
+HardTanh(filter - input) (AdderNet, CVPR 2020, equation 6).
+)doc");
+
+REGISTER_OP("KerasAdder>AdderConv2DBackpropFilter")
+    .Input("input: T")
+    .Input("filter: T")
+    .Input("out_backprop: output_type")
+    .Output("output: T")
+    .KERAS_ADDER_ATTRIBUTES
+    .Attr("filter_gradient: {'full_precision', 'sign'} = 'full_precision'")
+    .SetShapeFn(BackpropShape<1>)
+    .Doc(R"doc(
+Gradient of AdderConv2D with respect to its filters: the sum of out_backprop
+times (input - filter) (AdderNet, CVPR 2020, equation 5) or times its sign.
+)doc");
+
+}  // namespace keras_adder
