@@ -338,5 +338,5 @@ def _no_second_derivative(op, gradient):
         "The adder convolution has no second derivative: its gradients are "
         "the ones that the AdderNet paper defines for training, not the "
         "derivatives of a function. Received: a request to differentiate "
-        f"{op.name or op.type}"
+        f"{op.type}"
     )

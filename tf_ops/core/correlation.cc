@@ -1,6 +1,7 @@
 #include "core/correlation.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "core/passes.h"
 
@@ -266,22 +267,23 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
   const int64_t scratch_stride = RoundUp(scratch_.total(), alignment);
   const int packers =
       filters_.size() > (1 << 16) ? threads_ : 1;  // not worth a thread below
+  std::atomic<bool> packed_nan{false};
   ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
-    filters_.Pack(set_, filters, unit, packed);
+    if (filters_.Pack(set_, filters, unit, packed)) packed_nan = true;
   });
   ForEachUnit(pool, units_, threads_, [&](int64_t unit, int worker_number) {
     Worker<C> worker;
     worker.source = scratch + worker_number * scratch_stride;
     worker.totals = worker.source + scratch_.source;
     worker.centre = worker.totals + scratch_.totals;
-    RunUnit<C>(unit, source, packed, centre, destination, worker);
+    RunUnit<C>(unit, source, packed, packed_nan, centre, destination, worker);
   });
 }
 
 template <typename C, typename Source, typename Filter, typename Destination>
 void CorrelationPlan::RunUnit(int64_t unit, const Source* source,
-                              const C* packed, const Filter* centre,
-                              Destination* destination,
+                              const C* packed, bool packed_nan,
+                              const Filter* centre, Destination* destination,
                               const Worker<C>& worker) const {
   const PhasePlan& phase = PhaseOf(unit);
   int64_t part;
@@ -292,9 +294,16 @@ void CorrelationPlan::RunUnit(int64_t unit, const Source* source,
   const int64_t planes = last.first + last.planes - first.first;
   const int64_t slots = block_images_ * block_rows_ * block_columns_;
   std::memset(worker.totals, 0, slots * planes * kLanes * sizeof(C));
+  bool careful = false;
   if (pass_ == Pass::kInputGradient) {
+    careful = packed_nan;
     PackTile(set_, centre, destination_, phase.rows, phase.columns, at,
              first.first, planes, slots * kLanes, worker.centre);
+    const int64_t filled =
+        at.images * block_rows_ * block_columns_ * kLanes;
+    for (int64_t p = 0; p < planes && !careful; ++p) {
+      careful = HasNan(worker.centre + p * slots * kLanes, filled);
+    }
   }
   const int64_t source_plane = phase.source_rows.slots *
                                phase.source_columns.slots * block_images_ *
@@ -304,7 +313,7 @@ void CorrelationPlan::RunUnit(int64_t unit, const Source* source,
     const int64_t count = std::min(pass_planes_, source_planes - plane);
     PackTile(set_, source, source_, phase.source_rows, phase.source_columns,
              at, plane, count, source_plane, worker.source);
-    SumPlanes(phase, at, part, plane, count, packed, worker);
+    SumPlanes(phase, at, part, plane, count, careful, packed, worker);
   }
   const C scale = pass_ == Pass::kForward ? -1 : 1;
   UnpackTile(set_, worker.totals, destination_, phase.rows, phase.columns, at,
@@ -315,7 +324,7 @@ void CorrelationPlan::RunUnit(int64_t unit, const Source* source,
 template <typename C>
 void CorrelationPlan::SumPlanes(const PhasePlan& phase, const BlockOrigin& at,
                                 int64_t part, int64_t first_plane,
-                                int64_t planes, const C* packed,
+                                int64_t planes, bool careful, const C* packed,
                                 const Worker<C>& worker) const {
   const int64_t slots = block_images_ * block_rows_ * block_columns_;
   const int64_t part_plane = filters_.blocks()[parts_[part].first].first;
@@ -339,7 +348,11 @@ void CorrelationPlan::SumPlanes(const PhasePlan& phase, const BlockOrigin& at,
     block.centre =
         pass_ == Pass::kForward ? block.total : worker.centre + offset;
     block.total_plane = slots * kLanes;
-    SumBlock(phase, at, lanes.planes, block);
+    if (careful) {
+      SumBlockInside(phase, at, lanes.planes, block);
+    } else {
+      SumBlock(phase, at, lanes.planes, block);
+    }
   }
 }
 
@@ -376,6 +389,49 @@ void CorrelationPlan::SumBlock(const PhasePlan& phase, const BlockOrigin& at,
         here.centre += total + first * kLanes;
         kernel(here, static_cast<int>(columns * (run + 1) / runs - first),
                planes);
+      }
+    }
+  }
+}
+
+// The same, slowly, for an input gradient that meets NaNs: pixel by pixel, with
+// only those taps whose output exists. The others add 0 * HT(filter - centre),
+// which is nothing unless it is NaN.
+template <typename C>
+void CorrelationPlan::SumBlockInside(const PhasePlan& phase,
+                                     const BlockOrigin& at, int planes,
+                                     CorrelationBlock<C> block) const {
+  const auto inside = [](const AxisTap& tap, int64_t at, int64_t size) {
+    return at + tap.shift >= 0 && at + tap.shift < size;
+  };
+  const std::vector<AxisTap>& row_taps = phase.source_rows.taps;
+  const std::vector<AxisTap>& column_taps = phase.source_columns.taps;
+  std::vector<Tap> taps;
+  for (int64_t row = 0; row < at.rows; ++row) {
+    for (int64_t column = 0; column < at.columns; ++column) {
+      taps.clear();
+      for (size_t i = 0; i < row_taps.size(); ++i) {
+        if (!inside(row_taps[i], at.row + row, source_.height)) continue;
+        for (size_t j = 0; j < column_taps.size(); ++j) {
+          if (!inside(column_taps[j], at.column + column, source_.width)) {
+            continue;
+          }
+          taps.push_back(block.taps[i * column_taps.size() + j]);
+        }
+      }
+      for (int64_t image = 0; image < at.images; ++image) {
+        CorrelationBlock<C> here = block;
+        const int64_t slot =
+            (image * block_rows_ + row) * block_columns_ + column;
+        here.taps = taps.data();
+        here.tap_count = taps.size();
+        here.source += ((image * phase.source_rows.slots + row) *
+                            phase.source_columns.slots +
+                        column) *
+                       kLanes;
+        here.total += slot * kLanes;
+        here.centre += slot * kLanes;
+        KernelsOf<C>(set_).input_gradient(here, 1, planes);
       }
     }
   }

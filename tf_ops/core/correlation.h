@@ -80,15 +80,18 @@ class CorrelationPlan {
   template <typename C, typename Source, typename Filter,
             typename Destination>
   void RunUnit(int64_t unit, const Source* source, const C* packed,
-               const Filter* centre, Destination* destination,
-               const Worker<C>& worker) const;
+               bool packed_nan, const Filter* centre,
+               Destination* destination, const Worker<C>& worker) const;
   template <typename C>
   void SumPlanes(const PhasePlan& phase, const BlockOrigin& at, int64_t part,
-                 int64_t first_plane, int64_t planes, const C* packed,
-                 const Worker<C>& worker) const;
+                 int64_t first_plane, int64_t planes, bool careful,
+                 const C* packed, const Worker<C>& worker) const;
   template <typename C>
   void SumBlock(const PhasePlan& phase, const BlockOrigin& at, int planes,
                 CorrelationBlock<C> block) const;
+  template <typename C>
+  void SumBlockInside(const PhasePlan& phase, const BlockOrigin& at,
+                      int planes, CorrelationBlock<C> block) const;
 
   const KernelSet& set_;
   Pass pass_;

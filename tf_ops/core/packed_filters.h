@@ -73,13 +73,17 @@ class PackedFilters {
   int64_t units() const { return groups_ * blocks_.size(); }
 
   // One block of one group; destination lanes without a channel become zero.
+  // Returns whether there is a NaN among them.
   template <typename T, typename C>
-  void Pack(const KernelSet& set, const T* filters, int64_t unit,
+  bool Pack(const KernelSet& set, const T* filters, int64_t unit,
             C* packed) const {
     const auto pack = CopiesOf<T>(set).pack;
+    bool nan = false;
     ForEachRow(unit, [&](int64_t from, const Run& run, int64_t to) {
       pack(filters + from, run, packed + to);
+      nan |= HasNan(packed + to, kLanes);
     });
+    return nan;
   }
 
   template <typename T, typename C>

@@ -25,6 +25,14 @@ inline int PlaneChannels(int64_t channels, int64_t plane) {
       std::min<int64_t>(kLanes, channels - plane * kLanes));
 }
 
+// Whether any of `count` values is NaN. (Their sum would not do: infinities.)
+template <typename C>
+bool HasNan(const C* values, int64_t count) {
+  int found = 0;
+  for (int64_t i = 0; i < count; ++i) found |= values[i] != values[i];
+  return found != 0;
+}
+
 // One group of channels of an image tensor.
 struct Image {
   Strides strides;

@@ -1,0 +1,203 @@
+import keras
+import tensorflow as tf
+
+from keras_adder.layers.adder_layer import AdderLayer
+from keras_adder.layers.adder_layer import standard_normal
+from keras_adder.ops import adder_conv2d
+
+
+@keras.saving.register_keras_serializable(package="keras_adder")
+class AdderConv2D(AdderLayer, keras.layers.Conv2D):
+    """2D adder convolution layer.
+
+    Where `keras.layers.Conv2D` correlates each patch of its input with a
+    filter, this layer measures how far they are apart: the output is the
+    negated l1 distance between the filter and the patch under it,
+
+    `output(m, n, t) = -sum_{i,j,k} |input(m+i, n+j, k) - kernel(i, j, k, t)|`
+
+    It takes additions only, no multiplications. Padding is real zeros: a
+    padded tap contributes `-|0 - kernel|`.
+
+    The output is never positive, and large: its variance grows with the number
+    of taps. Follow the layer by a `keras.layers.BatchNormalization`, and set
+    `use_bias=False`, since the batch normalization has a bias of its own. The
+    default `use_bias=True` is that of `keras.layers.Conv2D`.
+
+    The gradients are the paper's, not the derivatives of the distance: filters
+    receive the full-precision difference `input - kernel`, inputs the clipped
+    one, `clip(kernel - input, -1, 1)`. The gradients of adder filters are much
+    smaller than those of other weights; train them with `keras_adder.ALR`,
+    which finds the filters by `keras_adder.is_adder_filter(layer.kernel)`.
+
+    Note on half precision: sums are accumulated in float32 and then rounded to
+    the layer's `compute_dtype`. Distances are large numbers with small
+    differences: of a distance near 5000, `"mixed_float16"` keeps steps of 4
+    and `"mixed_bfloat16"` steps of 32.
+
+    Reference:
+
+    - [AdderNet: Do We Really Need Multiplications in Deep Learning?](
+        https://arxiv.org/abs/1912.13200) (CVPR 2020), equations 2, 5 and 6
+
+    Args:
+        filters: int, the dimension of the output space (the number of filters
+            in the convolution).
+        kernel_size: int or tuple/list of 2 integer, specifying the size of the
+            convolution window.
+        strides: int or tuple/list of 2 integer, specifying the stride length
+            of the convolution. `strides > 1` is incompatible with
+            `dilation_rate > 1`, as in `keras.layers.Conv2D`;
+            `keras_adder.ops.adder_conv2d` computes both together.
+        padding: string, either `"valid"` or `"same"` (case-insensitive).
+            `"valid"` means no padding. `"same"` results in padding evenly to
+            the left/right or up/down of the input. When `padding="same"` and
+            `strides=1`, the output has the same size as the input.
+        data_format: string, either `"channels_last"` or `"channels_first"`.
+            The ordering of the dimensions in the inputs. `"channels_last"`
+            corresponds to inputs with shape
+            `(batch_size, height, width, channels)`
+            while `"channels_first"` corresponds to inputs with shape
+            `(batch_size, channels, height, width)`. Both work on any device.
+            It defaults to the `image_data_format` value found in your Keras
+            config file at `~/.keras/keras.json`. If you never set it, then it
+            will be `"channels_last"`.
+        dilation_rate: int or tuple/list of 2 integers, specifying the dilation
+            rate to use for dilated convolution.
+        groups: A positive int specifying the number of groups in which the
+            input is split along the channel axis. Each group is convolved
+            separately with `filters // groups` filters. The output is the
+            concatenation of all the `groups` results along the channel axis.
+            Input channels and `filters` must both be divisible by `groups`.
+        activation: Activation function. If `None`, no activation is applied.
+        use_bias: bool, if `True`, bias will be added to the output.
+        kernel_initializer: Initializer for the convolution kernel. If `None`,
+            the default initializer, the standard normal
+            `RandomNormal(mean=0.0, stddev=1.0)`, will be used.
+        bias_initializer: Initializer for the bias vector. If `None`, the
+            default initializer (`"zeros"`) will be used.
+        kernel_regularizer: Optional regularizer for the convolution kernel.
+        bias_regularizer: Optional regularizer for the bias vector.
+        activity_regularizer: Optional regularizer function for the output.
+        kernel_constraint: Optional projection function to be applied to the
+            kernel after being updated by an `Optimizer` (e.g. used to implement
+            norm constraints or value constraints for layer weights). The
+            function must take as input the unprojected variable and must return
+            the projected variable (which must have the same shape). Constraints
+            are not safe to use when doing asynchronous distributed training.
+        bias_constraint: Optional projection function to be applied to the
+            bias after being updated by an `Optimizer`.
+        filter_gradient: string, either `"full_precision"` or `"sign"`. The
+            gradient that the filters receive: `input - kernel`, or its sign,
+            which is the paper's ablation.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
+            Quantized dtype policies, `lora_rank` and `lora_alpha` are not
+            supported.
+
+    Input shape:
+
+    - If `data_format="channels_last"`:
+        A 4D tensor with shape: `(batch_size, height, width, channels)`
+    - If `data_format="channels_first"`:
+        A 4D tensor with shape: `(batch_size, channels, height, width)`
+
+    Output shape:
+
+    - If `data_format="channels_last"`:
+        A 4D tensor with shape: `(batch_size, new_height, new_width, filters)`
+    - If `data_format="channels_first"`:
+        A 4D tensor with shape: `(batch_size, filters, new_height, new_width)`
+
+    Returns:
+        A 4D tensor representing
+        `activation(adder_conv2d(inputs, kernel) + bias)`.
+
+    Raises:
+        ValueError: when both `strides > 1` and `dilation_rate > 1`, and when
+            `filter_gradient`, `padding` or `dtype` is not one of those above.
+        NotImplementedError: from `quantize()` and `enable_lora()`.
+
+    Example:
+
+    >>> x = np.random.rand(4, 10, 10, 128)
+    >>> y = keras_adder.AdderConv2D(32, 3, use_bias=False)(x)
+    >>> print(y.shape)
+    (4, 8, 8, 32)
+    >>> bool(np.max(y) < 0)
+    True
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides=(1, 1),
+        padding="valid",
+        data_format=None,
+        dilation_rate=(1, 1),
+        groups=1,
+        activation=None,
+        use_bias=True,
+        kernel_initializer=None,
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        filter_gradient="full_precision",
+        **kwargs,
+    ):
+        if not isinstance(padding, str):
+            raise ValueError(
+                "The `padding` argument must be one of ('valid', 'same'). "
+                f"Received: padding={padding}"
+            )
+        if kernel_initializer is None:
+            kernel_initializer = standard_normal()
+        super().__init__(
+            filters=filters,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            groups=groups,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            filter_gradient=filter_gradient,
+            **kwargs,
+        )
+
+    def call(self, inputs):
+        outputs = self.convolution_op(inputs, self.kernel)
+        if self.use_bias:
+            # The parent adds by `keras.ops.add`, which with channels first
+            # takes a width equal to `filters` for the channels.
+            outputs = tf.nn.bias_add(
+                outputs,
+                keras.ops.cast(self.bias, outputs.dtype),
+                "NCHW" if self.data_format == "channels_first" else "NHWC",
+            )
+        if self.activation is not None:
+            return self.activation(outputs)
+        return outputs
+
+    def convolution_op(self, inputs, kernel):
+        inputs, kernel = self._promote(inputs, kernel)
+        return adder_conv2d(
+            inputs,
+            kernel,
+            strides=self.strides,
+            padding=self.padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+            filter_gradient=self.filter_gradient,
+        )

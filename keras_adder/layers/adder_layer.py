@@ -1,0 +1,128 @@
+"""What all adder layers share."""
+
+import keras
+import tensorflow as tf
+
+from keras_adder.filters import mark_adder_filter
+from keras_adder.ops import FILTER_GRADIENTS
+
+FLOAT_DTYPES = ("bfloat16", "float16", "float32", "float64")
+
+
+class AdderLayer:
+    """Mix-in that turns a Keras layer with a kernel into an adder layer.
+
+    It stands before the Keras layer among the bases, marks the kernel as an
+    adder filter for the optimizers, and refuses what the Keras layer offers
+    but computes as a matrix product: quantization and LoRA.
+
+    Args:
+        filter_gradient: string, the gradient that the filters receive,
+            `"full_precision"` or `"sign"`.
+        *args: Positional arguments of the Keras layer.
+        **kwargs: Keyword arguments of the Keras layer.
+    """
+
+    def __init__(self, *args, filter_gradient="full_precision", **kwargs):
+        for name in ("lora_rank", "lora_alpha", "quantization_config"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"`{type(self).__name__}` does not support the `{name}` "
+                    "argument: LoRA and quantization are defined for matrix "
+                    "products, not for distances. "
+                    f"Received: {name}={kwargs[name]}"
+                )
+        if filter_gradient not in FILTER_GRADIENTS:
+            raise ValueError(
+                "The `filter_gradient` argument must be one of "
+                f"{FILTER_GRADIENTS}. "
+                f"Received: filter_gradient={filter_gradient}"
+            )
+        super().__init__(*args, **kwargs)
+        self.filter_gradient = filter_gradient
+        # The op has no XLA kernel; with this, Keras's `jit_compile="auto"`
+        # does not try one.
+        self.supports_jit = False
+        # A map resolves by the layer's path, known only in `build()`.
+        if not isinstance(
+            self.dtype_policy, keras.dtype_policies.DTypePolicyMap
+        ):
+            self._check_dtype_policy()
+
+    def build(self, input_shape):
+        self._check_dtype_policy()
+        super().build(input_shape)
+        mark_adder_filter(self.kernel)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update({"filter_gradient": self.filter_gradient})
+        return config
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        # `keras.Model.quantize()` turns a `NotImplementedError` into a warning
+        # and passes over the layer. In these two modes it does not pass over:
+        # it then rewrites the kernel of every `keras.layers.Dense`.
+        error_type = NotImplementedError
+        if mode in ("gptq", "awq"):
+            error_type = ValueError
+        raise error_type(self._unsupported("`quantize()`", mode=mode))
+
+    def quantized_build(self, *args, **kwargs):
+        policy = self.dtype_policy.name
+        raise NotImplementedError(
+            self._unsupported("`quantized_build()`", dtype=policy)
+        )
+
+    def quantized_call(self, *args, **kwargs):
+        policy = self.dtype_policy.name
+        raise NotImplementedError(
+            self._unsupported("a quantized `dtype`", dtype=policy)
+        )
+
+    def enable_lora(self, rank, *args, **kwargs):
+        raise NotImplementedError(
+            self._unsupported("`enable_lora()`", rank=rank)
+        )
+
+    def _unsupported(self, what, **received):
+        ((name, value),) = received.items()
+        return (
+            f"`{type(self).__name__}` does not support {what}: LoRA and "
+            "quantization are defined for matrix products, not for distances. "
+            f"Received: {name}={value} (layer '{self.name}')"
+        )
+
+    def _check_dtype_policy(self):
+        dtypes = (self.compute_dtype, self.variable_dtype)
+        if self.quantization_mode is None and set(dtypes) <= set(FLOAT_DTYPES):
+            return
+        raise ValueError(
+            f"The `dtype` argument of `{type(self).__name__}` must be a "
+            "floating-point type or policy, one of "
+            f"{FLOAT_DTYPES + ('mixed_bfloat16', 'mixed_float16')}; an adder "
+            "layer has no quantized computation. "
+            f"Received: dtype={self.dtype_policy.name} (compute_dtype="
+            f"{dtypes[0]}, variable_dtype={dtypes[1]}, quantization_mode="
+            f"{self.quantization_mode})"
+        )
+
+    def _promote(self, inputs, kernel):
+        """Brings inputs and kernel to their common dtype, as Keras ops do."""
+        if isinstance(inputs, (tf.SparseTensor, tf.RaggedTensor)):
+            raise TypeError(
+                f"The `inputs` of `{type(self).__name__}` must be a dense "
+                "tensor: the distance to a zero is not zero. Received: "
+                f"inputs={inputs} (of type {type(inputs).__name__})"
+            )
+        dtype = keras.backend.result_type(inputs.dtype, kernel.dtype)
+        return keras.ops.cast(inputs, dtype), keras.ops.cast(kernel, dtype)
+
+
+def standard_normal():
+    """The initializer of adder filters, N(0, 1), a new one for each layer.
+
+    One instance gives the same values on each call, so a shared default would
+    give all layers of a model the same filters.
+    """
+    return keras.initializers.RandomNormal(mean=0.0, stddev=1.0)

@@ -1,0 +1,141 @@
+"""Where the library of compiled ops is, and what it was built for.
+
+`python -m keras_adder.sysconfig` prints the path of the library. A process
+that serves an exported model needs the ops and not this package: it loads the
+library by that path before the model.
+
+Example:
+
+```python
+import tensorflow as tf
+
+tf.load_op_library("/path/that/was/printed/libkeras_adder_ops.so")
+model = tf.saved_model.load("exported_model")
+```
+"""
+
+import functools
+import json
+import os
+import sys
+import warnings
+
+try:
+    import tensorflow as tf
+except ImportError as error:
+    raise ImportError(
+        "keras_adder needs TensorFlow, which cannot be imported here "
+        f"({error}). Install it with keras_adder: run `pip install '.[cpu]'`, "
+        "or '.[gpu]', in the source folder of keras_adder."
+    ) from error
+
+_PACKAGE_DIR = os.path.dirname(os.path.abspath(__file__))
+_LIBRARY = os.path.join(_PACKAGE_DIR, "libkeras_adder_ops.so")
+_BUILD_INFO = os.path.join(_PACKAGE_DIR, "_build_info.json")
+
+_HOW_TO_BUILD = (
+    "In the source folder of keras_adder, run `make build` for its own "
+    "environment; for this one, `pip install cmake ninja 'setuptools>=77'` "
+    "and `pip install --no-build-isolation --no-deps --force-reinstall .`"
+)
+
+# `python -m` imports the package, and with it this module, before it runs this
+# module as a program. Nothing here minds, so nobody need be warned.
+if sys.argv[:1] == ["-m"]:
+    warnings.filterwarnings(
+        "ignore", f".*{__name__}.*found in sys.modules", RuntimeWarning
+    )
+
+
+def get_lib():
+    """Returns the absolute path of the library of compiled ops.
+
+    The library stands alone: `tf.load_op_library` loads it in a process that
+    never imports `keras_adder`, under the minor version of TensorFlow that
+    `keras_adder.sysconfig.build_info` names. That is how an exported model is
+    served. A process loads it once, so do not do this where `keras_adder` is
+    imported.
+
+    Returns:
+        A string, the path of `libkeras_adder_ops.so`.
+
+    Raises:
+        ImportError: If the library has not been built.
+
+    Example:
+
+    >>> path = keras_adder.sysconfig.get_lib()
+    >>> # In another process, which has TensorFlow alone:
+    >>> tf.load_op_library(path)
+    >>> model = tf.saved_model.load("exported_model")
+    """
+    if not os.path.isfile(_LIBRARY):
+        raise ImportError(
+            f"The compiled ops of keras_adder have not been built: {_LIBRARY} "
+            f"does not exist. {_HOW_TO_BUILD}."
+        )
+    return _LIBRARY
+
+
+def build_info():
+    """Returns what the library of compiled ops was built for.
+
+    Returns:
+        A dict: `"tensorflow_version"`, the version of TensorFlow that the
+        library was built against, a string such as `"2.21.0"`; and `"cuda"`,
+        whether it holds kernels for GPUs, a boolean.
+
+    Raises:
+        ImportError: If the library has not been built.
+    """
+    try:
+        with open(_BUILD_INFO, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise ImportError(
+            "The compiled ops of keras_adder have not been built: "
+            f"{_BUILD_INFO} cannot be read ({error}). {_HOW_TO_BUILD}."
+        ) from error
+
+
+@functools.cache
+def load_library():
+    """Loads the library of compiled ops, once in a process.
+
+    A library built for one minor version of TensorFlow does not work with
+    another, and need not fail in a way that tells: so the versions are compared
+    before it is loaded.
+
+    Returns:
+        The module of the ops' Python wrappers, from `tf.load_op_library`.
+
+    Raises:
+        ImportError: If the library has not been built, was built for another
+            minor version of TensorFlow, or cannot be loaded.
+    """
+    library = get_lib()
+    built_for = build_info()["tensorflow_version"]
+    if _minor_version(built_for) != _minor_version(tf.__version__):
+        raise ImportError(
+            f"The compiled ops of keras_adder were built for TensorFlow "
+            f"{built_for}, and this is TensorFlow {tf.__version__}: they work "
+            "with one minor version only. Build them again, or install "
+            f"TensorFlow {_minor_version(built_for)}. {_HOW_TO_BUILD}."
+        )
+    try:
+        return tf.load_op_library(library)
+    except (OSError, tf.errors.OpError) as error:
+        raise ImportError(
+            f"The compiled ops of keras_adder cannot be loaded from {library}: "
+            f"{error}. They were built for TensorFlow {built_for}, and this is "
+            f"TensorFlow {tf.__version__}. If the library is damaged, or was "
+            f"built for another machine, build it again. {_HOW_TO_BUILD}."
+        ) from error
+
+
+def _minor_version(version):
+    return ".".join(version.split(".")[:2])
+
+
+if __name__ == "__main__":
+    print(get_lib())

@@ -1,0 +1,34 @@
+"""What all tests share: the environment, two logical CPUs, and fixed seeds."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Whatever the user's ~/.keras/keras.json says.
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import keras  # noqa: E402
+import pytest  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+
+def pytest_sessionstart(session):
+    """Gives the process two logical CPUs, for tests of `MirroredStrategy`.
+
+    Once TensorFlow has run anything it is too late, hence here.
+    """
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    keras.utils.set_random_seed(1912)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fresh_session():
+    """Frees what a module's models hold, and starts their names anew."""
+    yield
+    keras.backend.clear_session()
