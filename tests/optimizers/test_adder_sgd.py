@@ -244,12 +244,14 @@ def test_sparse_gradients(cls, decay, adder, momentum):
 
 
 def test_sparse_gradient_without_a_dense_shape():
-    v = variable(np.zeros((3, 2)))
+    variables = [variable(np.ones((3, 2))), variable(np.ones((3, 2)), False)]
     gradient = tf.IndexedSlices(tf.ones((2, 2)), tf.constant([1, 1]))
-    ALR(1.0, eta=1.0, momentum=0.0).apply([gradient], [v])
-    expected = np.zeros((3, 2))
-    expected[1] = -np.sqrt(3)
-    np.testing.assert_allclose(v, expected, rtol=1e-6)
+    optimizer = ALR(1.0, eta=1.0, momentum=0.0, weight_decay=0.5)
+    optimizer.apply([gradient, gradient], variables)
+    for v, size in zip(variables, (np.sqrt(3), 2.0)):
+        expected = np.full((3, 2), 0.5)
+        expected[1] -= size
+        np.testing.assert_allclose(v, expected, rtol=1e-6)
 
 
 def test_gradient_of_unknown_shape():

@@ -2,13 +2,10 @@
 
 #include <cstdlib>
 #include <string>
-#include <vector>
 
 namespace keras_adder {
-namespace {
 
-// What this processor runs, slowest first.
-std::vector<const KernelSet*> Supported() {
+std::vector<const KernelSet*> SupportedKernels() {
   std::vector<const KernelSet*> sets = {&kBaselineKernels};
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
@@ -24,6 +21,8 @@ std::vector<const KernelSet*> Supported() {
   return sets;
 }
 
+namespace {
+
 struct Choice {
   const KernelSet* set = nullptr;
   Error error;
@@ -31,7 +30,7 @@ struct Choice {
 
 Choice Choose() {
   Choice choice;
-  const std::vector<const KernelSet*> sets = Supported();
+  const std::vector<const KernelSet*> sets = SupportedKernels();
   const char* wanted = std::getenv("KERAS_ADDER_ISA");
   if (wanted == nullptr || *wanted == '\0') {
     choice.set = sets.back();

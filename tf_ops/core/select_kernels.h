@@ -3,10 +3,15 @@
 #ifndef KERAS_ADDER_CORE_SELECT_KERNELS_H_
 #define KERAS_ADDER_CORE_SELECT_KERNELS_H_
 
+#include <vector>
+
 #include "core/geometry.h"
 #include "core/kernels/kernels.h"
 
 namespace keras_adder {
+
+// What this processor runs, slowest first.
+std::vector<const KernelSet*> SupportedKernels();
 
 // The best kernels for this processor, or those that the environment variable
 // KERAS_ADDER_ISA names ("baseline", "avx2", "avx512"). Null, with an error, if

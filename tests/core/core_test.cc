@@ -1,0 +1,232 @@
+// The compute core against its reference, without TensorFlow: every instruction
+// set this processor runs, every remainder of every dimension, one thread and
+// several. Built with sanitizers by test_core.py.
+//
+//     core_test [LAST]    sizes 1 .. LAST in every dimension (default 20)
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/geometry.h"
+#include "core/passes.h"
+#include "core/reference.h"
+#include "core/select_kernels.h"
+
+namespace keras_adder {
+namespace {
+
+class Threads : public ThreadPool {
+ public:
+  explicit Threads(int size) : size_(size) {}
+  int size() const override { return size_; }
+  void Run(int count, const std::function<void(int)>& run) override {
+    std::vector<std::thread> threads;
+    for (int i = 0; i < count; ++i) threads.emplace_back(run, i);
+    for (std::thread& thread : threads) thread.join();
+  }
+
+ private:
+  int size_;
+};
+
+// Exactly as many bytes as were asked for, so that a sanitizer sees a step
+// beyond them, at the alignment that was promised.
+class Workspace {
+ public:
+  explicit Workspace(int64_t bytes)
+      : memory_(bytes == 0 ? nullptr
+                           : std::aligned_alloc(
+                                 kWorkspaceAlignment,
+                                 (bytes + kWorkspaceAlignment - 1) /
+                                     kWorkspaceAlignment *
+                                     kWorkspaceAlignment)) {}
+  ~Workspace() { std::free(memory_); }
+  void* get() const { return memory_; }
+
+ private:
+  void* memory_;
+};
+
+std::mt19937 generator(1912);
+
+template <typename C>
+std::vector<C> Random(int64_t size) {
+  std::normal_distribution<double> normal;
+  std::vector<C> values(size);
+  for (C& value : values) value = static_cast<C>(normal(generator));
+  return values;
+}
+
+int failures = 0;
+int checks = 0;
+
+template <typename C>
+void Expect(const char* what, const std::string& where,
+            const std::vector<C>& actual, const std::vector<double>& expected) {
+  double error = 0, scale = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    error = std::fmax(error, std::abs(actual[i] - expected[i]));
+    scale = std::fmax(scale, std::abs(expected[i]));
+    if (std::isnan(actual[i])) error = INFINITY;
+  }
+  const double tolerance = sizeof(C) == sizeof(double) ? 1e-13 : 1e-5;
+  ++checks;
+  if (error <= tolerance * scale) return;
+  ++failures;
+  std::printf("FAILED %s: error %g of %g, %s\n", what, error, scale,
+              where.c_str());
+}
+
+template <typename C>
+void Check(const KernelSet& set, const Geometry& geometry, int threads,
+           const std::string& where) {
+  const std::vector<C> x = Random<C>(geometry.input_size());
+  const std::vector<C> f = Random<C>(geometry.filter_size());
+  const std::vector<C> g = Random<C>(geometry.output_size());
+  Threads pool(threads);
+
+  std::vector<double> expected(geometry.output_size());
+  std::vector<C> actual(geometry.output_size());
+  {
+    const AdderForward<C, C> pass(geometry, set, threads);
+    Workspace workspace(pass.workspace_bytes());
+    pass.Run(pool, x.data(), f.data(), actual.data(), workspace.get());
+  }
+  reference::Forward(geometry, x.data(), f.data(), expected.data());
+  Expect("forward", where, actual, expected);
+
+  expected.resize(geometry.input_size());
+  actual.assign(geometry.input_size(), NAN);
+  {
+    const AdderInputGradient<C, C> pass(geometry, set, threads);
+    Workspace workspace(pass.workspace_bytes());
+    pass.Run(pool, x.data(), f.data(), g.data(), actual.data(),
+             workspace.get());
+  }
+  reference::InputGradient(geometry, x.data(), f.data(), g.data(),
+                           expected.data());
+  Expect("input gradient", where, actual, expected);
+
+  for (const FilterGradient mode :
+       {FilterGradient::kFullPrecision, FilterGradient::kSign}) {
+    expected.resize(geometry.filter_size());
+    actual.assign(geometry.filter_size(), NAN);
+    const AdderFilterGradient<C, C> pass(geometry, mode, set, threads);
+    Workspace workspace(pass.workspace_bytes());
+    pass.Run(pool, x.data(), f.data(), g.data(), actual.data(),
+             workspace.get());
+    reference::FilterGradient(geometry, mode, x.data(), f.data(), g.data(),
+                              expected.data());
+    Expect("filter gradient", where, actual, expected);
+  }
+}
+
+struct Case {
+  int64_t batch = 1, height = 4, width = 5, channels = 3, filters = 5;
+  int64_t kernel_height = 3, kernel_width = 3, groups = 1;
+  int64_t stride = 1, dilation = 1;
+  std::string padding = "SAME", format = "NHWC";
+};
+
+void CheckCase(const Case& c) {
+  Attributes attributes;
+  const bool nhwc = c.format == "NHWC";
+  const auto steps = [&](int64_t step) {
+    return nhwc ? std::vector<int64_t>{1, step, step, 1}
+                : std::vector<int64_t>{1, 1, step, step};
+  };
+  Geometry geometry;
+  Error error = ParseAttributes(c.format, c.padding, {}, steps(c.stride),
+                                steps(c.dilation), &attributes);
+  if (error.empty()) {
+    const int64_t channels = c.channels * c.groups;
+    error = MakeGeometry(
+        attributes,
+        nhwc ? std::array<int64_t, 4>{c.batch, c.height, c.width, channels}
+             : std::array<int64_t, 4>{c.batch, channels, c.height, c.width},
+        {c.kernel_height, c.kernel_width, c.channels, c.filters * c.groups},
+        &geometry);
+  }
+  std::string where;
+  for (const int64_t size :
+       {c.batch, c.height, c.width, c.channels, c.filters, c.kernel_height,
+        c.kernel_width, c.groups, c.stride, c.dilation}) {
+    where += std::to_string(size) + " ";
+  }
+  where += c.padding + " " + c.format;
+  if (!error.empty()) {
+    ++failures;
+    std::printf("FAILED %s: %s\n", where.c_str(), error.c_str());
+    return;
+  }
+  for (const KernelSet* set : SupportedKernels()) {
+    const std::string here = where + " " + set->name;
+    Check<float>(*set, geometry, 1 + checks % 3, here + " float");
+    Check<double>(*set, geometry, 1 + checks % 3, here + " double");
+  }
+}
+
+void Sweep(int64_t last) {
+  const std::vector<int64_t Case::*> dimensions = {
+      &Case::batch,   &Case::height,        &Case::width,
+      &Case::channels, &Case::filters,      &Case::kernel_height,
+      &Case::kernel_width, &Case::stride,   &Case::dilation};
+  for (const char* format : {"NHWC", "NCHW"}) {
+    for (int64_t Case::*const dimension : dimensions) {
+      for (int64_t size = 1; size <= last; ++size) {
+        Case c;
+        c.format = format;
+        c.*dimension = size;
+        CheckCase(c);
+      }
+    }
+    for (int64_t groups = 1; groups <= 4; ++groups) {
+      Case c;
+      c.format = format;
+      c.groups = groups;
+      c.stride = 2;
+      CheckCase(c);
+    }
+  }
+  // Dimensions that block each other, and more than one block of each.
+  for (const int64_t channels : {1, 16, 17, 33}) {
+    for (const int64_t filters : {1, 16, 31, 48, 65, 130}) {
+      for (const int64_t width : {1, 6, 13, 29}) {
+        Case c;
+        c.channels = channels;
+        c.filters = filters;
+        c.width = width;
+        c.height = 3;
+        CheckCase(c);
+        c.kernel_height = c.kernel_width = 1;
+        c.batch = 2;
+        CheckCase(c);
+      }
+    }
+  }
+  for (const int64_t size : {70, 300}) {
+    Case c;
+    c.height = c.width = size;
+    c.channels = c.filters = 2;
+    CheckCase(c);
+    c.padding = "VALID";
+    c.stride = 3;
+    CheckCase(c);
+  }
+}
+
+}  // namespace
+}  // namespace keras_adder
+
+int main(int count, char** arguments) {
+  keras_adder::Sweep(count > 1 ? std::atoll(arguments[1]) : 20);
+  std::printf("%d passed, %d failed\n",
+              keras_adder::checks - keras_adder::failures,
+              keras_adder::failures);
+  return keras_adder::failures == 0 ? 0 : 1;
+}
