@@ -1,0 +1,62 @@
+# From a fresh clone, with Python 3.11 or newer, a C++ compiler and make.
+# `make help` lists the commands; every variable below can be given to them.
+PYTHON ?= python3
+VENV ?= .venv
+# The quickstart's data: auto is MNIST where tensorflow-datasets has it prepared
+# (in DATA_DIR, or its own default folder) or can download it, and otherwise the
+# digits that come with scikit-learn.
+DATA ?= auto
+DATA_DIR ?=
+EPOCHS ?= 15
+
+VENV_PYTHON := $(VENV)/bin/python
+BUILD_INFO := keras_adder/_build_info.json
+SOURCES := $(shell find tf_ops -type f)
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test build clean
+.DELETE_ON_ERROR:
+
+help: ## List these commands
+	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | \
+		while read -r name what; do printf 'make %-12s%s\n' "$$name" "$$what"; done
+
+quickstart: build ## Train a small AdderNet, export it, load it elsewhere
+	@echo "Training LeNet-5 without multiplications for $(EPOCHS) epochs."
+	@$(VENV_PYTHON) examples/train_mnist.py --data $(DATA) \
+		--epochs $(EPOCHS) --output runs/quickstart-$(DATA)-$(EPOCHS) \
+		$(if $(DATA_DIR),--data-dir $(DATA_DIR))
+
+test: build ## Run all the tests
+	@echo "Running the tests."
+	@$(VENV_PYTHON) -m pytest -q
+
+build: $(VENV)/.built ## Create the environment and compile the ops
+
+clean: ## Delete the environment and all that was built
+	@echo "Deleting $(VENV) and all that was built."
+	@rm -rf $(VENV) build dist *.egg-info keras_adder/*.so $(BUILD_INFO)
+
+# Editable: a change of Python code is seen at once, and of the rest below.
+$(VENV)/.built: $(VENV)/.installed setup.py pyproject.toml $(SOURCES) \
+		$(BUILD_INFO)
+	@echo "Compiling the ops (about a minute the first time)."
+	@$(VENV_PYTHON) -m pip install -qq --no-build-isolation --no-deps -e .
+	@touch $@
+
+# Where there is none, or another environment has built since: build.
+$(BUILD_INFO):
+
+$(VENV)/.installed: constraints.txt $(VENV)/.created
+	@echo "Installing TensorFlow and all else at the versions of constraints.txt."
+	@$(VENV_PYTHON) -m pip install -qq --no-deps -r constraints.txt
+	@touch $@
+
+$(VENV)/.created:
+	@echo "Creating the environment $(VENV)."
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+		"keras_adder needs Python 3.11 or newer: make PYTHON=/path/of/one")'
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
