@@ -226,6 +226,8 @@ def train(build_model, data, args):
     )
     model.fit(
         batches,
+        # They come shuffled.
+        shuffle=False,
         steps_per_epoch=steps,
         initial_epoch=first_epoch,
         epochs=args.epochs,
@@ -250,7 +252,8 @@ class EpochLog(keras.callbacks.Callback):
 
     `val_loss` and `val_accuracy` are those of the test images: nothing is
     chosen by them. Unlike `keras.callbacks.CSVLogger` it drops the rows of
-    epochs that are to be trained again, and logs their wall-clock seconds.
+    epochs that are to be trained again, and logs wall-clock seconds, those of
+    evaluating the test images included.
 
     Args:
         path: Path of the file.
