@@ -118,8 +118,8 @@ def cmake_arguments(build_dir, tensorflow):
     ]
 
 
-def start_afresh_if_changed(build_dir, arguments):
-    """Empties the build folder unless it was configured by these arguments.
+def start_afresh_if_changed(build_dir, configuration):
+    """Empties the build folder unless it was configured like this.
 
     CMake's cache does not survive another source folder, another TensorFlow or
     an isolated build's tools, which are gone when that build ends.
@@ -127,14 +127,14 @@ def start_afresh_if_changed(build_dir, arguments):
     record = os.path.join(build_dir, "configured_by.json")
     try:
         with open(record) as file:
-            if json.load(file) == arguments:
+            if json.load(file) == configuration:
                 return
     except (OSError, ValueError):
         pass
     shutil.rmtree(build_dir, ignore_errors=True)
     os.makedirs(build_dir)
     with open(record, "w") as file:
-        json.dump(arguments, file)
+        json.dump(configuration, file)
 
 
 def run(*command):
@@ -169,7 +169,7 @@ class BuildOps(build_ext):
         build_base = self.get_finalized_command("build").build_base
         build_dir = os.path.abspath(os.path.join(build_base, "cmake"))
         configure = cmake_arguments(build_dir, tensorflow)
-        start_afresh_if_changed(build_dir, configure)
+        start_afresh_if_changed(build_dir, [version, *configure])
         run(*configure)
         run(configure[0], "--build", build_dir, "--target", "keras_adder_ops")
 

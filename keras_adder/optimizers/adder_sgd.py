@@ -114,8 +114,8 @@ def _to_dense(gradient, variable):
 
 # The arguments that ALR and ILR hand on to `keras.optimizers.SGD`; written
 # into their docstrings, as Keras does with its own.
-KEYWORD_ARGS = """momentum: Float in [0, 1]. 0 is plain gradient descent. Defaults to
-            `0.9`, the paper's.
+KEYWORD_ARGS = """momentum: Float in [0, 1]. 0 is plain gradient descent.
+            Defaults to `0.9`, the paper's.
         nesterov: Boolean. Whether to apply Nesterov momentum. Defaults to
             `False`.
         weight_decay: Float >= 0 or `None`. If set, `weight_decay * w` is added

@@ -210,16 +210,35 @@ void CorrelationPlan::AddPhase(const Phase& rows, const Phase& columns) {
   scratch_.source =
       std::max(scratch_.source, source_slots * pass_planes_ * kLanes);
   scratch_.totals = std::max(scratch_.totals, slots * planes * kLanes);
-  if (!forward) scratch_.centre = scratch_.totals;
+  if (forward) {
+    scratch_.slots = source_slots;
+    scratch_.pixels = slots;
+  } else {
+    scratch_.centre = scratch_.totals;
+  }
   phases_.push_back(std::move(phase));
+}
+
+// Packed filters and, in the forward pass, two sums for each pass over source
+// planes and each destination lane.
+int64_t CorrelationPlan::filters_elements() const {
+  const int64_t sums = pass_ == Pass::kForward
+                           ? 2 * FilterSumsOffset(groups_, 0)
+                           : 0;
+  return RoundUp(filters_.size() + sums, kWorkspaceAlignment / element_);
+}
+
+int64_t CorrelationPlan::FilterSumsOffset(int64_t group, int64_t plane) const {
+  const int64_t passes = CeilDiv(Planes(source_.channels), pass_planes_);
+  return (group * Planes(destination_.channels) + plane) * passes * kLanes;
 }
 
 int64_t CorrelationPlan::workspace_bytes() const {
   if (units_ == 0) return 0;
-  const int64_t filters = RoundUp(filters_.size() * element_,
-                                  kWorkspaceAlignment);
-  return filters + threads_ * RoundUp(scratch_.total() * element_,
-                                      kWorkspaceAlignment);
+  return (filters_elements() +
+          threads_ * RoundUp(scratch_.total(),
+                             kWorkspaceAlignment / element_)) *
+         element_;
 }
 
 const CorrelationPlan::PhasePlan& CorrelationPlan::PhaseOf(
@@ -261,28 +280,55 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
     std::memset(destination, 0, destination_size_ * sizeof(Destination));
   }
   if (units_ == 0) return;
-  C* const packed = static_cast<C*>(workspace);
-  const int64_t alignment = kWorkspaceAlignment / sizeof(C);
-  C* const scratch = packed + RoundUp(filters_.size(), alignment);
-  const int64_t scratch_stride = RoundUp(scratch_.total(), alignment);
-  const int packers =
-      filters_.size() > (1 << 16) ? threads_ : 1;  // not worth a thread below
-  std::atomic<bool> packed_nan{false};
-  ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
-    if (filters_.Pack(set_, filters, unit, packed)) packed_nan = true;
-  });
+  const Filters<C> packed =
+      PackFilters(pool, filters, static_cast<C*>(workspace));
+  C* const scratch = packed.packed + filters_elements();
+  const int64_t scratch_stride =
+      RoundUp(scratch_.total(), kWorkspaceAlignment / sizeof(C));
   ForEachUnit(pool, units_, threads_, [&](int64_t unit, int worker_number) {
     Worker<C> worker;
     worker.source = scratch + worker_number * scratch_stride;
     worker.totals = worker.source + scratch_.source;
     worker.centre = worker.totals + scratch_.totals;
-    RunUnit<C>(unit, source, packed, packed_nan, centre, destination, worker);
+    worker.slot_sums = worker.centre + scratch_.centre;
+    worker.slot_magnitudes = worker.slot_sums + scratch_.slots;
+    worker.sums = worker.slot_magnitudes + scratch_.slots;
+    worker.magnitudes = worker.sums + scratch_.pixels;
+    RunUnit<C>(unit, source, packed, centre, destination, worker);
   });
+}
+
+template <typename C, typename Filter>
+CorrelationPlan::Filters<C> CorrelationPlan::PackFilters(
+    ThreadPool& pool, const Filter* filters, C* workspace) const {
+  Filters<C> result;
+  result.packed = workspace;
+  result.sums = workspace + filters_.size();
+  result.magnitudes = result.sums + FilterSumsOffset(groups_, 0);
+  std::atomic<bool> nan{false};
+  const int packers =
+      filters_.size() > (1 << 16) ? threads_ : 1;  // not worth a thread below
+  ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
+    if (filters_.Pack(set_, filters, unit, result.packed)) nan = true;
+    if (pass_ != Pass::kForward) return;
+    const int64_t group = unit / filters_.blocks().size();
+    const PlaneBlock& block = filters_.blocks()[unit % filters_.blocks().size()];
+    int64_t offset = FilterSumsOffset(group, block.first);
+    const int64_t source_planes = Planes(source_.channels);
+    for (int64_t plane = 0; plane < source_planes; plane += pass_planes_) {
+      filters_.Sum(result.packed, unit, plane,
+                   std::min(pass_planes_, source_planes - plane),
+                   result.sums + offset, result.magnitudes + offset);
+      offset += block.planes * kLanes;
+    }
+  });
+  result.nan = nan;
+  return result;
 }
 
 template <typename C, typename Source, typename Filter, typename Destination>
 void CorrelationPlan::RunUnit(int64_t unit, const Source* source,
-                              const C* packed, bool packed_nan,
+                              const Filters<C>& filters,
                               const Filter* centre, Destination* destination,
                               const Worker<C>& worker) const {
   const PhasePlan& phase = PhaseOf(unit);
@@ -296,7 +342,7 @@ void CorrelationPlan::RunUnit(int64_t unit, const Source* source,
   std::memset(worker.totals, 0, slots * planes * kLanes * sizeof(C));
   bool careful = false;
   if (pass_ == Pass::kInputGradient) {
-    careful = packed_nan;
+    careful = filters.nan;
     PackTile(set_, centre, destination_, phase.rows, phase.columns, at,
              first.first, planes, slots * kLanes, worker.centre);
     const int64_t filled =
@@ -313,18 +359,52 @@ void CorrelationPlan::RunUnit(int64_t unit, const Source* source,
     const int64_t count = std::min(pass_planes_, source_planes - plane);
     PackTile(set_, source, source_, phase.source_rows, phase.source_columns,
              at, plane, count, source_plane, worker.source);
-    SumPlanes(phase, at, part, plane, count, careful, packed, worker);
+    if (pass_ == Pass::kForward) SumSources(phase, at, count, worker);
+    SumPlanes(phase, at, part, plane, count, careful, filters, worker);
   }
   const C scale = pass_ == Pass::kForward ? -1 : 1;
   UnpackTile(set_, worker.totals, destination_, phase.rows, phase.columns, at,
              first.first, planes, slots * kLanes, scale, destination);
 }
 
+// Sums up what the taps of each pixel see of the packed source planes.
+template <typename C>
+void CorrelationPlan::SumSources(const PhasePlan& phase, const BlockOrigin& at,
+                                 int64_t planes,
+                                 const Worker<C>& worker) const {
+  const int64_t columns = phase.source_columns.slots;
+  const int64_t image_slots = phase.source_rows.slots * columns;
+  KernelsOf<C>(set_).slot_sums(worker.source,
+                               block_images_ * image_slots * kLanes, planes,
+                               at.images * image_slots, worker.slot_sums,
+                               worker.slot_magnitudes);
+  for (int64_t image = 0; image < at.images; ++image) {
+    for (int64_t row = 0; row < at.rows; ++row) {
+      const int64_t pixel = (image * block_rows_ + row) * block_columns_;
+      C* const sums = worker.sums + pixel;
+      C* const magnitudes = worker.magnitudes + pixel;
+      std::fill_n(sums, at.columns, C{0});
+      std::fill_n(magnitudes, at.columns, C{0});
+      for (const int64_t row_slot : phase.source_rows.tap_slot) {
+        for (const int64_t column_slot : phase.source_columns.tap_slot) {
+          const int64_t slot =
+              image * image_slots + (row_slot + row) * columns + column_slot;
+          for (int64_t i = 0; i < at.columns; ++i) {
+            sums[i] += worker.slot_sums[slot + i];
+            magnitudes[i] += worker.slot_magnitudes[slot + i];
+          }
+        }
+      }
+    }
+  }
+}
+
 // Adds what source planes first_plane ... contribute to all of a unit's totals.
 template <typename C>
 void CorrelationPlan::SumPlanes(const PhasePlan& phase, const BlockOrigin& at,
                                 int64_t part, int64_t first_plane,
-                                int64_t planes, bool careful, const C* packed,
+                                int64_t planes, bool careful,
+                                const Filters<C>& filters,
                                 const Worker<C>& worker) const {
   const int64_t slots = block_images_ * block_rows_ * block_columns_;
   const int64_t part_plane = filters_.blocks()[parts_[part].first].first;
@@ -337,7 +417,7 @@ void CorrelationPlan::SumPlanes(const PhasePlan& phase, const BlockOrigin& at,
     block.source_plane = phase.source_rows.slots * phase.source_columns.slots *
                          block_images_ * kLanes;
     block.filter_plane = filters_.source_plane_stride(lanes.planes);
-    block.filters = packed + at.group * filters_.group_stride() +
+    block.filters = filters.packed + at.group * filters_.group_stride() +
                     lanes.first * filters_.destination_plane_stride() +
                     first_plane * block.filter_plane;
     block.taps = phase.taps[lanes.planes].data();
@@ -348,6 +428,12 @@ void CorrelationPlan::SumPlanes(const PhasePlan& phase, const BlockOrigin& at,
     block.centre =
         pass_ == Pass::kForward ? block.total : worker.centre + offset;
     block.total_plane = slots * kLanes;
+    block.source_sums = worker.sums;
+    block.source_magnitudes = worker.magnitudes;
+    const int64_t sums = FilterSumsOffset(at.group, lanes.first) +
+                         first_plane / pass_planes_ * lanes.planes * kLanes;
+    block.filter_sums = filters.sums + sums;
+    block.filter_magnitudes = filters.magnitudes + sums;
     if (careful) {
       SumBlockInside(phase, at, lanes.planes, block);
     } else {
@@ -375,18 +461,21 @@ void CorrelationPlan::SumBlock(const PhasePlan& phase, const BlockOrigin& at,
     columns *= rows;
     rows = 1;
   }
-  const int64_t runs = CeilDiv(columns, kernels.max_pixels[planes]);
+  const int64_t runs = CeilDiv(
+      columns, pass_ == Pass::kForward ? kernels.forward_pixels[planes]
+                                       : kernels.input_gradient_pixels[planes]);
   for (int64_t image = 0; image < images; ++image) {
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t source = image * source_image + row * source_row;
-      const int64_t total =
-          (image * block_rows_ + row) * block_columns_ * kLanes;
+      const int64_t pixel = (image * block_rows_ + row) * block_columns_;
       for (int64_t run = 0; run < runs; ++run) {
         const int64_t first = columns * run / runs;
         CorrelationBlock<C> here = block;
         here.source += source + first * kLanes;
-        here.total += total + first * kLanes;
-        here.centre += total + first * kLanes;
+        here.total += (pixel + first) * kLanes;
+        here.centre += (pixel + first) * kLanes;
+        here.source_sums += pixel + first;
+        here.source_magnitudes += pixel + first;
         kernel(here, static_cast<int>(columns * (run + 1) / runs - first),
                planes);
       }

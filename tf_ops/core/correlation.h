@@ -37,6 +37,7 @@ class CorrelationPlan {
                   int64_t element, int threads);
 
   int64_t workspace_bytes() const;
+  int64_t filters_elements() const;
 
   // `centre` is the tensor whose pixels the filters are compared with in the
   // input gradient, laid out as the destination; null in the forward pass.
@@ -51,21 +52,40 @@ class CorrelationPlan {
     AxisPlan source_rows, source_columns;
     AxisPlan rows, columns;  // the destinations themselves
     int64_t row_count, column_count;
-    std::vector<Tap> taps[5];  // by the number of planes in a block
+    std::vector<Tap> taps[3];  // by the number of planes in a block
     int64_t first_unit;
   };
 
   // How many elements of a worker's scratch each part takes.
   struct Scratch {
     int64_t source, totals, centre;
-    int64_t total() const { return source + totals + centre; }
+    int64_t slots, pixels;  // sums of a pass, forward only
+    int64_t total() const {
+      return source + totals + centre + 2 * (slots + pixels);
+    }
   };
 
+  // `sums` and `magnitudes` are those of a pass: of slots, and of what the taps
+  // of a pixel see.
   template <typename C>
   struct Worker {
     C* source;
     C* totals;
     C* centre;
+    C* slot_sums;
+    C* slot_magnitudes;
+    C* sums;
+    C* magnitudes;
+  };
+
+  // All filters as the kernels read them and, for each pass over source planes
+  // and each destination lane, their sums.
+  template <typename C>
+  struct Filters {
+    C* packed;
+    C* sums;
+    C* magnitudes;
+    bool nan;
   };
 
   void ChooseBlocks(const std::vector<Phase>& rows,
@@ -77,15 +97,22 @@ class CorrelationPlan {
   BlockOrigin OriginOf(const PhasePlan& phase, int64_t index,
                        int64_t* part) const;
 
+  template <typename C, typename Filter>
+  Filters<C> PackFilters(ThreadPool& pool, const Filter* filters,
+                         C* workspace) const;
+  int64_t FilterSumsOffset(int64_t group, int64_t plane) const;
   template <typename C, typename Source, typename Filter,
             typename Destination>
-  void RunUnit(int64_t unit, const Source* source, const C* packed,
-               bool packed_nan, const Filter* centre,
-               Destination* destination, const Worker<C>& worker) const;
+  void RunUnit(int64_t unit, const Source* source, const Filters<C>& filters,
+               const Filter* centre, Destination* destination,
+               const Worker<C>& worker) const;
+  template <typename C>
+  void SumSources(const PhasePlan& phase, const BlockOrigin& at,
+                  int64_t planes, const Worker<C>& worker) const;
   template <typename C>
   void SumPlanes(const PhasePlan& phase, const BlockOrigin& at, int64_t part,
                  int64_t first_plane, int64_t planes, bool careful,
-                 const C* packed, const Worker<C>& worker) const;
+                 const Filters<C>& filters, const Worker<C>& worker) const;
   template <typename C>
   void SumBlock(const PhasePlan& phase, const BlockOrigin& at, int planes,
                 CorrelationBlock<C> block) const;

@@ -7,6 +7,7 @@
 #define KERAS_ADDER_CORE_PACKED_FILTERS_H_
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -84,6 +85,33 @@ class PackedFilters {
       nan |= HasNan(packed + to, kLanes);
     });
     return nan;
+  }
+
+  // Sums over source planes first ... first + planes - 1 of a packed block, and
+  // sums of magnitudes, for each destination lane: lanes of planes in a row.
+  template <typename C>
+  void Sum(const C* packed, int64_t unit, int64_t first, int64_t planes,
+           C* sums, C* magnitudes) const {
+    const PlaneBlock& block = blocks_[unit % blocks_.size()];
+    const int64_t lanes = block.planes * kLanes;
+    const int64_t stride = source_plane_stride(block.planes);
+    const C* from = packed + unit / blocks_.size() * group_stride() +
+                    block.first * destination_plane_stride() + first * stride;
+    std::fill_n(sums, lanes, C{0});
+    std::fill_n(magnitudes, lanes, C{0});
+    for (int64_t plane = first; plane < first + planes; ++plane) {
+      const int channels = PlaneChannels(sources(), plane);
+      for (int64_t tap = 0; tap < taps_; ++tap) {
+        const C* row = from + tap * tap_stride(block.planes);
+        for (int64_t i = 0; i < channels * lanes; i += lanes) {
+          for (int64_t lane = 0; lane < lanes; ++lane) {
+            sums[lane] += row[i + lane];
+            magnitudes[lane] += std::abs(row[i + lane]);
+          }
+        }
+      }
+      from += stride;
+    }
   }
 
   template <typename T, typename C>

@@ -38,6 +38,14 @@ struct Tap {
 //
 //   forward          total += sum_taps,channels |filter - source|
 //   input gradient   total += sum_taps,channels source * HT(filter - centre)
+//
+// The sums over all taps and channels of the block, of sources (for each pixel)
+// and of filters (for each lane), let the forward kernel work with maxima:
+//
+//   |filter - source| = 2 max(filter, source) - filter - source
+//
+// The sums of magnitudes tell where that would cancel too many digits (or meet
+// an infinity or a NaN), and those lanes are summed directly instead.
 template <typename C>
 struct CorrelationBlock {
   const C* source;
@@ -48,6 +56,10 @@ struct CorrelationBlock {
   int64_t tap_count;
   int64_t channels;  // source channels, over all planes
   const C* centre;   // input gradient only; laid out as `total`
+  const C* source_sums;         // forward only, as the next three
+  const C* source_magnitudes;
+  const C* filter_sums;
+  const C* filter_magnitudes;
   C* total;
   ptrdiff_t total_plane;
 };
@@ -70,15 +82,20 @@ struct FilterGradientBlock {
 
 template <typename C>
 struct Kernels {
-  // A correlation block spans at most max_planes planes, and at most
-  // max_pixels[planes] pixels; a filter gradient at most max_filters filters.
+  // A correlation block spans at most max_planes planes (1 or 2), and at most
+  // so many pixels, by the number of planes; a filter gradient at most
+  // max_filters filters.
   int max_planes;
-  int max_pixels[5];
+  int forward_pixels[3];
+  int input_gradient_pixels[3];
   int max_filters;
   void (*forward)(const CorrelationBlock<C>&, int pixels, int planes);
   void (*input_gradient)(const CorrelationBlock<C>&, int pixels, int planes);
   void (*filter_gradient)(const FilterGradientBlock<C>&, int count);
   void (*filter_gradient_sign)(const FilterGradientBlock<C>&, int count);
+  // The sum, and the sum of magnitudes, of all channels of each slot.
+  void (*slot_sums)(const C* tile, ptrdiff_t plane_stride, int64_t planes,
+                    int64_t slots, C* sums, C* magnitudes);
 };
 
 // A run of `count` neighbouring slots of one plane, and the tensor elements

@@ -18,28 +18,45 @@ constexpr int kVectors = kLanes / kWidth<C>;
 
 // |filter - source|, both operands exact: the error is that of a plain sum.
 template <typename C>
-struct Forward {
-  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter, C source,
-                              const C*) {
-    return sum + Abs<C>(filter - source);
+struct Direct {
+  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter,
+                              const C* source, const C*, Vector<C>) {
+    return sum + Abs<C>(filter - *source);
+  }
+};
+
+// max(filter, source), one instruction, and one more on another port.
+template <typename C>
+struct Maximum {
+  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter,
+                              const C* source, const C*, Vector<C> one) {
+    return Fma(MaxBroadcast(filter, source), one, sum);
   }
 };
 
 template <typename C>
 struct InputGradient {
-  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter, C source,
-                              const C* centre) {
+  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter,
+                              const C* source, const C* centre, Vector<C>) {
     const Vector<C> slope = HardTanh<C>(filter - Load(centre));
-    return Fma(slope, Broadcast(source), sum);
+    return Fma(slope, Broadcast(*source), sum);
   }
 };
 
-// Sums stay in registers over all taps and channels of the block and are added
-// to the total at the end: shorter chains of additions, smaller errors.
+// One sum for each pixel and each vector of a block of destination lanes.
+template <typename C, int kPixels, int kPlanes>
+struct Sums {
+  static constexpr int kSpan = kPlanes * kVectors<C>;
+  Vector<C> at[kPixels][kSpan];
+};
+
+// Sums stay in registers over all taps and channels of the block.
 template <typename C, typename Step, int kPixels, int kPlanes>
-void Correlate(const CorrelationBlock<C>& block) {
+inline __attribute__((always_inline)) Sums<C, kPixels, kPlanes> SumOverTaps(
+    const CorrelationBlock<C>& block) {
   constexpr int kSpan = kPlanes * kVectors<C>;
-  Vector<C> sums[kPixels][kSpan] = {};
+  Sums<C, kPixels, kPlanes> sums = {};
+  const Vector<C> one = One<C>();
   const C* source_plane = block.source;
   const C* filter_plane = block.filters;
   for (int64_t left = block.channels; left > 0; left -= kLanes) {
@@ -56,8 +73,9 @@ void Correlate(const CorrelationBlock<C>& block) {
                             v % kVectors<C> * kWidth<C>;
 #pragma GCC unroll 32
           for (int p = 0; p < kPixels; ++p) {
-            sums[p][v] = Step::Add(sums[p][v], coefficients,
-                                   source[p * kLanes], centre + p * kLanes);
+            sums.at[p][v] =
+                Step::Add(sums.at[p][v], coefficients, source + p * kLanes,
+                          centre + p * kLanes, one);
           }
         }
         source += 1;
@@ -67,24 +85,102 @@ void Correlate(const CorrelationBlock<C>& block) {
     source_plane += block.source_plane;
     filter_plane += block.filter_plane;
   }
+  return sums;
+}
+
+// Where the totals of vector `v` of a block start.
+template <typename C>
+inline ptrdiff_t TotalOffset(const CorrelationBlock<C>& block, int v) {
+  return v / kVectors<C> * block.total_plane + v % kVectors<C> * kWidth<C>;
+}
+
+template <typename C, int kPixels, int kPlanes>
+inline __attribute__((always_inline)) void AddToTotals(
+    const CorrelationBlock<C>& block, const Sums<C, kPixels, kPlanes>& sums) {
 #pragma GCC unroll 8
-  for (int v = 0; v < kSpan; ++v) {
-    C* total = block.total + v / kVectors<C> * block.total_plane +
-               v % kVectors<C> * kWidth<C>;
+  for (int v = 0; v < kPlanes * kVectors<C>; ++v) {
+    C* total = block.total + TotalOffset(block, v);
 #pragma GCC unroll 32
     for (int p = 0; p < kPixels; ++p) {
       C* to = total + p * kLanes;
-      Store(Load(to) + sums[p][v], to);
+      Store(Load(to) + sums.at[p][v], to);
     }
   }
 }
 
-// Calls the instance for `pixels` of 1 ... kMost.
+// Sums are added to the totals at the end of a block: shorter chains of
+// additions, smaller errors.
+template <typename C, typename Step, int kPixels, int kPlanes>
+void Correlate(const CorrelationBlock<C>& block) {
+  AddToTotals<C, kPixels, kPlanes>(
+      block, SumOverTaps<C, Step, kPixels, kPlanes>(block));
+}
+
+// How many times smaller than the sum of all magnitudes a distance may be
+// before it is summed directly: each doubling costs a bit of its accuracy.
+constexpr int kCancellation = 8;
+
+// Replaces what cancelled in `sums` by direct sums.
+template <typename C, int kPixels, int kPlanes>
+__attribute__((noinline)) void ReplaceInexact(
+    const CorrelationBlock<C>& block, Sums<C, kPixels, kPlanes>* sums) {
+  constexpr int kSpan = kPlanes * kVectors<C>;
+  for (int p = 0; p < kPixels; ++p) {
+    CorrelationBlock<C> pixel = block;
+    pixel.source += p * kLanes;
+    const auto exact = SumOverTaps<C, Direct<C>, 1, kPlanes>(pixel);
+    for (int v = 0; v < kSpan; ++v) {
+      const Vector<C> sum = sums->at[p][v];
+      const Vector<C> most = Load(block.filter_magnitudes + v * kWidth<C>) +
+                             block.source_magnitudes[p];
+      sums->at[p][v] = most <= kCancellation * sum ? sum : exact.at[0][v];
+    }
+  }
+}
+
+// Distances from sums of maxima. What depends on a pixel and a lane depends on
+// nothing else of the block, so that any tiling gives the same bits.
+template <typename C, int kPixels, int kPlanes>
+void ForwardBlock(const CorrelationBlock<C>& block) {
+  constexpr int kSpan = kPlanes * kVectors<C>;
+  auto sums = SumOverTaps<C, Maximum<C>, kPixels, kPlanes>(block);
+  using Bits = typename VectorOf<C>::bits;
+  Bits inexact = {};
+#pragma GCC unroll 8
+  for (int v = 0; v < kSpan; ++v) {
+    const Vector<C> filters = Load(block.filter_sums + v * kWidth<C>);
+    const Vector<C> most = Load(block.filter_magnitudes + v * kWidth<C>);
+#pragma GCC unroll 32
+    for (int p = 0; p < kPixels; ++p) {
+      const Vector<C> maxima = sums.at[p][v];
+      sums.at[p][v] = maxima + (maxima - (filters + block.source_sums[p]));
+      // Not so for a NaN either.
+      inexact |= ~(most + block.source_magnitudes[p] <=
+                   kCancellation * sums.at[p][v]);
+    }
+  }
+  if (__builtin_expect(AnyBit<C>(inexact), 0)) {
+    // A copy, since sums whose address is known to others leave registers.
+    auto mended = sums;
+    ReplaceInexact<C, kPixels, kPlanes>(block, &mended);
+    return AddToTotals<C, kPixels, kPlanes>(block, mended);
+  }
+  AddToTotals<C, kPixels, kPlanes>(block, sums);
+}
+
 template <typename C, typename Step, int kMost, int kPlanes>
 void CorrelatePixels(const CorrelationBlock<C>& block, int pixels) {
   if (pixels == kMost) return Correlate<C, Step, kMost, kPlanes>(block);
   if constexpr (kMost > 1) {
     CorrelatePixels<C, Step, kMost - 1, kPlanes>(block, pixels);
+  }
+}
+
+template <typename C, int kMost, int kPlanes>
+void ForwardPixels(const CorrelationBlock<C>& block, int pixels) {
+  if (pixels == kMost) return ForwardBlock<C, kMost, kPlanes>(block);
+  if constexpr (kMost > 1) {
+    ForwardPixels<C, kMost - 1, kPlanes>(block, pixels);
   }
 }
 
@@ -144,42 +240,52 @@ void CorrelateFiltersUpTo(const FilterGradientBlock<C>& block, int count) {
   }
 }
 
-// kPixels1 ...: the most pixels of a block of 1, 2, 3 and 4 planes; 0 for none.
-template <typename C, typename Step, int kPixels1, int kPixels2, int kPixels3,
-          int kPixels4>
-void CorrelateBlock(const CorrelationBlock<C>& block, int pixels, int planes) {
-  if (planes == 1) return CorrelatePixels<C, Step, kPixels1, 1>(block, pixels);
-  if constexpr (kPixels2 > 0) {
-    if (planes == 2) {
-      return CorrelatePixels<C, Step, kPixels2, 2>(block, pixels);
+// The most pixels of a block of one plane and of two (0: no such blocks).
+template <typename C, int kOne, int kTwo>
+void ForwardOf(const CorrelationBlock<C>& block, int pixels, int planes) {
+  if (planes == 1) return ForwardPixels<C, kOne, 1>(block, pixels);
+  if constexpr (kTwo > 0) ForwardPixels<C, kTwo, 2>(block, pixels);
+}
+
+template <typename C, int kOne, int kTwo>
+void InputGradientOf(const CorrelationBlock<C>& block, int pixels,
+                     int planes) {
+  using Step = InputGradient<C>;
+  if (planes == 1) return CorrelatePixels<C, Step, kOne, 1>(block, pixels);
+  if constexpr (kTwo > 0) CorrelatePixels<C, Step, kTwo, 2>(block, pixels);
+}
+
+template <typename C>
+void SlotSums(const C* tile, ptrdiff_t plane_stride, int64_t planes,
+              int64_t slots, C* sums, C* magnitudes) {
+  for (int64_t slot = 0; slot < slots; ++slot) {
+    Vector<C> sum = {}, magnitude = {};
+    for (int64_t plane = 0; plane < planes; ++plane) {
+      const C* from = tile + plane * plane_stride + slot * kLanes;
+      for (int v = 0; v < kVectors<C>; ++v) {
+        const Vector<C> value = Load(from + v * kWidth<C>);
+        sum += value;
+        magnitude += Abs<C>(value);
+      }
     }
-  }
-  if constexpr (kPixels3 > 0) {
-    if (planes == 3) {
-      return CorrelatePixels<C, Step, kPixels3, 3>(block, pixels);
-    }
-  }
-  if constexpr (kPixels4 > 0) {
-    if (planes == 4) {
-      return CorrelatePixels<C, Step, kPixels4, 4>(block, pixels);
-    }
+    sums[slot] = Sum<C>(sum);
+    magnitudes[slot] = Sum<C>(magnitude);
   }
 }
 
-template <typename C, int kPixels1, int kPixels2, int kPixels3, int kPixels4,
-          int kFilters>
+template <typename C, int kForward1, int kForward2, int kGradient1,
+          int kGradient2, int kFilters>
 constexpr Kernels<C> MakeKernels() {
-  constexpr int kMaxPlanes =
-      kPixels4 > 0 ? 4 : kPixels3 > 0 ? 3 : kPixels2 > 0 ? 2 : 1;
   return {
-      kMaxPlanes,
-      {0, kPixels1, kPixels2, kPixels3, kPixels4},
+      kForward2 > 0 ? 2 : 1,
+      {0, kForward1, kForward2},
+      {0, kGradient1, kGradient2},
       kFilters,
-      &CorrelateBlock<C, Forward<C>, kPixels1, kPixels2, kPixels3, kPixels4>,
-      &CorrelateBlock<C, InputGradient<C>, kPixels1, kPixels2, kPixels3,
-                      kPixels4>,
+      &ForwardOf<C, kForward1, kForward2>,
+      &InputGradientOf<C, kGradient1, kGradient2>,
       &CorrelateFiltersUpTo<C, FullPrecision<C>, kFilters>,
       &CorrelateFiltersUpTo<C, SignOnly<C>, kFilters>,
+      &SlotSums<C>,
   };
 }
 

@@ -129,6 +129,60 @@ inline V Fma(V a, V b, V c) {
 }
 #endif
 
+// max(a, *b), the scalar being an operand of the one instruction: left to
+// itself the compiler shares broadcasts between instructions, and a broadcast
+// of its own takes the place of an arithmetic instruction on some processors.
+#if defined(__AVX512F__)
+inline Vector<float> MaxBroadcast(Vector<float> a, const float* b) {
+  Vector<float> result;
+  asm("vmaxps %2%{1to16%}, %1, %0" : "=v"(result) : "v"(a), "m"(*b));
+  return result;
+}
+inline Vector<double> MaxBroadcast(Vector<double> a, const double* b) {
+  Vector<double> result;
+  asm("vmaxpd %2%{1to8%}, %1, %0" : "=v"(result) : "v"(a), "m"(*b));
+  return result;
+}
+#else
+template <typename C>
+inline Vector<C> MaxBroadcast(Vector<C> a, const C* b) {
+  return Max(a, Broadcast(*b));
+}
+#endif
+
+// 1, in a way that keeps the compiler from turning Fma(x, One(), y) into an
+// addition: max and add compete for the same ports where max and fma do not.
+template <typename C>
+inline Vector<C> One() {
+  Vector<C> one = Broadcast<C>(1);
+#if defined(__AVX512F__)
+  asm("" : "+v"(one));
+#elif defined(__AVX2__)
+  asm("" : "+x"(one));
+#endif
+  return one;
+}
+
+// The sum of all lanes.
+template <typename C>
+inline C Sum(Vector<C> value) {
+  C sums[kWidth<C>];
+  Store(value, sums);
+#pragma GCC unroll 4
+  for (int width = kWidth<C> / 2; width > 0; width /= 2) {
+    for (int lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
+  }
+  return sums[0];
+}
+
+// Whether any bit of a comparison's result is set.
+template <typename C>
+inline bool AnyBit(typename VectorOf<C>::bits bits) {
+  bool any = false;
+  for (int lane = 0; lane < kWidth<C>; ++lane) any |= bits[lane] != 0;
+  return any;
+}
+
 template <typename C>
 inline Vector<C> HardTanh(Vector<C> value) {
   return Min(Broadcast<C>(1), Max(Broadcast<C>(-1), value));
