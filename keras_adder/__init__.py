@@ -13,7 +13,8 @@ def _require_tensorflow_backend():
     """Raises an `ImportError` unless Keras runs on TensorFlow."""
     remedy = (
         "keras_adder runs on the TensorFlow backend of Keras only. Install "
-        "TensorFlow and set the environment variable "
+        "TensorFlow (`pip install '.[cpu]'`, or '.[gpu]', in the source folder "
+        "of keras_adder does) and set the environment variable "
         "`KERAS_BACKEND=tensorflow` before Keras is imported for the first "
         'time, or `"backend": "tensorflow"` in `~/.keras/keras.json`.'
     )
