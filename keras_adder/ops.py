@@ -312,28 +312,33 @@ def _adder_conv2d_gradient(op, gradient):
     their own that could be mistaken for a second derivative of this one.
     """
     inputs, filters = op.inputs
-    attributes = {name: op.get_attr(name) for name in _GEOMETRY}
-    # Eager execution names the inputs that nobody asked about; graphs prune.
-    unwanted = getattr(op, "skip_input_indices", None) or ()
-    input_gradient = filter_gradient = None
-    if 0 not in unwanted:
-        input_gradient = _library.keras_adder_adder_conv2d_backprop_input(
-            inputs, filters, gradient, **attributes
+    arguments = (inputs, filters, gradient)
+    geometry = {name: op.get_attr(name) for name in _GEOMETRY}
+    mode = {"filter_gradient": op.get_attr("filter_gradient")}
+    # A tape names the inputs that nobody asked about. Where both gradients are
+    # wanted, one op computes them for less than two do; `tf.gradients` does not
+    # tell, and prunes what was not wanted.
+    unwanted = getattr(op, "skip_input_indices", None)
+    if unwanted is not None and len(unwanted) == 0:
+        return _library.keras_adder_adder_conv2d_backprop(
+            *arguments, **geometry, **mode
         )
-    if 1 not in unwanted:
+    input_gradient = filter_gradient = None
+    if 0 not in (unwanted or ()):
+        input_gradient = _library.keras_adder_adder_conv2d_backprop_input(
+            *arguments, **geometry
+        )
+    if 1 not in (unwanted or ()):
         filter_gradient = _library.keras_adder_adder_conv2d_backprop_filter(
-            inputs,
-            filters,
-            gradient,
-            filter_gradient=op.get_attr("filter_gradient"),
-            **attributes,
+            *arguments, **geometry, **mode
         )
     return input_gradient, filter_gradient
 
 
+@tf.RegisterGradient("KerasAdder>AdderConv2DBackprop")
 @tf.RegisterGradient("KerasAdder>AdderConv2DBackpropInput")
 @tf.RegisterGradient("KerasAdder>AdderConv2DBackpropFilter")
-def _no_second_derivative(op, gradient):
+def _no_second_derivative(op, *gradients):
     raise LookupError(
         "The adder convolution has no second derivative: its gradients are "
         "the ones that the AdderNet paper defines for training, not the "

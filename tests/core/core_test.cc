@@ -115,15 +115,26 @@ void Check(const KernelSet& set, const Geometry& geometry, int threads,
 
   for (const FilterGradient mode :
        {FilterGradient::kFullPrecision, FilterGradient::kSign}) {
-    expected.resize(geometry.filter_size());
-    actual.assign(geometry.filter_size(), NAN);
-    const AdderFilterGradient<C, C> pass(geometry, mode, set, threads);
-    Workspace workspace(pass.workspace_bytes());
-    pass.Run(pool, x.data(), f.data(), g.data(), actual.data(),
-             workspace.get());
+    std::vector<double> expected_filter(geometry.filter_size());
+    std::vector<C> filter(geometry.filter_size(), NAN);
     reference::FilterGradient(geometry, mode, x.data(), f.data(), g.data(),
-                              expected.data());
-    Expect("filter gradient", where, actual, expected);
+                              expected_filter.data());
+    {
+      const AdderFilterGradient<C, C> pass(geometry, mode, set, threads);
+      Workspace workspace(pass.workspace_bytes());
+      pass.Run(pool, x.data(), f.data(), g.data(), filter.data(),
+               workspace.get());
+    }
+    Expect("filter gradient", where, filter, expected_filter);
+
+    filter.assign(geometry.filter_size(), NAN);
+    actual.assign(geometry.input_size(), NAN);
+    const AdderBackward<C, C> pass(geometry, mode, set, threads);
+    Workspace workspace(pass.workspace_bytes());
+    pass.Run(pool, x.data(), f.data(), g.data(), actual.data(), filter.data(),
+             workspace.get());
+    Expect("input gradient of both", where, actual, expected);
+    Expect("filter gradient of both", where, filter, expected_filter);
   }
 }
 
@@ -216,7 +227,9 @@ void Sweep(int64_t last) {
     c.channels = c.filters = 2;
     CheckCase(c);
     c.padding = "VALID";
-    c.stride = 3;
+    c.stride = 4;
+    CheckCase(c);
+    c.dilation = 3;
     CheckCase(c);
   }
 }

@@ -11,6 +11,7 @@ import oracle
 import pytest
 import tensorflow as tf
 
+from keras_adder.ops import _library
 from keras_adder.ops import adder_conv2d
 
 # Largest error allowed, over the mean magnitude of the exact result where it is
@@ -93,7 +94,11 @@ class Case:
         exact_y = self.exact_output()
         assert y.shape == exact_y.shape
         g = tf.cast(self.rng.normal(size=y.shape), y.dtype)
-        dx, df = tape.gradient(y, [self.x, self.f], output_gradients=g)
+        # Both at once, by one op, and each alone, by one of its own.
+        both = tape.gradient(y, [self.x, self.f], output_gradients=g)
+        each = [
+            self.gradient_of(wanted, g) for wanted in (self.x, self.f)
+        ]
         x, f, exact_g = map(self.double, (self.x, self.f, g))
         exact_dx = oracle.adder_conv2d_input_gradient(
             x, f, exact_g, **self.geometry
@@ -102,8 +107,16 @@ class Case:
             x, f, exact_g, mode=self.mode, **self.geometry
         )
         assert relative_error(y, exact_y) < TOLERANCE[y.dtype.name]
-        assert relative_error(dx, exact_dx) < TOLERANCE[self.x.dtype.name]
-        assert relative_error(df, exact_df) < TOLERANCE[self.x.dtype.name]
+        tolerance = TOLERANCE[self.x.dtype.name]
+        for dx, df in (both, each):
+            assert relative_error(dx, exact_dx) < tolerance
+            assert relative_error(df, exact_df) < tolerance
+
+    def gradient_of(self, wanted, output_gradients):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(wanted)
+            y = adder_conv2d(self.x, self.f, **self.arguments)
+        return tape.gradient(y, wanted, output_gradients=output_gradients)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -307,19 +320,27 @@ class TestNotFinite:
             tape.watch([x, f])
             y = adder_conv2d(x, f, padding="same", filter_gradient=mode)
         dx, df = tape.gradient(y, [x, f], output_gradients=g)
+        separate = [
+            op(x, f, g, strides=[1] * 4, padding="SAME", **mode_of)
+            for op, mode_of in (
+                (_library.keras_adder_adder_conv2d_backprop_input, {}),
+                (
+                    _library.keras_adder_adder_conv2d_backprop_filter,
+                    {"filter_gradient": mode},
+                ),
+            )
+        ]
         geometry = dict(padding="SAME")
         exact = [Case.double(a) for a in (x, f, g)]
         with np.errstate(invalid="ignore"):
             self.same(y, oracle.adder_conv2d(*exact[:2], **geometry))
-            self.same(
-                dx, oracle.adder_conv2d_input_gradient(*exact, **geometry)
+            exact_dx = oracle.adder_conv2d_input_gradient(*exact, **geometry)
+            exact_df = oracle.adder_conv2d_filter_gradient(
+                *exact, mode=mode, **geometry
             )
-            self.same(
-                df,
-                oracle.adder_conv2d_filter_gradient(
-                    *exact, mode=mode, **geometry
-                ),
-            )
+        for actual_dx, actual_df in ((dx, df), separate):
+            self.same(actual_dx, exact_dx)
+            self.same(actual_df, exact_df)
 
     @staticmethod
     def same(actual, exact):
@@ -457,8 +478,6 @@ def test_shape_inference_of_unknown_sizes(data_format):
 def test_shape_inference_of_unknown_ranks():
     @tf.function(input_signature=[tf.TensorSpec(None), tf.TensorSpec(None)])
     def run(x, f):
-        from keras_adder.ops import _library
-
         y = _library.keras_adder_adder_conv2d(
             input=x,
             filter=f,

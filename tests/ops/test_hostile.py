@@ -25,6 +25,7 @@ OPS = {
     "forward": library.keras_adder_adder_conv2d,
     "input": library.keras_adder_adder_conv2d_backprop_input,
     "filter": library.keras_adder_adder_conv2d_backprop_filter,
+    "both": library.keras_adder_adder_conv2d_backprop,
 }
 DTYPES = [tf.float16, tf.bfloat16, tf.float32, tf.float64]
 BIG = 2**31 - 1
@@ -126,9 +127,10 @@ def call(i):
         ]
         run = tf.function(run, input_signature=specs, autograph=False)
     result = run(*values)
-    if name != "forward":
+    if name == "both":
+        assert [r.shape for r in result] == [v.shape for v in values[:2]]
+    elif name != "forward":
         assert result.shape == values[name == "filter"].shape
-    return result
 
 
 done = {"results": 0, "errors": 0}

@@ -305,11 +305,11 @@ CorrelationPlan::Filters<C> CorrelationPlan::PackFilters(
   result.packed = workspace;
   result.sums = workspace + filters_.size();
   result.magnitudes = result.sums + FilterSumsOffset(groups_, 0);
-  std::atomic<bool> nan{false};
+  std::atomic<bool> finite{true};
   const int packers =
       filters_.size() > (1 << 16) ? threads_ : 1;  // not worth a thread below
   ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
-    if (filters_.Pack(set_, filters, unit, result.packed)) nan = true;
+    if (!filters_.Pack(set_, filters, unit, result.packed)) finite = false;
     if (pass_ != Pass::kForward) return;
     const int64_t group = unit / filters_.blocks().size();
     const PlaneBlock& block = filters_.blocks()[unit % filters_.blocks().size()];
@@ -322,7 +322,7 @@ CorrelationPlan::Filters<C> CorrelationPlan::PackFilters(
       offset += block.planes * kLanes;
     }
   });
-  result.nan = nan;
+  result.finite = finite;
   return result;
 }
 
@@ -342,13 +342,13 @@ void CorrelationPlan::RunUnit(int64_t unit, const Source* source,
   std::memset(worker.totals, 0, slots * planes * kLanes * sizeof(C));
   bool careful = false;
   if (pass_ == Pass::kInputGradient) {
-    careful = filters.nan;
+    careful = !filters.finite;
     PackTile(set_, centre, destination_, phase.rows, phase.columns, at,
              first.first, planes, slots * kLanes, worker.centre);
     const int64_t filled =
         at.images * block_rows_ * block_columns_ * kLanes;
     for (int64_t p = 0; p < planes && !careful; ++p) {
-      careful = HasNan(worker.centre + p * slots * kLanes, filled);
+      careful = !AllFinite(worker.centre + p * slots * kLanes, filled);
     }
   }
   const int64_t source_plane = phase.source_rows.slots *
@@ -483,7 +483,7 @@ void CorrelationPlan::SumBlock(const PhasePlan& phase, const BlockOrigin& at,
   }
 }
 
-// The same, slowly, for an input gradient that meets NaNs: pixel by pixel, with
+// The same, slowly, for an input gradient that may meet NaNs: pixel by pixel, with
 // only those taps whose output exists. The others add 0 * HT(filter - centre),
 // which is nothing unless it is NaN.
 template <typename C>

@@ -85,7 +85,7 @@ class CorrelationPlan {
     C* packed;
     C* sums;
     C* magnitudes;
-    bool nan;
+    bool finite;
   };
 
   void ChooseBlocks(const std::vector<Phase>& rows,

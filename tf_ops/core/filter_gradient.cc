@@ -13,10 +13,6 @@ constexpr int64_t kTileColumns = 64;
 constexpr int64_t kTileBytes = 128 << 10;
 // Planes of input and output channels that a unit handles.
 constexpr int64_t kPartPlanes = 4;
-// Units wanted for a good balance between threads, and the memory that partial
-// gradients may take for it.
-constexpr int64_t kWantedUnits = 32;
-constexpr int64_t kPartialBytes = 4 << 20;
 constexpr int64_t kThreadWork = 1 << 17;
 
 int64_t RoundUp(int64_t value, int64_t multiple) {
@@ -61,9 +57,7 @@ FilterGradientPlan::FilterGradientPlan(const Geometry& original,
            CeilDiv(output_.width, block_columns_);
   const int64_t filter_units =
       groups_ * input_parts_.size() * output_parts_.size();
-  const int64_t affordable =
-      std::max<int64_t>(1, kPartialBytes / (filters_.size() * element_));
-  chunks_ = std::min({CeilDiv(kWantedUnits, filter_units), affordable, tiles_});
+  partials_ = PartialFilters(filters_, element_, filter_units, tiles_);
   const int64_t work =
       geometry.output_size() * original.kernel_taps() * geometry.group_in();
   threads_ = static_cast<int>(
@@ -102,7 +96,7 @@ int64_t FilterGradientPlan::workspace_bytes() const {
   if (empty_) return 0;
   const int64_t alignment = kWorkspaceAlignment / element_;
   return element_ *
-         (RoundUp(filters_.size(), alignment) * (1 + chunks_) +
+         (RoundUp(filters_.size(), alignment) + partials_.elements() +
           threads_ * RoundUp(input_scratch_ + output_scratch_, alignment));
 }
 
@@ -133,10 +127,9 @@ void FilterGradientPlan::Run(ThreadPool& pool, const T* input,
     return;
   }
   const int64_t alignment = kWorkspaceAlignment / sizeof(C);
-  const int64_t filters_stride = RoundUp(filters_.size(), alignment);
   C* const packed = static_cast<C*>(workspace);
-  C* const partials = packed + filters_stride;
-  C* const scratch = partials + chunks_ * filters_stride;
+  C* const partials = packed + RoundUp(filters_.size(), alignment);
+  C* const scratch = partials + partials_.elements();
   const int64_t scratch_stride =
       RoundUp(input_scratch_ + output_scratch_, alignment);
   const int packers = filters_.size() > (1 << 16) ? threads_ : 1;
@@ -144,13 +137,13 @@ void FilterGradientPlan::Run(ThreadPool& pool, const T* input,
     filters_.Pack(set_, filters, unit, packed);
   });
   const int64_t units =
-      chunks_ * groups_ * input_parts_.size() * output_parts_.size();
+      partials_.chunks() * groups_ * input_parts_.size() * output_parts_.size();
   ForEachUnit(pool, units, threads_, [&](int64_t unit, int worker) {
     RunUnit<C>(unit, input, gradient, packed, partials,
                scratch + worker * scratch_stride);
   });
   ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
-    AddChunks(unit, partials);
+    partials_.AddChunks(unit, partials);
     filters_.Unpack(set_, partials, unit, filter_gradient);
   });
 }
@@ -169,10 +162,8 @@ void FilterGradientPlan::RunUnit(int64_t unit, const T* input,
   const int64_t group = take(groups_);
   const int64_t chunk = unit;
 
-  const int64_t alignment = kWorkspaceAlignment / sizeof(C);
   const int64_t base = group * filters_.group_stride();
-  C* const partial =
-      partials + chunk * RoundUp(filters_.size(), alignment) + base;
+  C* const partial = partials + chunk * partials_.stride() + base;
   for (int p = 0; p < inputs.planes; ++p) {
     C* plane = partial +
                (inputs.first + p) * filters_.destination_plane_stride() +
@@ -184,8 +175,8 @@ void FilterGradientPlan::RunUnit(int64_t unit, const T* input,
   }
   C* const input_tile = scratch;
   C* const gradient_tile = scratch + input_scratch_;
-  for (int64_t tile = tiles_ * chunk / chunks_;
-       tile < tiles_ * (chunk + 1) / chunks_; ++tile) {
+  for (int64_t tile = tiles_ * chunk / partials_.chunks();
+       tile < tiles_ * (chunk + 1) / partials_.chunks(); ++tile) {
     BlockOrigin at = TileAt(tile);
     at.group = group;
     PackTile(set_, input, input_, input_rows_, input_columns_, at,
@@ -244,19 +235,6 @@ void FilterGradientPlan::SumTile(const BlockOrigin& at,
         }
       }
     }
-  }
-}
-
-// Adds all chunks' partial gradients of one packed block to the first's.
-template <typename C>
-void FilterGradientPlan::AddChunks(int64_t unit, C* partials) const {
-  const int64_t alignment = kWorkspaceAlignment / sizeof(C);
-  const int64_t stride = RoundUp(filters_.size(), alignment);
-  const int64_t count = filters_.destination_plane_stride();
-  C* const total = partials + unit * count;
-  for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
-    const C* partial = total + chunk * stride;
-    for (int64_t i = 0; i < count; ++i) total[i] += partial[i];
   }
 }
 

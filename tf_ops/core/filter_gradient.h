@@ -2,9 +2,7 @@
 // output pixels.
 //
 // Pixels are cut into chunks and filters into units; a unit sums one chunk into
-// its own region of a partial gradient, tile by tile, and at the end the chunks'
-// partial gradients are added in order. How many chunks there are depends on
-// the geometry alone, so the result does not depend on the number of threads.
+// its own region of a partial gradient (partial_filters.h), tile by tile.
 
 #ifndef KERAS_ADDER_CORE_FILTER_GRADIENT_H_
 #define KERAS_ADDER_CORE_FILTER_GRADIENT_H_
@@ -17,6 +15,7 @@
 #include "core/kernels/kernels.h"
 #include "core/packed_filters.h"
 #include "core/parallel.h"
+#include "core/partial_filters.h"
 #include "core/tile.h"
 
 namespace keras_adder {
@@ -44,8 +43,6 @@ class FilterGradientPlan {
   void SumTile(const BlockOrigin& at, const PlaneBlock& inputs,
                const PlaneBlock& outputs, const C* packed, C* partial,
                const C* input, const C* gradient) const;
-  template <typename C>
-  void AddChunks(int64_t unit, C* partials) const;
 
   const KernelSet& set_;
   FilterGradient mode_;
@@ -60,7 +57,8 @@ class FilterGradientPlan {
   std::vector<PlaneBlock> input_parts_, output_parts_;
   int64_t block_images_ = 0, block_rows_ = 0, block_columns_ = 0;
   AxisPlan input_rows_, input_columns_, rows_, columns_;
-  int64_t tiles_ = 0, chunks_ = 0;
+  int64_t tiles_ = 0;
+  PartialFilters partials_;
   int64_t input_scratch_ = 0, output_scratch_ = 0;
 };
 

@@ -74,17 +74,17 @@ class PackedFilters {
   int64_t units() const { return groups_ * blocks_.size(); }
 
   // One block of one group; destination lanes without a channel become zero.
-  // Returns whether there is a NaN among them.
+  // Returns whether all of them are finite.
   template <typename T, typename C>
   bool Pack(const KernelSet& set, const T* filters, int64_t unit,
             C* packed) const {
     const auto pack = CopiesOf<T>(set).pack;
-    bool nan = false;
+    bool finite = true;
     ForEachRow(unit, [&](int64_t from, const Run& run, int64_t to) {
       pack(filters + from, run, packed + to);
-      nan |= HasNan(packed + to, kLanes);
+      finite &= AllFinite(packed + to, kLanes);
     });
-    return nan;
+    return finite;
   }
 
   // Sums over source planes first ... first + planes - 1 of a packed block, and

@@ -1,9 +1,10 @@
-// The three passes of an adder convolution. This is the core's public face,
+// The passes of an adder convolution. This is the core's public face,
 // together with geometry.h and parallel.h.
 //
 //   AdderForward         Y(m,n,t)  = -sum_ijk |X(m+i,n+j,k) - F(i,j,k,t)|
 //   AdderInputGradient   dX        =  sum_t g HT(F - X)
 //   AdderFilterGradient  dF        =  sum_mn g (X - F), or g sign(X - F)
+//   AdderBackward        both gradients at once, for less than their sum
 //
 // A pass is planned from a geometry, says how much scratch memory it needs, and
 // runs. T is the type of inputs and filters, O that of outputs and their
@@ -27,6 +28,7 @@ constexpr int64_t kWorkspaceAlignment = 64;
 namespace internal {
 class CorrelationPlan;
 class FilterGradientPlan;
+class BackwardPlan;
 }  // namespace internal
 
 template <typename T, typename O>
@@ -68,6 +70,25 @@ class AdderFilterGradient {
 
  private:
   std::unique_ptr<internal::FilterGradientPlan> plan_;
+};
+
+// Geometries that the common pass does not fit (images of many thousand pixels,
+// the sign gradient) run as the two passes above, one after the other.
+template <typename T, typename O>
+class AdderBackward {
+ public:
+  AdderBackward(const Geometry& geometry, FilterGradient mode,
+                const KernelSet& kernels, int threads);
+  ~AdderBackward();
+  int64_t workspace_bytes() const;
+  void Run(ThreadPool& pool, const T* input, const T* filters,
+           const O* gradient, T* input_gradient, T* filter_gradient,
+           void* workspace) const;
+
+ private:
+  std::unique_ptr<internal::BackwardPlan> plan_;  // null if it does not fit
+  std::unique_ptr<AdderInputGradient<T, O>> input_gradient_;
+  std::unique_ptr<AdderFilterGradient<T, O>> filter_gradient_;
 };
 
 }  // namespace keras_adder

@@ -4,8 +4,10 @@
 #define KERAS_ADDER_CORE_TILE_H_
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "core/axis_plan.h"
 #include "core/geometry.h"
@@ -25,12 +27,14 @@ inline int PlaneChannels(int64_t channels, int64_t plane) {
       std::min<int64_t>(kLanes, channels - plane * kLanes));
 }
 
-// Whether any of `count` values is NaN. (Their sum would not do: infinities.)
+// Whether none of `count` values is infinite or NaN.
 template <typename C>
-bool HasNan(const C* values, int64_t count) {
+bool AllFinite(const C* values, int64_t count) {
   int found = 0;
-  for (int64_t i = 0; i < count; ++i) found |= values[i] != values[i];
-  return found != 0;
+  for (int64_t i = 0; i < count; ++i) {
+    found |= !(std::abs(values[i]) <= std::numeric_limits<C>::max());
+  }
+  return found == 0;
 }
 
 // One group of channels of an image tensor.
@@ -150,8 +154,7 @@ void PackTile(const KernelSet& set, const T* tensor, const Image& image,
   }
 }
 
-// The opposite, for the destinations of a block themselves: tensor = scale *
-// tile at the block's rows and columns, none of which lies outside.
+// The opposite: tensor = scale * tile, at those positions that exist.
 template <typename T, typename C>
 void UnpackTile(const KernelSet& set, const C* tile, const Image& image,
                 const AxisPlan& rows, const AxisPlan& columns,
@@ -172,7 +175,8 @@ void UnpackTile(const KernelSet& set, const C* tile, const Image& image,
                    int64_t offset) {
                  run.count = inside.count;
                  if (run.count > 0) {
-                   unpack(plane + slot * kLanes, run, scale, to + offset);
+                   unpack(plane + (slot + inside.before) * kLanes, run, scale,
+                          to + offset);
                  }
                });
   }

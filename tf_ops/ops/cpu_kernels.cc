@@ -79,7 +79,7 @@ absl::Status ShapeOf(const char* name, const Tensor& tensor,
   return absl::OkStatus();
 }
 
-// What the three ops have in common.
+// What all ops have in common.
 class AdderOp : public OpKernel {
  public:
   explicit AdderOp(OpKernelConstruction* context) : OpKernel(context) {
@@ -189,16 +189,27 @@ class AdderConv2DBackpropInputOp : public AdderOp {
   }
 };
 
-template <typename T, typename O>
-class AdderConv2DBackpropFilterOp : public AdderOp {
+// The ops whose result depends on how filters are treated.
+class FilterGradientOp : public AdderOp {
  public:
-  explicit AdderConv2DBackpropFilterOp(OpKernelConstruction* context)
-      : AdderOp(context) {
+  explicit FilterGradientOp(OpKernelConstruction* context) : AdderOp(context) {
     std::string name;
     OP_REQUIRES_OK(context, context->GetAttr("filter_gradient", &name));
     const Error error = ParseFilterGradient(name, &mode_);
     OP_REQUIRES(context, error.empty(), absl::InvalidArgumentError(error));
   }
+
+ protected:
+  FilterGradient mode() const { return mode_; }
+
+ private:
+  FilterGradient mode_ = FilterGradient::kFullPrecision;
+};
+
+template <typename T, typename O>
+class AdderConv2DBackpropFilterOp : public FilterGradientOp {
+ public:
+  using FilterGradientOp::FilterGradientOp;
 
   void Compute(OpKernelContext* context) override {
     Geometry geometry;
@@ -211,14 +222,35 @@ class AdderConv2DBackpropFilterOp : public AdderOp {
     IntraOpPool pool(context);
     const AdderFilterGradient<typename CoreType<T>::type,
                               typename CoreType<O>::type>
-        pass(geometry, mode_, kernels(), pool.size());
+        pass(geometry, mode(), kernels(), pool.size());
     RunPass(context, pass, pool, Data<T>(context->input(0)),
             Data<T>(context->input(1)), Data<O>(context->input(2)),
             Data<T>(output));
   }
+};
 
- private:
-  FilterGradient mode_ = FilterGradient::kFullPrecision;
+template <typename T, typename O>
+class AdderConv2DBackpropOp : public FilterGradientOp {
+ public:
+  using FilterGradientOp::FilterGradientOp;
+
+  void Compute(OpKernelContext* context) override {
+    Geometry geometry;
+    OP_REQUIRES_OK(context, ReadGeometry(context, &geometry));
+    OP_REQUIRES_OK(context, CheckGradient(context, geometry));
+    Tensor *input_backprop, *filter_backprop;
+    OP_REQUIRES_OK(context, context->allocate_output(
+                                0, context->input(0).shape(), &input_backprop));
+    OP_REQUIRES_OK(context,
+                   context->allocate_output(1, context->input(1).shape(),
+                                            &filter_backprop));
+    IntraOpPool pool(context);
+    const AdderBackward<typename CoreType<T>::type, typename CoreType<O>::type>
+        pass(geometry, mode(), kernels(), pool.size());
+    RunPass(context, pass, pool, Data<T>(context->input(0)),
+            Data<T>(context->input(1)), Data<O>(context->input(2)),
+            Data<T>(input_backprop), Data<T>(filter_backprop));
+  }
 };
 
 #define REGISTER(OP, T, O)                                       \
@@ -237,6 +269,7 @@ class AdderConv2DBackpropFilterOp : public AdderOp {
 REGISTER_TYPES(AdderConv2D);
 REGISTER_TYPES(AdderConv2DBackpropInput);
 REGISTER_TYPES(AdderConv2DBackpropFilter);
+REGISTER_TYPES(AdderConv2DBackprop);
 #undef REGISTER_TYPES
 #undef REGISTER
 

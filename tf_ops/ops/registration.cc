@@ -121,6 +121,14 @@ absl::Status BackpropShape(InferenceContext* c) {
   return absl::OkStatus();
 }
 
+absl::Status BackpropBothShape(InferenceContext* c) {
+  TF_RETURN_IF_ERROR(BackpropShape<0>(c));
+  ShapeHandle filter;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 4, &filter));
+  c->set_output(1, filter);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 #define KERAS_ADDER_ATTRIBUTES                                     \
@@ -170,6 +178,19 @@ REGISTER_OP("KerasAdder>AdderConv2DBackpropFilter")
     .Doc(R"doc(
 Gradient of AdderConv2D with respect to its filters: the sum of out_backprop
 times (input - filter) (AdderNet, CVPR 2020, equation 5) or times its sign.
+)doc");
+
+REGISTER_OP("KerasAdder>AdderConv2DBackprop")
+    .Input("input: T")
+    .Input("filter: T")
+    .Input("out_backprop: output_type")
+    .Output("input_backprop: T")
+    .Output("filter_backprop: T")
+    .KERAS_ADDER_ATTRIBUTES
+    .Attr("filter_gradient: {'full_precision', 'sign'} = 'full_precision'")
+    .SetShapeFn(BackpropBothShape)
+    .Doc(R"doc(
+Both gradients of AdderConv2D at once, for less than the two ops above take.
 )doc");
 
 }  // namespace keras_adder

@@ -4,8 +4,8 @@ namespace keras_adder {
 
 const KernelSet kAvx2Kernels = {
     "avx2",
-    MakeKernels<float, 6, 0, 6, 0, 6>(),
-    MakeKernels<double, 3, 0, 3, 0, 6>(),
+    MakeKernels<float, 6, 0, 6, 0, 6, 4>(),
+    MakeKernels<double, 3, 0, 3, 0, 6, 4>(),
     MakeCopies<Half>(),
     MakeCopies<BFloat16>(),
     MakeCopies<float>(),

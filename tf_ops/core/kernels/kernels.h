@@ -80,19 +80,36 @@ struct FilterGradientBlock {
   C* total;
 };
 
+// Both gradients of the same pixels, taps and filters, which share the
+// differences, the output gradients and so most of the work:
+//
+//   total[t][lane]       += sum_pixels gradient[t] * (input - filter[t])[lane]
+//   input_gradient[lane] += sum_t gradient[t] * HT(filter[t] - input)[lane]
+//
+// `input_gradient` is laid out as `input`.
+template <typename C>
+struct BackwardBlock {
+  FilterGradientBlock<C> filter;
+  C* input_gradient;
+};
+
 template <typename C>
 struct Kernels {
   // A correlation block spans at most max_planes planes (1 or 2), and at most
   // so many pixels, by the number of planes; a filter gradient at most
-  // max_filters filters.
+  // max_filters filters, a backward block at most max_backward_filters.
   int max_planes;
   int forward_pixels[3];
   int input_gradient_pixels[3];
   int max_filters;
+  int max_backward_filters;
   void (*forward)(const CorrelationBlock<C>&, int pixels, int planes);
   void (*input_gradient)(const CorrelationBlock<C>&, int pixels, int planes);
   void (*filter_gradient)(const FilterGradientBlock<C>&, int count);
   void (*filter_gradient_sign)(const FilterGradientBlock<C>&, int count);
+  // The first of these is for finite inputs and filters only.
+  void (*backward)(const BackwardBlock<C>&, int count);
+  void (*backward_careful)(const BackwardBlock<C>&, int count);
   // The sum, and the sum of magnitudes, of all channels of each slot.
   void (*slot_sums)(const C* tile, ptrdiff_t plane_stride, int64_t planes,
                     int64_t slots, C* sums, C* magnitudes);

@@ -176,6 +176,59 @@ void CorrelatePixels(const CorrelationBlock<C>& block, int pixels) {
   }
 }
 
+template <typename C, bool kFinite, int kFilters>
+void Backward(const BackwardBlock<C>& both) {
+  const FilterGradientBlock<C>& block = both.filter;
+  for (int v = 0; v < kVectors<C>; ++v) {
+    const int lane = v * kWidth<C>;
+    Vector<C> filters[kFilters];
+    Vector<C> sums[kFilters] = {};
+#pragma GCC unroll 16
+    for (int t = 0; t < kFilters; ++t) {
+      filters[t] = Load(block.filters + t * kLanes + lane);
+    }
+    for (int64_t image = 0; image < block.images; ++image) {
+      for (int64_t row = 0; row < block.rows; ++row) {
+        const int64_t start =
+            image * block.input_image + row * block.input_row + lane;
+        const C* input = block.input + start;
+        C* input_gradient = both.input_gradient + start;
+        const C* gradient = block.gradient + image * block.gradient_image +
+                            row * block.gradient_row;
+        for (int64_t column = 0; column < block.columns; ++column) {
+          const Vector<C> x = Load(input);
+          // Two chains of additions, so that one need not wait for the other.
+          Vector<C> slopes[2] = {};
+#pragma GCC unroll 16
+          for (int t = 0; t < kFilters; ++t) {
+            const Vector<C> difference = x - filters[t];
+            const Vector<C> slope = kFinite ? FiniteHardTanh<C>(difference)
+                                            : HardTanh<C>(difference);
+            slopes[t % 2] = FmaBroadcast(slope, gradient + t, slopes[t % 2]);
+            sums[t] = FmaBroadcast(difference, gradient + t, sums[t]);
+          }
+          Store(Load(input_gradient) - (slopes[0] + slopes[1]),
+                input_gradient);
+          input += kLanes;
+          input_gradient += kLanes;
+          gradient += kLanes;
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < kFilters; ++t) {
+      C* to = block.total + t * kLanes + lane;
+      Store(Load(to) + sums[t], to);
+    }
+  }
+}
+
+template <typename C, bool kFinite, int kMost>
+void BackwardUpTo(const BackwardBlock<C>& block, int count) {
+  if (count == kMost) return Backward<C, kFinite, kMost>(block);
+  if constexpr (kMost > 1) BackwardUpTo<C, kFinite, kMost - 1>(block, count);
+}
+
 template <typename C, int kMost, int kPlanes>
 void ForwardPixels(const CorrelationBlock<C>& block, int pixels) {
   if (pixels == kMost) return ForwardBlock<C, kMost, kPlanes>(block);
@@ -274,17 +327,20 @@ void SlotSums(const C* tile, ptrdiff_t plane_stride, int64_t planes,
 }
 
 template <typename C, int kForward1, int kForward2, int kGradient1,
-          int kGradient2, int kFilters>
+          int kGradient2, int kFilters, int kBackward>
 constexpr Kernels<C> MakeKernels() {
   return {
       kForward2 > 0 ? 2 : 1,
       {0, kForward1, kForward2},
       {0, kGradient1, kGradient2},
       kFilters,
+      kBackward,
       &ForwardOf<C, kForward1, kForward2>,
       &InputGradientOf<C, kGradient1, kGradient2>,
       &CorrelateFiltersUpTo<C, FullPrecision<C>, kFilters>,
       &CorrelateFiltersUpTo<C, SignOnly<C>, kFilters>,
+      &BackwardUpTo<C, true, kBackward>,
+      &BackwardUpTo<C, false, kBackward>,
       &SlotSums<C>,
   };
 }

@@ -150,6 +150,25 @@ inline Vector<C> MaxBroadcast(Vector<C> a, const C* b) {
 }
 #endif
 
+// a * (*b) + c, the scalar being an operand of the one instruction.
+#if defined(__AVX512F__)
+inline Vector<float> FmaBroadcast(Vector<float> a, const float* b,
+                                  Vector<float> c) {
+  asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(c) : "v"(a), "m"(*b));
+  return c;
+}
+inline Vector<double> FmaBroadcast(Vector<double> a, const double* b,
+                                   Vector<double> c) {
+  asm("vfmadd231pd %2%{1to8%}, %1, %0" : "+v"(c) : "v"(a), "m"(*b));
+  return c;
+}
+#else
+template <typename C>
+inline Vector<C> FmaBroadcast(Vector<C> a, const C* b, Vector<C> c) {
+  return Fma(a, Broadcast(*b), c);
+}
+#endif
+
 // 1, in a way that keeps the compiler from turning Fma(x, One(), y) into an
 // addition: max and add compete for the same ports where max and fma do not.
 template <typename C>
@@ -187,6 +206,23 @@ template <typename C>
 inline Vector<C> HardTanh(Vector<C> value) {
   return Min(Broadcast<C>(1), Max(Broadcast<C>(-1), value));
 }
+
+// The same in one instruction where there is one; not for NaN.
+template <typename C>
+inline Vector<C> FiniteHardTanh(Vector<C> value) {
+  return HardTanh<C>(value);
+}
+#if defined(__AVX512DQ__)
+// The operand of smaller magnitude, with the sign of the first.
+template <>
+inline Vector<float> FiniteHardTanh<float>(Vector<float> value) {
+  return _mm512_range_ps(value, _mm512_set1_ps(1), 2);
+}
+template <>
+inline Vector<double> FiniteHardTanh<double>(Vector<double> value) {
+  return _mm512_range_pd(value, _mm512_set1_pd(1), 2);
+}
+#endif
 
 // -1, 0 or 1; NaN for NaN.
 template <typename C>

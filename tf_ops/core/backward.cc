@@ -1,0 +1,294 @@
+#include "core/backward.h"
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "core/passes.h"
+
+namespace keras_adder {
+namespace internal {
+namespace {
+
+// Pixels that a kernel sweeps over: enough to pay for loading filters and
+// sums, few enough for inputs, gradients and outputs to share the first-level
+// cache.
+constexpr int64_t kBandPixels = 128;
+// Bytes of a tile's inputs, and again of their gradients: together a good part
+// of the second-level cache.
+constexpr int64_t kTileBytes = 288 << 10;
+constexpr int64_t kThreadWork = 1 << 17;
+
+int64_t RoundUp(int64_t value, int64_t multiple) {
+  return CeilDiv(value, multiple) * multiple;
+}
+
+// Whether every position of the axis has a slot when the plan starts at 0.
+bool CoversAxis(const AxisPlan& plan, int64_t size) {
+  std::vector<bool> covered(size, false);
+  int64_t count = 0;
+  for (const Segment& segment : plan.segments) {
+    for (int64_t i = 0; i < segment.count; ++i) {
+      const int64_t position = segment.shift + i * plan.step;
+      if (position < 0 || position >= size || covered[position]) continue;
+      covered[position] = true;
+      ++count;
+    }
+  }
+  return count == size;
+}
+
+}  // namespace
+
+BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
+                           int64_t element, int threads)
+    : set_(set),
+      element_(element),
+      threads_(threads),
+      groups_(original.groups),
+      input_size_(original.input_size()),
+      filter_size_(original.filter_size()),
+      filters_(original, FilterOrder::kOutputsToInputs, 1) {
+  const Geometry geometry = Folded(original);
+  height_ = geometry.height;
+  width_ = geometry.width;
+  input_ = {geometry.input, geometry.batch, height_.input, width_.input,
+            geometry.group_in()};
+  output_ = {geometry.output, geometry.batch, height_.output, width_.output,
+             geometry.group_out()};
+  fits_ = filter_size_ > 0 && geometry.output_size() > 0;
+  if (!fits_) return;
+  ChooseBlocks();
+  fits_ = input_scratch_ * element_ <= kTileBytes;
+  if (!fits_) return;
+  tiles_ = CeilDiv(output_.batch, block_images_) *
+           CeilDiv(output_.height, block_rows_) *
+           CeilDiv(output_.width, block_columns_);
+  partials_ = PartialFilters(filters_, element_, filters_.units(), tiles_);
+  const int64_t work =
+      geometry.output_size() * original.kernel_taps() * geometry.group_in();
+  threads_ = static_cast<int>(
+      std::clamp<int64_t>(work / kThreadWork, 1, std::max(threads_, 1)));
+}
+
+// Tiles must not overlap in the input: an axis is cut only where the filters
+// are one pixel long.
+void BackwardPlan::ChooseBlocks() {
+  block_columns_ = output_.width;
+  if (width_.kernel == 1) {
+    block_columns_ = std::min(block_columns_, kBandPixels);
+  }
+  block_rows_ = output_.height;
+  if (height_.kernel == 1) {
+    block_rows_ = std::min(
+        block_rows_, std::max<int64_t>(1, kBandPixels / block_columns_));
+  }
+  block_images_ = std::clamp<int64_t>(
+      kBandPixels / (block_columns_ * block_rows_), 1, output_.batch);
+  band_rows_ = std::clamp<int64_t>(
+      kBandPixels / (block_columns_ * block_images_), 1, block_rows_);
+  input_rows_ = PlanAxis(ForwardTaps(height_), height_.stride, block_rows_);
+  input_columns_ = PlanAxis(ForwardTaps(width_), width_.stride, block_columns_);
+  rows_ = PlanAxis({{0, 0}}, 1, band_rows_);
+  columns_ = PlanAxis({{0, 0}}, 1, block_columns_);
+  // A cut axis is of 1x1 filters and covered if no stride leaves gaps.
+  partial_ = !(block_rows_ == output_.height
+                   ? CoversAxis(input_rows_, input_.height)
+                   : height_.stride == 1 && output_.height == input_.height) ||
+             !(block_columns_ == output_.width
+                   ? CoversAxis(input_columns_, input_.width)
+                   : width_.stride == 1 && output_.width == input_.width);
+  input_scratch_ =
+      block_images_ * input_rows_.slots * input_columns_.slots * kLanes;
+  gradient_scratch_ = block_images_ * band_rows_ * block_columns_ * kLanes;
+}
+
+int64_t BackwardPlan::workspace_bytes() const {
+  const int64_t alignment = kWorkspaceAlignment / element_;
+  return element_ * (RoundUp(filters_.size(), alignment) +
+                     partials_.elements() +
+                     threads_ * RoundUp(2 * input_scratch_ + gradient_scratch_,
+                                        alignment));
+}
+
+BlockOrigin BackwardPlan::TileAt(int64_t tile) const {
+  const auto take = [&tile](int64_t count) {
+    const int64_t digit = tile % count;
+    tile /= count;
+    return digit;
+  };
+  BlockOrigin at;
+  at.column = take(CeilDiv(output_.width, block_columns_)) * block_columns_;
+  at.row = take(CeilDiv(output_.height, block_rows_)) * block_rows_;
+  at.image = tile * block_images_;
+  at.columns = std::min(block_columns_, output_.width - at.column);
+  at.rows = std::min(block_rows_, output_.height - at.row);
+  at.images = std::min(block_images_, output_.batch - at.image);
+  at.group = 0;
+  return at;
+}
+
+template <typename T, typename O>
+void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
+                       const O* gradient, T* input_gradient,
+                       T* filter_gradient, void* workspace) const {
+  using C = typename ComputeType<T>::type;
+  if (partial_) std::memset(input_gradient, 0, input_size_ * sizeof(T));
+  const int64_t alignment = kWorkspaceAlignment / sizeof(C);
+  C* const packed = static_cast<C*>(workspace);
+  C* const partials = packed + RoundUp(filters_.size(), alignment);
+  C* const scratch = partials + partials_.elements();
+  const int64_t scratch_stride =
+      RoundUp(2 * input_scratch_ + gradient_scratch_, alignment);
+  std::atomic<bool> finite{true};
+  const int packers = filters_.size() > (1 << 16) ? threads_ : 1;
+  ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
+    if (!filters_.Pack(set_, filters, unit, packed)) finite = false;
+  });
+  ForEachUnit(pool, partials_.chunks() * filters_.units(), threads_,
+              [&](int64_t unit, int number) {
+                Worker<C> worker;
+                worker.input = scratch + number * scratch_stride;
+                worker.input_gradient = worker.input + input_scratch_;
+                worker.gradient = worker.input_gradient + input_scratch_;
+                RunUnit<C>(unit, input, gradient, packed, finite, partials,
+                           input_gradient, worker);
+              });
+  ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
+    partials_.AddChunks(unit, partials);
+    filters_.Unpack(set_, partials, unit, filter_gradient);
+  });
+}
+
+// A unit is a chunk of tiles and one packed block: a group and a plane of its
+// input channels.
+template <typename C, typename T, typename O>
+void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
+                           const C* packed, bool packed_finite, C* partials,
+                           T* input_gradient, const Worker<C>& worker) const {
+  const int64_t block = unit % filters_.units();
+  const int64_t chunk = unit / filters_.units();
+  const int64_t planes = Planes(input_.channels);
+  const int64_t group = block / planes;
+  const int64_t plane = block % planes;
+  const int64_t size = filters_.destination_plane_stride();
+  C* const partial = partials + chunk * partials_.stride() + block * size;
+  std::memset(partial, 0, size * sizeof(C));
+  const int64_t slots = input_rows_.slots * input_columns_.slots;
+  for (int64_t tile = tiles_ * chunk / partials_.chunks();
+       tile < tiles_ * (chunk + 1) / partials_.chunks(); ++tile) {
+    BlockOrigin at = TileAt(tile);
+    at.group = group;
+    PackTile(set_, input, input_, input_rows_, input_columns_, at, plane, 1, 0,
+             worker.input);
+    const int64_t filled = at.images * slots * kLanes;
+    std::memset(worker.input_gradient, 0, filled * sizeof(C));
+    const bool finite = packed_finite && AllFinite(worker.input, filled);
+    SumTile(at, plane, finite, gradient, packed + block * size, partial,
+            worker);
+    UnpackTile(set_, worker.input_gradient, input_, input_rows_,
+               input_columns_, at, plane, 1, 0, C{1}, input_gradient);
+  }
+}
+
+template <typename C, typename O>
+void BackwardPlan::SumTile(const BlockOrigin& at, int64_t plane, bool finite,
+                           const O* gradient, const C* packed, C* partial,
+                           const Worker<C>& worker) const {
+  const Kernels<C>& kernels = KernelsOf<C>(set_);
+  const auto kernel = finite ? kernels.backward : kernels.backward_careful;
+  BackwardBlock<C> both;
+  FilterGradientBlock<C>& block = both.filter;
+  block.input_row = input_columns_.slots * kLanes;
+  block.input_image = input_rows_.slots * block.input_row;
+  block.gradient_row = block_columns_ * kLanes;
+  block.gradient_image = band_rows_ * block.gradient_row;
+  block.images = at.images;
+  block.columns = at.columns;
+  for (int64_t row = 0; row < at.rows; row += band_rows_) {
+    BlockOrigin band = at;
+    band.row += row;
+    band.rows = block.rows = std::min(band_rows_, at.rows - row);
+    for (int64_t q = 0; q < Planes(output_.channels); ++q) {
+      PackTile(set_, gradient, output_, rows_, columns_, band, q, 1, 0,
+               worker.gradient);
+      const int channels = PlaneChannels(output_.channels, q);
+      for (int64_t i = 0; i < height_.kernel; ++i) {
+        for (int64_t j = 0; j < width_.kernel; ++j) {
+          const int64_t slot =
+              (input_rows_.tap_slot[i] + row) * input_columns_.slots +
+              input_columns_.tap_slot[j];
+          const int64_t tap =
+              q * filters_.source_plane_stride(1) +
+              (i * width_.kernel + j) * filters_.tap_stride(1);
+          block.input = worker.input + slot * kLanes;
+          both.input_gradient = worker.input_gradient + slot * kLanes;
+          // Dealt out evenly: 9 channels are 5 and 4, not 8 and 1.
+          const int parts = static_cast<int>(
+              CeilDiv(channels, kernels.max_backward_filters));
+          for (int part = 0; part < parts; ++part) {
+            const int first = channels * part / parts;
+            block.gradient = worker.gradient + first;
+            block.filters = packed + tap + first * kLanes;
+            block.total = partial + tap + first * kLanes;
+            kernel(both, channels * (part + 1) / parts - first);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace internal
+
+template <typename T, typename O>
+AdderBackward<T, O>::AdderBackward(const Geometry& geometry,
+                                   FilterGradient mode,
+                                   const KernelSet& kernels, int threads) {
+  if (mode == FilterGradient::kFullPrecision) {
+    plan_.reset(new internal::BackwardPlan(
+        geometry, kernels, sizeof(typename ComputeType<T>::type), threads));
+    if (plan_->fits()) return;
+    plan_.reset();
+  }
+  input_gradient_.reset(
+      new AdderInputGradient<T, O>(geometry, kernels, threads));
+  filter_gradient_.reset(
+      new AdderFilterGradient<T, O>(geometry, mode, kernels, threads));
+}
+
+template <typename T, typename O>
+AdderBackward<T, O>::~AdderBackward() = default;
+
+template <typename T, typename O>
+int64_t AdderBackward<T, O>::workspace_bytes() const {
+  if (plan_) return plan_->workspace_bytes();
+  return std::max(input_gradient_->workspace_bytes(),
+                  filter_gradient_->workspace_bytes());
+}
+
+template <typename T, typename O>
+void AdderBackward<T, O>::Run(ThreadPool& pool, const T* input,
+                              const T* filters, const O* gradient,
+                              T* input_gradient, T* filter_gradient,
+                              void* workspace) const {
+  if (plan_) {
+    return plan_->Run<T, O>(pool, input, filters, gradient, input_gradient,
+                            filter_gradient, workspace);
+  }
+  input_gradient_->Run(pool, input, filters, gradient, input_gradient,
+                       workspace);
+  filter_gradient_->Run(pool, input, filters, gradient, filter_gradient,
+                        workspace);
+}
+
+#define INSTANTIATE(T, O) template class AdderBackward<T, O>
+INSTANTIATE(Half, Half);
+INSTANTIATE(Half, float);
+INSTANTIATE(BFloat16, BFloat16);
+INSTANTIATE(BFloat16, float);
+INSTANTIATE(float, float);
+INSTANTIATE(double, double);
+#undef INSTANTIATE
+
+}  // namespace keras_adder

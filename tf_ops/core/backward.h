@@ -1,0 +1,81 @@
+// Both gradients at once.
+//
+// A unit handles some tiles (whole images, or any pixels where the filters are
+// 1x1) of one plane of input channels. Per tile it keeps the inputs and their
+// gradients, and meets them with every output channel and tap in bands of rows
+// that stay in the first-level cache. Input gradients are complete when a tile
+// is done, since no other tile overlaps it; filter gradients are summed as in
+// filter_gradient.h, chunk by chunk.
+
+#ifndef KERAS_ADDER_CORE_BACKWARD_H_
+#define KERAS_ADDER_CORE_BACKWARD_H_
+
+#include <cstdint>
+
+#include "core/axis_plan.h"
+#include "core/geometry.h"
+#include "core/kernels/kernels.h"
+#include "core/packed_filters.h"
+#include "core/parallel.h"
+#include "core/partial_filters.h"
+#include "core/tile.h"
+
+namespace keras_adder {
+namespace internal {
+
+class BackwardPlan {
+ public:
+  BackwardPlan(const Geometry& geometry, const KernelSet& set, int64_t element,
+               int threads);
+
+  // Whether the geometry suits this pass at all.
+  bool fits() const { return fits_; }
+
+  int64_t workspace_bytes() const;
+
+  template <typename T, typename O>
+  void Run(ThreadPool& pool, const T* input, const T* filters,
+           const O* gradient, T* input_gradient, T* filter_gradient,
+           void* workspace) const;
+
+ private:
+  template <typename C>
+  struct Worker {
+    C* input;
+    C* input_gradient;
+    C* gradient;
+  };
+
+  void ChooseBlocks();
+  BlockOrigin TileAt(int64_t tile) const;
+  template <typename C, typename T, typename O>
+  void RunUnit(int64_t unit, const T* input, const O* gradient,
+               const C* packed, bool packed_finite, C* partials,
+               T* input_gradient, const Worker<C>& worker) const;
+  template <typename C, typename O>
+  void SumTile(const BlockOrigin& at, int64_t plane, bool finite,
+               const O* gradient, const C* packed, C* partial,
+               const Worker<C>& worker) const;
+
+  const KernelSet& set_;
+  int64_t element_;
+  int threads_;
+  int64_t groups_;
+  int64_t input_size_, filter_size_;
+  bool fits_;
+  bool partial_ = false;  // some inputs meet no output: their gradient is 0
+  Image input_, output_;
+  Axis height_, width_;
+  PackedFilters filters_;  // blocks of one plane
+  int64_t block_images_ = 0, block_rows_ = 0, block_columns_ = 0;
+  int64_t band_rows_ = 0;
+  AxisPlan input_rows_, input_columns_, rows_, columns_;
+  int64_t tiles_ = 0;
+  PartialFilters partials_;
+  int64_t input_scratch_ = 0, gradient_scratch_ = 0;
+};
+
+}  // namespace internal
+}  // namespace keras_adder
+
+#endif  // KERAS_ADDER_CORE_BACKWARD_H_
