@@ -315,20 +315,21 @@ def _adder_conv2d_gradient(op, gradient):
     arguments = (inputs, filters, gradient)
     geometry = {name: op.get_attr(name) for name in _GEOMETRY}
     mode = {"filter_gradient": op.get_attr("filter_gradient")}
-    # A tape names the inputs that nobody asked about. Where both gradients are
-    # wanted, one op computes them for less than two do; `tf.gradients` does not
-    # tell, and prunes what was not wanted.
-    unwanted = getattr(op, "skip_input_indices", None)
-    if unwanted is not None and len(unwanted) == 0:
+    # A tape names the inputs that nobody asked about, if any. Where both
+    # gradients are wanted, one op computes them for less than two do;
+    # `tf.gradients` does not tell, and prunes what was not wanted.
+    tells = hasattr(op, "skip_input_indices")
+    unwanted = tells and op.skip_input_indices or ()
+    if tells and not unwanted:
         return _library.keras_adder_adder_conv2d_backprop(
             *arguments, **geometry, **mode
         )
     input_gradient = filter_gradient = None
-    if 0 not in (unwanted or ()):
+    if 0 not in unwanted:
         input_gradient = _library.keras_adder_adder_conv2d_backprop_input(
             *arguments, **geometry
         )
-    if 1 not in (unwanted or ()):
+    if 1 not in unwanted:
         filter_gradient = _library.keras_adder_adder_conv2d_backprop_filter(
             *arguments, **geometry, **mode
         )

@@ -599,6 +599,30 @@ class TestWays:
                 gradient, self.expected[wanted], rtol=1e-5, atol=1e-4
             )
 
+    @pytest.mark.parametrize(
+        "wanted, expected",
+        [
+            ("xf", ["AdderConv2DBackprop"]),
+            ("x", ["AdderConv2DBackpropInput"]),
+            ("f", ["AdderConv2DBackpropFilter"]),
+        ],
+    )
+    def test_no_gradient_is_computed_that_nobody_asked_for(
+        self, wanted, expected
+    ):
+        @tf.function
+        def gradients():
+            tensors = [{"x": self.x, "f": self.f}[name] for name in wanted]
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(tensors)
+                y = adder_conv2d(self.x, self.f)
+            return tape.gradient(y, tensors)
+
+        graph = gradients.get_concrete_function().graph
+        types = [operation.type for operation in graph.get_operations()]
+        adder = [t.split(">")[1] for t in types if t.startswith("KerasAdder")]
+        assert adder == ["AdderConv2D", *expected]
+
     def test_without_onednn(self):
         code = (
             "import sys; sys.path[:0] = sys.argv[1:]\n"
