@@ -150,7 +150,7 @@ inline Vector<C> MaxBroadcast(Vector<C> a, const C* b) {
 }
 #endif
 
-// a * (*b) + c, the scalar being an operand of the one instruction.
+// a * (*b) + c and c - a * (*b), the scalar again an operand.
 #if defined(__AVX512F__)
 inline Vector<float> FmaBroadcast(Vector<float> a, const float* b,
                                   Vector<float> c) {
@@ -162,10 +162,24 @@ inline Vector<double> FmaBroadcast(Vector<double> a, const double* b,
   asm("vfmadd231pd %2%{1to8%}, %1, %0" : "+v"(c) : "v"(a), "m"(*b));
   return c;
 }
+inline Vector<float> FnmaBroadcast(Vector<float> a, const float* b,
+                                   Vector<float> c) {
+  asm("vfnmadd231ps %2%{1to16%}, %1, %0" : "+v"(c) : "v"(a), "m"(*b));
+  return c;
+}
+inline Vector<double> FnmaBroadcast(Vector<double> a, const double* b,
+                                    Vector<double> c) {
+  asm("vfnmadd231pd %2%{1to8%}, %1, %0" : "+v"(c) : "v"(a), "m"(*b));
+  return c;
+}
 #else
 template <typename C>
 inline Vector<C> FmaBroadcast(Vector<C> a, const C* b, Vector<C> c) {
   return Fma(a, Broadcast(*b), c);
+}
+template <typename C>
+inline Vector<C> FnmaBroadcast(Vector<C> a, const C* b, Vector<C> c) {
+  return Fma(-a, Broadcast(*b), c);
 }
 #endif
 
