@@ -26,7 +26,7 @@ help: ## List these commands
 quickstart: build ## Train a small AdderNet, export it, load it elsewhere
 	@echo "Training LeNet-5 without multiplications for $(EPOCHS) epochs."
 	@$(VENV_PYTHON) examples/train_mnist.py --data $(DATA) \
-		--epochs $(EPOCHS) --output runs/quickstart-$(DATA)-$(EPOCHS) \
+		--epochs $(EPOCHS) --runs runs/quickstart-$(EPOCHS) \
 		$(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 test: build ## Run all the tests

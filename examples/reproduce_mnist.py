@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 
+from training import flags
 from training import runs
 
 HERE = pathlib.Path(__file__).parent
@@ -29,11 +30,13 @@ def main():
     )
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--data-dir", help="as in train_mnist.py")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument(
+        "--seeds", type=flags.seed, nargs="+", default=[1, 2, 3]
+    )
+    parser.add_argument("--epochs", type=flags.positive, default=50)
     parser.add_argument(
         "--jobs",
-        type=int,
+        type=flags.positive,
         default=1,
         help="runs at a time, which share the cores (default: %(default)s)",
     )
@@ -67,6 +70,7 @@ def train(output, flags, args):
         return 0
     command = [
         sys.executable,
+        "-u",  # The log is to be read while it grows.
         str(HERE / "train_mnist.py"),
         f"--data={args.data}",
         f"--epochs={args.epochs}",

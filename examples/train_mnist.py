@@ -153,7 +153,7 @@ if __name__ == "__main__":
         main()
     except data_lib.DataUnavailable as error:
         sys.exit(f"{pathlib.Path(__file__).name}: {error} {error.REMEDY}")
-    except loop.SettingsChanged as error:
+    except loop.RunError as error:
         sys.exit(f"{pathlib.Path(__file__).name}: {error}")
     except KeyboardInterrupt:
         sys.exit("\nInterrupted. The same command resumes the run.")

@@ -136,7 +136,8 @@ class AdderConv2DOperation(keras.Operation):
         )
 
     def call(self, inputs, filters):
-        inputs = keras.ops.convert_to_tensor(inputs)
+        if not isinstance(inputs, (tf.SparseTensor, tf.RaggedTensor)):
+            inputs = keras.ops.convert_to_tensor(inputs)
         filters = keras.ops.convert_to_tensor(filters)
         self._check(inputs, filters)
         return _library.keras_adder_adder_conv2d(
@@ -150,14 +151,19 @@ class AdderConv2DOperation(keras.Operation):
     def compute_output_spec(self, inputs, filters):
         self._check(inputs, filters)
         channels_last = self.data_format == "channels_last"
-        spatial = inputs.shape[1:3] if channels_last else inputs.shape[2:4]
-        size = tuple(
-            self._output_size(axis, spatial, filters.shape) for axis in (0, 1)
-        )
+        size = self._output_sizes(inputs, filters)
         channels = (filters.shape[3],)
         shape = size + channels if channels_last else channels + size
         return keras.KerasTensor(
             (inputs.shape[0],) + shape, dtype=self._result_dtype(inputs)
+        )
+
+    def _output_sizes(self, inputs, filters):
+        """Height and width of the result, `None` where they are unknown."""
+        channels_last = self.data_format == "channels_last"
+        spatial = inputs.shape[1:3] if channels_last else inputs.shape[2:4]
+        return tuple(
+            self._output_size(axis, spatial, filters.shape) for axis in (0, 1)
         )
 
     def _output_size(self, axis, spatial, filter_shape):
@@ -167,9 +173,14 @@ class AdderConv2DOperation(keras.Operation):
         stride = self.strides[axis]
         if self.padding == "same":
             return -(-size // stride)
-        if self.padding != "valid":
-            size += sum(self.padding[axis])
         dilated = (kernel - 1) * self.dilation_rate[axis] + 1
+        if self.padding != "valid":
+            if max(self.padding[axis]) > dilated:
+                raise ValueError(
+                    "`padding` must not exceed the dilated filters. Received: "
+                    f"padding={self.padding}, dilated filters of {dilated}"
+                )
+            size += sum(self.padding[axis])
         if size + stride < dilated:
             raise ValueError(
                 "`inputs` must not be smaller than the dilated filters. "
@@ -187,6 +198,7 @@ class AdderConv2DOperation(keras.Operation):
                 "`filters` must have the dtype of `inputs`. Received: "
                 f"inputs of {dtype}, filters of {filters_dtype}"
             )
+        self._output_sizes(inputs, filters)
         channels = inputs.shape[3 if self.data_format == "channels_last" else 1]
         filter_channels, filter_count = filters.shape[2:]
         if channels is None or filter_channels is None or filter_count is None:
@@ -239,6 +251,10 @@ class AdderConv2DOperation(keras.Operation):
 
 
 def _check_tensor(name, tensor):
+    if isinstance(tensor, (tf.SparseTensor, tf.RaggedTensor)):
+        raise ValueError(
+            f"`{name}` must be a dense tensor. Received: {name}={tensor}"
+        )
     dtype = keras.utils.standardize_dtype(tensor.dtype)
     if dtype not in _DTYPES:
         raise ValueError(

@@ -33,8 +33,18 @@ _PACKAGE_DIR = os.path.dirname(os.path.abspath(__file__))
 _LIBRARY = os.path.join(_PACKAGE_DIR, "libkeras_adder_ops.so")
 _BUILD_INFO = os.path.join(_PACKAGE_DIR, "_build_info.json")
 
+# In the source folder Python finds the source before what was installed.
+_IN_SOURCE_FOLDER = os.path.isfile(
+    os.path.join(os.path.dirname(_PACKAGE_DIR), "setup.py")
+)
+
 _HOW_TO_BUILD = (
-    "In the source folder of keras_adder, run `make build` for its own "
+    "This is the source folder of keras_adder: if you have installed it, start "
+    "Python in another folder. Else, "
+    if _IN_SOURCE_FOLDER
+    else "To build them, "
+) + (
+    "in the source folder of keras_adder, run `make build` for its own "
     "environment; for this one, `pip install cmake ninja 'setuptools>=77'` "
     "and `pip install --no-build-isolation --no-deps --force-reinstall .`"
 )

@@ -16,7 +16,7 @@ PROBE_SECONDS = 5
 
 
 class DataUnavailable(Exception):
-    """A data set is neither prepared here nor to be had from the network."""
+    """A data set cannot be read here, nor be had from the network."""
 
     REMEDY = (
         "Pass --data-dir with a folder where it is prepared, or "
@@ -79,7 +79,7 @@ def load(name, data_dir=None, size=None):
 
     Raises:
         DataUnavailable: If it is neither prepared in `data_dir` nor
-            downloadable.
+            downloadable, or what is there cannot be read.
     """
     if name == "auto":
         try:
@@ -195,15 +195,39 @@ def _load_tfds(name, data_dir):
             f"({error}): `pip install tensorflow-datasets importlib_resources`."
         ) from error
 
-    builder = tfds.builder(name, data_dir=data_dir)
-    if not builder.is_prepared():
+    # Damaged files end in whatever the library that parses them raises.
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+        prepared = builder.is_prepared()
+    except Exception as error:
+        raise _unreadable(name, data_dir, error) from error
+    if not prepared:
         _download(builder)
-    return tfds.as_numpy(
-        tuple(
-            builder.as_dataset(split=split, batch_size=-1, as_supervised=True)
-            for split in ("train", "test")
+    try:
+        return tfds.as_numpy(
+            tuple(
+                builder.as_dataset(
+                    split=split, batch_size=-1, as_supervised=True
+                )
+                for split in ("train", "test")
+            )
         )
+    except Exception as error:
+        raise _unreadable(name, builder.data_path, error) from error
+
+
+def _unreadable(name, folder, error):
+    return DataUnavailable(
+        f"{name} cannot be read from "
+        f"{folder or 'the default folder of tensorflow-datasets'} "
+        f"({_cause(error)})."
     )
+
+
+def _cause(error):
+    """An exception in one line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 def _download(builder):
@@ -226,8 +250,6 @@ def _download(builder):
     try:
         builder.download_and_prepare()
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
         raise DataUnavailable(
-            f"{where}, and its download failed ({type(error).__name__}: "
-            f"{reason})."
+            f"{where}, and its download failed ({_cause(error)})."
         ) from error

@@ -10,27 +10,38 @@ A run lives in one folder, and the command that started it resumes it:
 
 import argparse
 import importlib.util
-import json
 import math
 import pathlib
 import re
 import sys
 import time
+import zipfile
 
 import keras
 import keras_adder
 import tensorflow as tf
 
 from training import data as data_lib
+from training import flags
 from training import runs
+
+SETTINGS = "settings.json"
 
 # What has no part in the recipe: where things lie, how much is printed, how
 # many cores there are.
-NOT_SETTINGS = ("data_dir", "output", "restart", "threads", "verbose")
+NOT_SETTINGS = ("data_dir", "output", "restart", "runs", "threads", "verbose")
 
 
-class SettingsChanged(Exception):
+class RunError(Exception):
+    """A run cannot start or go on; the message says why, in one line."""
+
+
+class SettingsChanged(RunError):
     """A folder holds a run that was started with other settings."""
+
+
+class Diverged(RunError):
+    """The loss is no longer a finite number."""
 
 
 def add_arguments(parser, epochs, batch_size, learning_rate, weight_decay):
@@ -59,26 +70,26 @@ def add_arguments(parser, epochs, batch_size, learning_rate, weight_decay):
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument(
         "--epochs",
-        type=_positive,
+        type=flags.positive,
         default=epochs,
         help="in all, also of a run that resumes (default: %(default)s)",
     )
     recipe.add_argument(
         "--batch-size",
-        type=_positive,
+        type=flags.positive,
         default=batch_size,
         help=f"(default: {batch_size or 'depends on the data'})",
     )
     recipe.add_argument(
         "--learning-rate",
-        type=float,
+        type=flags.finite(zero=True),
         default=learning_rate,
         help="of the first epoch; it falls to 0 along a half cosine "
         "(default: %(default)s)",
     )
     recipe.add_argument(
         "--weight-decay",
-        type=float,
+        type=flags.finite(zero=True),
         default=weight_decay,
         help="coupled (l2) weight decay (default: %(default)s)",
     )
@@ -92,11 +103,14 @@ def add_arguments(parser, epochs, batch_size, learning_rate, weight_decay):
         "(default: %(default)s)",
     )
     recipe.add_argument(
-        "--eta", type=float, default=0.2, help="of alr (default: %(default)s)"
+        "--eta",
+        type=flags.finite(zero=False),
+        default=0.2,
+        help="of alr (default: %(default)s)",
     )
     recipe.add_argument(
         "--seed",
-        type=int,
+        type=flags.seed,
         default=1,
         help="of initial weights and of the order of the images "
         "(default: %(default)s)",
@@ -106,8 +120,14 @@ def add_arguments(parser, epochs, batch_size, learning_rate, weight_decay):
     run.add_argument(
         "--output",
         type=pathlib.Path,
-        help="folder of the run (default: one under runs/ whose name tells "
+        help="folder of the run (default: one under --runs whose name tells "
         "model, data and seed). The same command resumes a killed run",
+    )
+    run.add_argument(
+        "--runs",
+        type=pathlib.Path,
+        default=pathlib.Path("runs"),
+        help="where a folder without --output goes (default: %(default)s)",
     )
     run.add_argument(
         "--restart",
@@ -116,7 +136,7 @@ def add_arguments(parser, epochs, batch_size, learning_rate, weight_decay):
     )
     run.add_argument(
         "--threads",
-        type=_positive,
+        type=flags.positive,
         help="threads that one operation may use (default: all cores). Adder "
         "layers compute the same bits with any number, TensorFlow's own "
         "operations do not",
@@ -138,19 +158,33 @@ def limit_threads(threads):
 
 
 def open_run(args):
-    """Opens the folder of a run.
+    """Opens the folder of a run, and leaves what it holds as it is.
 
     Args:
         args: The parsed flags. `output` is filled in if it was not given.
 
     Raises:
+        RunError: If it is no folder that can be written to.
         SettingsChanged: If the folder holds a run with other settings.
     """
     if args.output is None:
-        args.output = pathlib.Path("runs") / run_name(args)
+        args.output = args.runs / run_name(args)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{args.output} cannot be the folder of a run: {error.strerror}. "
+            "Pass another --output."
+        ) from error
+    if not args.restart:
+        _check_settings(args)
+
+
+def start_run(args):
+    """Records the settings, once nothing but training is left to do."""
     if args.restart:
         _forget(args.output)
-    _check_settings(args)
+    runs.write_json(args.output / SETTINGS, settings(args))
 
 
 def run_name(args):
@@ -210,12 +244,17 @@ def train(build_model, data, args):
 
     Returns:
         The trained model.
+
+    Raises:
+        RunError: If the checkpoint cannot be loaded.
+        Diverged: If the loss becomes infinite or NaN.
     """
     keras.utils.set_random_seed(args.seed)
     checkpoints = Checkpoints(args.output / "checkpoints")
-    first_epoch, model = checkpoints.restore()
+    first_epoch, model = (0, None) if args.restart else checkpoints.restore()
     if model is None:
         model = build_model()
+    start_run(args)
     if first_epoch == args.epochs:
         print(f"{args.output}: all {args.epochs} epochs were trained before.")
         return model
@@ -238,6 +277,8 @@ def train(build_model, data, args):
             keras.callbacks.LearningRateScheduler(
                 half_cosine(args.learning_rate, args.epochs)
             ),
+            # Before all that would keep the epoch.
+            Divergence(),
             EpochLog(args.output / "history.csv", first_epoch),
             *_tensorboard(args.output / "tensorboard"),
             # Last, so that the logs of its epochs have been written.
@@ -245,6 +286,19 @@ def train(build_model, data, args):
         ],
     )
     return model
+
+
+class Divergence(keras.callbacks.TerminateOnNaN):
+    """Ends the epoch at the first loss that is not finite, and then the run."""
+
+    def on_epoch_end(self, epoch, logs):
+        for name in ("loss", "val_loss"):
+            if not math.isfinite(logs[name]):
+                raise Diverged(
+                    f"The training diverged: {name} is {logs[name]} in epoch "
+                    f"{epoch + 1}, of which nothing was kept. Pass a lower "
+                    "--learning-rate, and --restart or another --output."
+                )
 
 
 class EpochLog(keras.callbacks.Callback):
@@ -294,7 +348,20 @@ class Checkpoints(keras.callbacks.Callback):
         done = self._epochs()
         if not done:
             return 0, None
-        return max(done), keras.saving.load_model(done[max(done)])
+        path = done[max(done)]
+        try:
+            return max(done), keras.saving.load_model(path)
+        # Whatever Keras, h5py or a layer finds wrong with it.
+        except Exception as error:
+            # Keras calls a file that is not whole one that is not found.
+            cause = "the file is damaged"
+            if zipfile.is_zipfile(path):
+                lines = str(error).strip().splitlines() or [""]
+                cause = f"{type(error).__name__}: {lines[0]}"
+            raise RunError(
+                f"The checkpoint {path} cannot be loaded ({cause}). "
+                "Pass --restart to train afresh, or another --output."
+            ) from error
 
     def on_epoch_end(self, epoch, logs=None):
         earlier = self._epochs()
@@ -330,12 +397,17 @@ def _tensorboard(folder):
 
 
 def _check_settings(args):
-    path = args.output / "settings.json"
-    wanted = settings(args)
+    path = args.output / SETTINGS
     if not path.exists():
-        runs.write_json(path, wanted)
         return
-    held = json.loads(path.read_text("utf-8"))
+    wanted = settings(args)
+    try:
+        held = runs.read_json(path)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} cannot be read ({error}). "
+            "Pass --restart to train afresh, or another --output."
+        ) from error
     changed = sorted(
         name
         for name in wanted.keys() | held.keys()
@@ -355,16 +427,10 @@ def _check_settings(args):
 def _forget(output):
     """Removes what a run would resume from."""
     for path in (
-        output / "settings.json",
-        output / "results.json",
+        output / runs.RESULTS,
         *(output / "checkpoints").glob("*.keras"),
         *(output / "tensorboard").rglob("events.out.tfevents.*"),
+        # Last: while there is a checkpoint it tells whose.
+        output / SETTINGS,
     ):
         path.unlink(missing_ok=True)
-
-
-def _positive(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value

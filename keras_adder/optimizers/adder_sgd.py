@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import warnings
 
 import keras
 import tensorflow as tf
@@ -34,6 +35,7 @@ class AdderSGD(keras.optimizers.SGD):
         if weight_decay is not None:
             weight_decay = check_number("weight_decay", weight_decay, zero=True)
         super().__init__(weight_decay=weight_decay, **kwargs)
+        self._exclusion = None
 
     def build(self, variables):
         """Initialize optimizer variables and remember the adder filters.
@@ -43,6 +45,12 @@ class AdderSGD(keras.optimizers.SGD):
         """
         if self.built:
             return
+        if self._exclusion is not None and self._exclusion.config is not None:
+            config = self._exclusion.config
+            self.exclude_from_weight_decay(
+                var_list=_find_excluded(config, variables),
+                var_names=config["var_names"],
+            )
         super().build(variables)
         # By index, because `update_step()` is given a replica's `tf.Variable`
         # and not the variable that was marked. A frozenset, because Keras and
@@ -65,6 +73,56 @@ class AdderSGD(keras.optimizers.SGD):
         if decay:
             gradient += self.weight_decay * ops.cast(variable, gradient.dtype)
         super().update_step(gradient, variable, learning_rate)
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """Exclude variables from weight decay.
+
+        As in `keras.optimizers.SGD`, except that it becomes part of the
+        config, so that a saved model resumes with it.
+
+        Args:
+            var_list: A list of `Variable`s to exclude from weight decay.
+            var_names: A list of strings. A variable in whose name any of them
+                appears is excluded from weight decay.
+        """
+        var_list, var_names = list(var_list or []), list(var_names or [])
+        super().exclude_from_weight_decay(var_list, var_names)
+        self._exclusion = _Exclusion(var_list, var_names)
+
+    def get_config(self):
+        config = super().get_config()
+        if self._exclusion is not None:
+            config["exclude_from_weight_decay"] = self._exclusion_config()
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Creates an optimizer from its config."""
+        config = dict(config)
+        exclusion = config.pop("exclude_from_weight_decay", None)
+        optimizer = super().from_config(config, custom_objects=custom_objects)
+        if exclusion is not None:
+            # Which variables these are is known when it is built.
+            optimizer._exclusion = _Exclusion(config=exclusion)
+        return optimizer
+
+    def _exclusion_config(self):
+        exclusion = self._exclusion
+        if exclusion.config is not None:
+            return exclusion.config
+        indices = []
+        if self.built:
+            for variable in exclusion.var_list:
+                try:
+                    indices.append(self._get_variable_index(variable))
+                except KeyError:  # It is not trained.
+                    pass
+        return {
+            "var_names": sorted(set(exclusion.var_names)),
+            "var_paths": sorted({_path(v) for v in exclusion.var_list}),
+            "var_indices": sorted(set(indices)),
+            "var_count": len(self._trainable_variables) if self.built else None,
+        }
 
     def rescale_gradient(self, gradient):
         """Rescales the gradient of one adder filter.
@@ -96,6 +154,48 @@ def check_number(name, value, zero=False):
     return float(value)
 
 
+class _Exclusion:
+    """What is excluded from weight decay.
+
+    An object of its own, because Keras and TensorFlow would track a list of
+    variables, or a dict, that is an attribute of the optimizer.
+
+    Args:
+        var_list, var_names: Lists, as given by the user.
+        config: Or else a dict, as restored, until the optimizer is built.
+    """
+
+    def __init__(self, var_list=None, var_names=None, config=None):
+        self.var_list = var_list
+        self.var_names = var_names
+        self.config = config
+
+
+def _find_excluded(config, variables):
+    """The variables of a config's `var_list` among those of a model."""
+    # By index, as Keras restores the momentum. Paths may change by loading:
+    # `sequential/dense/kernel` becomes `dense/kernel`.
+    if config["var_count"] == len(variables):
+        return [variables[index] for index in config["var_indices"]]
+    paths = set(config["var_paths"])
+    found = [variable for variable in variables if _path(variable) in paths]
+    missing = sorted(paths - {_path(variable) for variable in found})
+    if missing:
+        warnings.warn(
+            "Some variables that were excluded from weight decay are not "
+            "among those that the optimizer is built with; call "
+            "`exclude_from_weight_decay()` again before it is built. "
+            f"Not found: {missing}",
+            stacklevel=3,
+        )
+    return found
+
+
+def _path(variable):
+    # A `tf.Variable` has a name alone.
+    return getattr(variable, "path", variable.name)
+
+
 def _to_dense(gradient, variable):
     """Gradient as a dense tensor, at least float32, of the variable's shape."""
     # A half holds neither the square of a small gradient nor the sum of many.
@@ -123,8 +223,8 @@ KEYWORD_ARGS = """momentum: Float in [0, 1]. 0 is plain gradient descent.
             before the momentum. This is the *coupled* (l2) decay of the
             paper's recipes and of PyTorch's SGD; Keras's own optimizers shrink
             the variable by `learning_rate * weight_decay` beside the update.
-            `exclude_from_weight_decay()` works as in Keras. Defaults to
-            `None`.
+            `exclude_from_weight_decay()` works as in Keras, and is saved with
+            the optimizer. Defaults to `None`.
         clipnorm: Float. If set, the gradient of each weight is individually
             clipped so that its norm is no higher than this value. All
             clipping comes before the rescaling; see "Clipping" above.

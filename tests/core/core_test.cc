@@ -239,7 +239,10 @@ void Sweep(int64_t last) {
 
 int main(int count, char** arguments) {
   keras_adder::Sweep(count > 1 ? std::atoll(arguments[1]) : 20);
-  std::printf("%d passed, %d failed\n",
+  for (const keras_adder::KernelSet* set : keras_adder::SupportedKernels()) {
+    std::printf("%s ", set->name);
+  }
+  std::printf("\n%d passed, %d failed\n",
               keras_adder::checks - keras_adder::failures,
               keras_adder::failures);
   return keras_adder::failures == 0 ? 0 : 1;

@@ -1,6 +1,7 @@
 """Builds the compute core with sanitizers and runs its own test driver."""
 
 import pathlib
+import shutil
 import subprocess
 
 import pytest
@@ -10,12 +11,15 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    build = tmp_path_factory.mktemp("core")
-    configure = ["cmake", "-S", ROOT / "tf_ops", "-B", build, "-G", "Ninja"]
+    return build(tmp_path_factory.mktemp("core"), "-DKERAS_ADDER_SANITIZE=ON")
+
+
+def build(folder, *options):
+    configure = ["cmake", "-S", ROOT / "tf_ops", "-B", folder, "-G", "Ninja"]
     target = "keras_adder_core_test"
-    run([*configure, "-DKERAS_ADDER_SANITIZE=ON"])
-    run(["cmake", "--build", build, "--target", target])
-    return build / target
+    run([*configure, *options])
+    run(["cmake", "--build", folder, "--target", target])
+    return folder / target
 
 
 def run(command):
@@ -30,6 +34,23 @@ def test_fast_passes_equal_the_reference_under_sanitizers(driver):
     passed = int(output.split()[-4])
     assert passed > 5000
     assert output.endswith(f"{passed} passed, 0 failed\n")
+
+
+def test_fast_passes_equal_the_reference_on_aarch64(tmp_path):
+    """On an emulator, with the instruction set that is this library's fastest
+    there and the portable code."""
+    for program, package in (
+        ("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu"),
+        ("qemu-aarch64", "qemu-user"),
+    ):
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program}: apt-get install {package}")
+    toolchain = ROOT / "tf_ops" / "cmake" / "aarch64-linux-gnu.cmake"
+    driver = build(tmp_path, f"-DCMAKE_TOOLCHAIN_FILE={toolchain}")
+    output = run(["qemu-aarch64", driver, "3"])
+    passed = int(output.split()[-4])
+    assert passed > 5000
+    assert output.endswith(f"baseline neon \n{passed} passed, 0 failed\n")
 
 
 def test_core_includes_nothing_of_tensorflow():

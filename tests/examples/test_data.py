@@ -145,6 +145,22 @@ def test_a_failed_download_says_so(tmp_path, monkeypatch):
         data_lib.load("mnist", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["mnist", "auto"])
+def test_damaged_data_are_unavailable(name, tmp_path, capsys):
+    folder = tmp_path / "mnist" / "3.0.1"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text("{")
+    if name == "auto":
+        assert data_lib.load(name, tmp_path).name == "digits"
+        message = capsys.readouterr().out
+    else:
+        with pytest.raises(data_lib.DataUnavailable) as raised:
+            data_lib.load(name, tmp_path)
+        message = str(raised.value)
+        assert "\n" not in message
+    assert f"mnist cannot be read from {tmp_path} (ParseError: " in message
+
+
 def test_auto_falls_back_to_the_digits(tmp_path, no_network, capsys):
     data = data_lib.load("auto", tmp_path)
     assert data.name == "digits"

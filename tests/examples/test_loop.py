@@ -1,5 +1,6 @@
 import argparse
 import json
+import zipfile
 
 import keras
 import numpy as np
@@ -92,6 +93,8 @@ def test_names_tell_runs_apart():
 def test_other_settings_are_refused(tmp_path):
     output = f"--output={tmp_path}"
     loop.open_run(arguments(output))
+    assert not list(tmp_path.iterdir())
+    loop.start_run(arguments(output))
     loop.open_run(arguments(output, "--verbose=0", "--threads=1"))
     (tmp_path / "checkpoints").mkdir()
     checkpoint = tmp_path / "checkpoints" / "epoch-0001.keras"
@@ -101,16 +104,73 @@ def test_other_settings_are_refused(tmp_path):
     ):
         loop.open_run(arguments(output, "--seed=2"))
     assert checkpoint.exists()
-    loop.open_run(arguments(output, "--seed=2", "--restart"))
+    restarted = arguments(output, "--seed=2", "--restart")
+    loop.open_run(restarted)
+    assert checkpoint.exists()
+    loop.start_run(restarted)
     assert not checkpoint.exists()
     assert runs.read_json(tmp_path / "settings.json")["seed"] == 2
 
 
-@pytest.mark.parametrize("flags", [["--epochs=0"], ["--batch-size=-1"]])
-def test_flags_are_checked(flags, capsys):
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--epochs=0", "must be at least 1, got 0"),
+        ("--batch-size=-1", "must be at least 1, got -1"),
+        ("--batch-size=1.5", "must be an integer, got 1.5"),
+        ("--threads=0", "must be at least 1"),
+        ("--seed=-1", "must be at least 0, got -1"),
+        ("--seed=5000000000", "must be at most 4294967295, got 5000000000"),
+        ("--eta=-1", "must be a finite number > 0, got -1"),
+        ("--eta=0", "must be a finite number > 0"),
+        ("--eta=inf", "must be a finite number > 0, got inf"),
+        ("--learning-rate=nan", "must be a finite number >= 0, got nan"),
+        ("--learning-rate=-0.1", "must be a finite number >= 0"),
+        ("--weight-decay=x", "must be a finite number >= 0, got x"),
+    ],
+)
+def test_flags_are_checked(flag, message, capsys):
     with pytest.raises(SystemExit):
-        arguments(*flags)
-    assert "must be at least 1" in capsys.readouterr().err
+        arguments(flag)
+    assert f"{flag.split('=')[0]}: {message}" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(loop.RunError, match="file.* cannot be the folder"):
+            loop.open_run(arguments(f"--output={output}"))
+
+
+def test_settings_that_are_damaged_are_refused(tmp_path):
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(loop.RunError, match="cannot be read.*--restart"):
+        loop.open_run(arguments(f"--output={tmp_path}"))
+
+
+def test_the_folder_is_named_after_the_data_at_hand(tmp_path):
+    args = arguments(f"--runs={tmp_path}", "--data=auto")
+    args.data = "mnist"  # What auto came to.
+    loop.open_run(args)
+    assert args.output == tmp_path / "mnist-adder-seed1"
+    assert "runs" not in loop.settings(args)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "epoch-0001.keras"
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        loop.RunError, match=r"epoch-0001.*the file is damaged.*--restart"
+    ) as raised:
+        loop.Checkpoints(tmp_path).restore()
+    assert "\n" not in str(raised.value)
+    # Whole, and of something else.
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("config.json", "{")
+    with pytest.raises(loop.RunError, match=r"\(\w+: .*--restart"):
+        loop.Checkpoints(tmp_path).restore()
 
 
 def test_the_log_drops_epochs_that_are_trained_again(tmp_path):

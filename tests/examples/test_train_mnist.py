@@ -1,5 +1,6 @@
 """Runs the examples themselves, on the embedded digits."""
 
+import argparse
 import json
 import pathlib
 import signal
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+import reproduce_mnist
 import train_mnist  # imports keras_adder, which registers its classes
 from training import runs
 
@@ -146,6 +148,29 @@ def test_a_killed_run_resumes_to_the_same_bits(reproduced, tmp_path):
         for folder in (whole, output)
     ]
     assert histories[0] == histories[1]
+
+
+def test_divergence_is_told_and_not_kept(tmp_path):
+    words = ("--data=digits", "--epochs=2", "--learning-rate=1e30")
+    process = run("train_mnist.py", *words, "--output=run", cwd=tmp_path)
+    assert process.returncode == 1
+    last = process.stderr.splitlines()[-1]
+    assert last.startswith("train_mnist.py: The training diverged: loss is ")
+    assert "--learning-rate" in last
+    assert "Traceback" not in process.stderr
+    assert "Epoch 2/2" not in process.stdout
+    kept = {path.name for path in (tmp_path / "run").iterdir()}
+    assert kept <= {"settings.json", "tensorboard"}
+
+
+def test_the_log_of_a_run_grows_while_it_trains(tmp_path, monkeypatch):
+    (tmp_path / "train_mnist.py").write_text(
+        "import sys\nprint('Epoch 1')\n"
+        f"sys.exit('Epoch 1' not in open({str(tmp_path / 'log.txt')!r}).read())"
+    )
+    monkeypatch.setattr(reproduce_mnist, "HERE", tmp_path)
+    args = argparse.Namespace(data="digits", epochs=1, data_dir=None, jobs=1)
+    assert reproduce_mnist.train(tmp_path, [], args) == 0
 
 
 def test_a_difference_is_a_failure(reproduced, tmp_path):

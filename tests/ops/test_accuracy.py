@@ -55,6 +55,17 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("kernel", [11, 31, 64])
+def test_promise_for_constants_under_large_kernels(kernel):
+    """The same rounding error a hundred thousand times over."""
+    for x, f in ((0.1, 0.77), (0.3, 0.9), (1.1, 0.7)):
+        x = np.full((1, kernel, kernel, 16), x, "float32")
+        f = np.full((kernel, kernel, 16, 1), f, "float32")
+        y = adder_conv2d(x, f).numpy().item()
+        exact = oracle.adder_conv2d(x, f).item()
+        assert abs(y - exact) <= PROMISE * abs(exact)
+
+
 @pytest.mark.parametrize("channels", [3, 32, 256])
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("name", CASES)

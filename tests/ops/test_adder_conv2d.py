@@ -342,6 +342,24 @@ class TestNotFinite:
             self.same(actual_dx, exact_dx)
             self.same(actual_df, exact_df)
 
+    def test_infinities_that_meet_where_no_output_is(self):
+        x, f = np.zeros((1, 3, 3, 1), "f"), np.zeros((3, 3, 1, 1), "f")
+        x[0, 0, 0, 0] = f[2, 2] = np.inf
+        g = np.ones((1, 1, 1, 1), "f")
+        dx = _library.keras_adder_adder_conv2d_backprop_input(
+            x, f, g, strides=[1] * 4, padding="VALID"
+        )
+        self.same(dx, oracle.adder_conv2d_input_gradient(x, f, g))
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_distances_of_large_numbers_that_do_not_overflow(self, dtype):
+        largest = np.finfo(dtype).max
+        x = tf.constant([[[[-0.6 * largest]]]], dtype)
+        for factor in (0.6, 0.58, 0.1, -0.3):
+            f = tf.constant([[[[-factor * largest]]]], dtype)
+            y = adder_conv2d(x, f).numpy()
+            assert np.array_equal(y, -np.abs(x.numpy() - f.numpy()))
+
     @staticmethod
     def same(actual, exact):
         actual = Case.double(actual)
@@ -702,6 +720,7 @@ class TestSecondDerivative:
         (dict(padding=((1, 1),)), "`padding` must be"),
         (dict(padding=((-1, 1), (0, 0))), "`padding` must be"),
         (dict(data_format="NHWC"), "`data_format` must be"),
+        (dict(padding=((9, 0), (0, 0))), "`padding` must not exceed"),
         (dict(filter_gradient="exact"), "`filter_gradient` must be one of"),
         (dict(output_dtype="float16"), "`output_dtype` must be"),
         (dict(inputs=tf.ones((4, 4, 2))), "`inputs` must be a tensor of rank 4"),
@@ -725,7 +744,48 @@ def test_wrong_arguments_are_named(change, message):
 
 def test_too_small_an_input_is_an_error_everywhere():
     f = tf.ones((5, 5, 2, 3))
+    for x in (tf.ones((1, 3, 9, 2)), keras.Input((3, 9, 2))):
+        with pytest.raises(ValueError, match="must not be smaller"):
+            adder_conv2d(x, f)
+
+    @tf.function(input_signature=[tf.TensorSpec((1, None, None, 2))])
+    def unknown_size(x):
+        return adder_conv2d(x, f)
+
     with pytest.raises(tf.errors.InvalidArgumentError, match="negative height"):
-        adder_conv2d(tf.ones((1, 3, 9, 2)), f)
-    with pytest.raises(ValueError, match="must not be smaller"):
-        adder_conv2d(keras.Input((3, 9, 2)), f)
+        unknown_size(tf.ones((1, 3, 9, 2)))
+
+
+def test_channels_are_checked_when_a_graph_is_traced():
+    x, f = tf.TensorSpec((None, 8, 8, 4)), tf.TensorSpec((3, 3, 3, 2))
+
+    @tf.function(input_signature=[x, f], autograph=False)
+    def raw(x, f):
+        return _library.keras_adder_adder_conv2d(
+            x, f, output_type=tf.float32, strides=[1] * 4, padding="SAME"
+        )
+
+    with pytest.raises(ValueError, match="must divide the input's channels"):
+        raw.get_concrete_function()
+
+
+def test_large_kernels_and_strides_take_little_memory():
+    """Plans grow with the sum of the filters' sides, not with their product."""
+    code = (
+        "import resource, tensorflow as tf\n"
+        "from keras_adder.ops import _library as l\n"
+        "k, s = 1500, [1, 1500, 1500, 1]\n"
+        "x, f = tf.zeros((1, k, k, 1)), tf.zeros((k, k, 1, 1))\n"
+        "g = tf.ones((1, 1, 1, 1))\n"
+        "def peak():\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10\n"
+        "before = peak()\n"
+        "l.keras_adder_adder_conv2d_backprop_input(\n"
+        "    x, f, g, strides=s, padding='VALID')\n"
+        "print(peak() - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    # Megabytes; filters of one channel are packed into lanes of sixteen.
+    assert int(done.stdout) < 16 * 1500 * 1500 * 4 / 2**20 + 200

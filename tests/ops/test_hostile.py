@@ -113,7 +113,8 @@ def call(i):
         values.append(tf.cast(rng.normal(size=g), output))
     special = pick(None, None, None, float("nan"), float("inf"), 3e38)
     if special is not None:
-        values[0] = values[0] * tf.cast(special, dtype)
+        which = rng.integers(len(values))
+        values[which] = values[which] * tf.cast(special, values[which].dtype)
 
     def run(*tensors):
         return OPS[name](*tensors, **attributes)

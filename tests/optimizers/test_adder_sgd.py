@@ -696,6 +696,73 @@ def test_resuming_from_a_saved_model_is_bitwise_equal(tmp_path, rate, scaled):
     )
 
 
+@both
+@pytest.mark.parametrize("by", ["var_list", "var_names"])
+def test_resuming_keeps_what_weight_decay_excludes(tmp_path, cls, by):
+    path, (x, y) = tmp_path / "model.keras", data()
+
+    def built(exclude):
+        keras.utils.set_random_seed(0)
+        # Without an input: the paths of its variables change by loading.
+        result = keras.Sequential(
+            [keras.layers.Dense(4), Distance(3), keras.layers.Dense(2)]
+        )
+        result(x)
+        optimizer = cls(0.01, weight_decay=0.5)
+        if exclude and by == "var_list":
+            excluded = [result.layers[0].bias, result.layers[1].kernel]
+            optimizer.exclude_from_weight_decay(var_list=excluded)
+        elif exclude:
+            optimizer.exclude_from_weight_decay(var_names=["kernel", "xyz"])
+        result.compile(optimizer, loss="mse", jit_compile=False)
+        fit(result, x, y)
+        return result
+
+    trained, decayed = built(True), built(False)
+    assert relative_error(decayed.weights[2], trained.weights[2]) > 0
+    trained.save(path)
+    fit(trained, x, y)
+
+    for _ in range(2):  # And what was resumed is saved like any other.
+        resumed = keras.saving.load_model(path)
+        resumed.save(path)
+    count = len(resumed.optimizer.variables)
+    fit(resumed, x, y)
+    assert len(resumed.optimizer.variables) == count == 2 + 5
+    assert_equal(arrays(resumed.weights), arrays(trained.weights))
+
+
+@both
+def test_config_holds_what_weight_decay_excludes(cls):
+    variables = pair()
+    optimizer = cls(weight_decay=0.5)
+    assert "exclude_from_weight_decay" not in optimizer.get_config()
+    optimizer.exclude_from_weight_decay(variables[:1], var_names=["bias"])
+    for build in (False, True):
+        if build:
+            optimizer.build(variables)
+        config = optimizer.get_config()
+        serialized = json.dumps(keras.optimizers.serialize(optimizer))
+        copy = keras.optimizers.get(json.loads(serialized))
+        assert copy.get_config() == config
+        assert cls.from_config(config).get_config() == config
+        # Before it is built, by path; afterwards by index too.
+        copies = pair()
+        before = arrays(copies)
+        plain = {"learning_rate": 1.0, "momentum": 0.0}
+        copy = cls.from_config({**config, **plain})
+        copy.apply([tf.zeros(v.shape) for v in copies], copies)
+        assert_equal(arrays(copies), [before[0], before[1] * 0.5])
+
+
+def test_excluded_variables_that_are_gone_are_told():
+    optimizer = ALR(weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(pair()[:1])
+    optimizer = ALR.from_config(optimizer.get_config())
+    with pytest.warns(UserWarning, match=r"again before.*Not found: \['other"):
+        optimizer.build([variable(np.ones(3), name="bias")])
+
+
 def test_resuming_from_a_checkpoint_is_bitwise_equal(tmp_path):
     x, y = data()
     trained = model(optimizer=ALR(0.01, weight_decay=5e-4))

@@ -18,7 +18,7 @@ AxisPlan PlanAxis(std::vector<AxisTap> taps, int64_t step, int64_t length) {
   plan.step = step;
   plan.length = length;
   plan.taps = std::move(taps);
-  plan.tap_slot.resize(plan.taps.size());
+  for (const AxisTap& tap : plan.taps) plan.tap_slots.push_back({0, tap.tap});
 
   // Taps by residue, and within one in the order of their shifts, so that a
   // run of slots grows only forwards.
@@ -37,12 +37,12 @@ AxisPlan PlanAxis(std::vector<AxisTap> taps, int64_t step, int64_t length) {
         const int64_t ahead = (shift - run.shift) / step;
         if (ahead <= run.count) {  // overlaps the run or continues it
           run.count = std::max(run.count, ahead + length);
-          plan.tap_slot[members[i]] = run.first + ahead;
+          plan.tap_slots[members[i]].slot = run.first + ahead;
           plan.slots = run.first + run.count;
           continue;
         }
       }
-      plan.tap_slot[members[i]] = plan.slots;
+      plan.tap_slots[members[i]].slot = plan.slots;
       plan.segments.push_back({plan.slots, length, shift});
       plan.slots += length;
     }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/geometry.h"
+#include "core/kernels/kernels.h"
 
 namespace keras_adder {
 
@@ -37,7 +38,7 @@ struct AxisPlan {
   int64_t slots = 0;
   std::vector<Segment> segments;
   std::vector<AxisTap> taps;
-  std::vector<int64_t> tap_slot;  // of destination 0, parallel to taps
+  std::vector<TapSlot> tap_slots;  // of destination 0, parallel to taps
 };
 
 AxisPlan PlanAxis(std::vector<AxisTap> taps, int64_t step, int64_t length);

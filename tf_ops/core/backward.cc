@@ -17,11 +17,6 @@ constexpr int64_t kBandPixels = 128;
 // Bytes of a tile's inputs, and again of their gradients: together a good part
 // of the second-level cache.
 constexpr int64_t kTileBytes = 288 << 10;
-constexpr int64_t kThreadWork = 1 << 17;
-
-int64_t RoundUp(int64_t value, int64_t multiple) {
-  return CeilDiv(value, multiple) * multiple;
-}
 
 // Whether every position of the axis has a slot when the plan starts at 0.
 bool CoversAxis(const AxisPlan& plan, int64_t size) {
@@ -65,10 +60,10 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
            CeilDiv(output_.height, block_rows_) *
            CeilDiv(output_.width, block_columns_);
   partials_ = PartialFilters(filters_, element_, filters_.units(), tiles_);
-  const int64_t work =
-      geometry.output_size() * original.kernel_taps() * geometry.group_in();
-  threads_ = static_cast<int>(
-      std::clamp<int64_t>(work / kThreadWork, 1, std::max(threads_, 1)));
+  threads_ = UsefulThreads(
+      threads,
+      geometry.output_size() * original.kernel_taps() * geometry.group_in(),
+      partials_.chunks() * filters_.units());
 }
 
 // Tiles must not overlap in the input: an axis is cut only where the filters
@@ -216,8 +211,8 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t plane, bool finite,
       for (int64_t i = 0; i < height_.kernel; ++i) {
         for (int64_t j = 0; j < width_.kernel; ++j) {
           const int64_t slot =
-              (input_rows_.tap_slot[i] + row) * input_columns_.slots +
-              input_columns_.tap_slot[j];
+              (input_rows_.tap_slots[i].slot + row) * input_columns_.slots +
+              input_columns_.tap_slots[j].slot;
           const int64_t tap =
               q * filters_.source_plane_stride(1) +
               (i * width_.kernel + j) * filters_.tap_stride(1);

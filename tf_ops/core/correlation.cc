@@ -9,35 +9,28 @@ namespace keras_adder {
 namespace internal {
 namespace {
 
-// A unit handles about this many destination pixels, so that packed filters,
-// which stream through the cache once a unit, are used often.
-constexpr int64_t kUnitPixels = 256;
+// A unit handles about this many bytes of totals, so that packed filters, which
+// stream through the cache once a unit, are used often, and no more than this
+// many pixels.
+constexpr int64_t kTotalsBytes = 128 << 10;
+constexpr int64_t kUnitPixels = 1024;
 // Columns of a block where rows overlap (filters taller than one pixel): wide
 // enough for any kernel, narrow enough that several rows share their sources.
 constexpr int64_t kUnitColumns = 64;
-// Destination planes of a unit: with kUnitPixels, totals of at most 128 KiB.
+// Destination planes of a unit.
 constexpr int64_t kUnitPlanes = 8;
 // Bytes of a unit's source tile: a fraction of a core's second-level cache.
 constexpr int64_t kTileBytes = 256 << 10;
-// Terms summed in registers before they are added to the totals.
-constexpr int64_t kChainTerms = 256;
-// Differences below which a second thread costs more than it saves.
-constexpr int64_t kThreadWork = 1 << 17;
+// Terms summed in registers before they are added to the totals, about: every
+// term of a chain rounds, so short chains are accurate ones.
+constexpr int64_t kChainTerms = 160;
 
 int64_t Spread(int64_t count, int64_t most) {
   return CeilDiv(count, CeilDiv(count, most));
 }
 
-int64_t RoundUp(int64_t value, int64_t multiple) {
-  return CeilDiv(value, multiple) * multiple;
-}
-
 int MaxPlanes(const KernelSet& set, int64_t element) {
   return element == sizeof(double) ? set.f64.max_planes : set.f32.max_planes;
-}
-
-AxisPlan Consecutive(int64_t residue, int64_t step, int64_t length) {
-  return PlanAxis({{0, residue}}, step, length);
 }
 
 }  // namespace
@@ -66,9 +59,7 @@ CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
   source_ = forward ? input : output;
   destination_ = forward ? output : input;
   destination_size_ = forward ? geometry.output_size() : geometry.input_size();
-  empty_ = destination_size_ == 0;
-  partial_ = false;
-  if (empty_) return;
+  if (destination_size_ == 0) return;
 
   std::vector<Phase> rows, columns;
   if (forward) {
@@ -86,49 +77,81 @@ CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
     partial_ = true;
     return;
   }
+  ChooseTerms(rows.size() * columns.size());
   ChooseBlocks(rows, columns);
-  for (const Phase& row : rows) {
-    for (const Phase& column : columns) AddPhase(row, column);
+  for (const Phase& phase : rows) {
+    row_phases_.push_back(PlanPhase(phase, height_, block_rows_));
+  }
+  for (const Phase& phase : columns) {
+    column_phases_.push_back(PlanPhase(phase, width_, block_columns_));
+  }
+  SizeScratch();
+}
+
+// In the forward pass, sums of sources and filters belong to each of the terms,
+// so taps are named by them too; the input gradient's phases have taps of their
+// own and take all of them at once.
+void CorrelationPlan::ChooseTerms(int64_t phases) {
+  const int64_t source_planes = Planes(source_.channels);
+  Terms most{0, 0, 0, height_.kernel, 0, width_.kernel};
+  if (pass_ == Pass::kForward) {
+    most.columns = Spread(width_.kernel, kChainTerms / kLanes);
+    most.rows = Spread(
+        height_.kernel,
+        std::max<int64_t>(1, kChainTerms / (kLanes * most.columns)));
+  }
+  const int64_t taps = CeilDiv(most.rows * most.columns, phases);
+  most.planes =
+      std::clamp<int64_t>(kChainTerms / (taps * kLanes), 1, source_planes);
+  for (int64_t plane = 0; plane < source_planes; plane += most.planes) {
+    for (int64_t row = 0; row < height_.kernel; row += most.rows) {
+      for (int64_t column = 0; column < width_.kernel;
+           column += most.columns) {
+        terms_.push_back({plane, std::min(most.planes, source_planes - plane),
+                          row, std::min(most.rows, height_.kernel - row),
+                          column,
+                          std::min(most.columns, width_.kernel - column)});
+      }
+    }
   }
 }
 
 int64_t CorrelationPlan::SourceSlots(const Phase& rows,
                                      const Phase& columns) const {
-  const int64_t step_rows = pass_ == Pass::kForward ? height_.stride : 1;
-  const int64_t step_columns = pass_ == Pass::kForward ? width_.stride : 1;
-  return PlanAxis(rows.taps, step_rows, block_rows_).slots *
-         PlanAxis(columns.taps, step_columns, block_columns_).slots *
+  return PlanPhase(rows, height_, block_rows_).source.slots *
+         PlanPhase(columns, width_, block_columns_).source.slots *
          block_images_;
 }
 
-int64_t CorrelationPlan::UnitsOf(int64_t row_count,
-                                 int64_t column_count) const {
+int64_t CorrelationPlan::UnitsOfPhase(int64_t rows, int64_t columns) const {
   return CeilDiv(destination_.batch, block_images_) * groups_ *
-         CeilDiv(row_count, block_rows_) *
-         CeilDiv(column_count, block_columns_) * parts_.size();
+         CeilDiv(rows, block_rows_) * CeilDiv(columns, block_columns_) *
+         parts_.size();
 }
 
-// Blocks are a matter of speed and memory alone: no result depends on them.
+// Blocks are a matter of speed and memory alone: no result depends on them. All
+// phases share them, and the first is the longest.
 void CorrelationPlan::ChooseBlocks(const std::vector<Phase>& rows,
                                    const std::vector<Phase>& columns) {
   const int64_t row_count = rows[0].count;
   const int64_t column_count = columns[0].count;
   const int64_t phases = rows.size() * columns.size();
-  const int64_t taps = CeilDiv(filter_taps_, phases);
-  pass_planes_ = std::clamp<int64_t>(kChainTerms / (taps * kLanes), 1,
-                                     Planes(source_.channels));
 
-  parts_ = DealPlanes(filters_.blocks().size(),
-                      std::max<int64_t>(1, kUnitPlanes /
-                                               filters_.blocks()[0].planes));
+  const std::vector<PlaneBlock>& blocks = filters_.blocks();
+  parts_ = DealPlanes(blocks.size(),
+                      std::max<int64_t>(1, kUnitPlanes / blocks[0].planes));
+  const int64_t planes =
+      std::min(Planes(destination_.channels), kUnitPlanes);
+  const int64_t pixels =
+      std::min(kUnitPixels, kTotalsBytes / (planes * kLanes * element_));
   const bool overlap = rows[0].taps.size() > 1 && row_count > 1;
   block_columns_ =
-      Spread(column_count, overlap ? kUnitColumns : kUnitPixels);
-  block_rows_ = Spread(
-      row_count, std::max<int64_t>(1, kUnitPixels / block_columns_));
+      Spread(column_count, overlap ? std::min(kUnitColumns, pixels) : pixels);
+  block_rows_ =
+      Spread(row_count, std::max<int64_t>(1, pixels / block_columns_));
   block_images_ =
       Spread(destination_.batch,
-             std::max<int64_t>(1, kUnitPixels / (block_columns_ * block_rows_)));
+             std::max<int64_t>(1, pixels / (block_columns_ * block_rows_)));
 
   const auto halve = [](int64_t* size) { *size = CeilDiv(*size, 2); };
   const auto shrink = [&]() {
@@ -137,24 +160,24 @@ void CorrelationPlan::ChooseBlocks(const std::vector<Phase>& rows,
     if (block_columns_ > 1) return halve(&block_columns_), true;
     return false;
   };
-  while (SourceSlots(rows[0], columns[0]) * pass_planes_ * kLanes * element_ >
+  while (SourceSlots(rows[0], columns[0]) * terms_[0].planes * kLanes *
+                 element_ >
              kTileBytes &&
          shrink()) {
   }
 
-  // Enough units for all threads, and no threads for a handful of differences.
-  const int64_t work = destination_size_ * filter_taps_ * source_.channels /
-                       std::max<int64_t>(1, phases);
-  threads_ = static_cast<int>(std::clamp<int64_t>(
-      work / kThreadWork, 1, std::max(threads_, 1)));
+  // Enough units for all threads.
+  const int64_t work = destination_size_ / phases * filter_taps_ *
+                       source_.channels;
+  threads_ = UsefulThreads(threads_, work, work);
   while (threads_ > 1 &&
-         phases * UnitsOf(row_count, column_count) < 4 * threads_) {
+         phases * UnitsOfPhase(row_count, column_count) < 4 * threads_) {
     if (block_images_ > 1) {
       halve(&block_images_);
     } else if (block_rows_ > 4) {
       halve(&block_rows_);
     } else if (parts_[0].planes > 1) {
-      parts_ = DealPlanes(filters_.blocks().size(), parts_[0].planes - 1);
+      parts_ = DealPlanes(blocks.size(), parts_[0].planes - 1);
     } else if (block_columns_ > 32) {
       halve(&block_columns_);
     } else if (block_rows_ > 1) {
@@ -163,74 +186,59 @@ void CorrelationPlan::ChooseBlocks(const std::vector<Phase>& rows,
       break;
     }
   }
+  phase_units_ = UnitsOfPhase(row_count, column_count);
+  units_ = phases * phase_units_;
+  threads_ = UsefulThreads(threads_, work, units_);
 }
 
-void CorrelationPlan::AddPhase(const Phase& rows, const Phase& columns) {
+CorrelationPlan::AxisPhase CorrelationPlan::PlanPhase(const Phase& phase,
+                                                      const Axis& axis,
+                                                      int64_t length) const {
   const bool forward = pass_ == Pass::kForward;
-  PhasePlan phase;
-  phase.source_rows =
-      PlanAxis(rows.taps, forward ? height_.stride : 1, block_rows_);
-  phase.source_columns =
-      PlanAxis(columns.taps, forward ? width_.stride : 1, block_columns_);
-  phase.rows =
-      Consecutive(rows.residue, forward ? 1 : height_.stride, block_rows_);
-  phase.columns =
-      Consecutive(columns.residue, forward ? 1 : width_.stride, block_columns_);
-  phase.row_count = rows.count;
-  phase.column_count = columns.count;
-  for (const PlaneBlock& block : filters_.blocks()) {
-    std::vector<Tap>& taps = phase.taps[block.planes];
-    if (!taps.empty()) continue;
-    for (size_t i = 0; i < rows.taps.size(); ++i) {
-      for (size_t j = 0; j < columns.taps.size(); ++j) {
-        const int64_t slot =
-            phase.source_rows.tap_slot[i] * phase.source_columns.slots +
-            phase.source_columns.tap_slot[j];
-        const int64_t tap =
-            rows.taps[i].tap * width_.kernel + columns.taps[j].tap;
-        taps.push_back(
-            {slot * kLanes, tap * filters_.tap_stride(block.planes)});
-      }
-    }
-  }
-  phase.first_unit = units_;
-  units_ += UnitsOf(rows.count, columns.count);
+  return {PlanAxis(phase.taps, forward ? axis.stride : 1, length),
+          PlanAxis({{0, phase.residue}}, forward ? 1 : axis.stride, length),
+          phase.count};
+}
 
-  const int64_t source_slots = phase.source_rows.slots *
-                               phase.source_columns.slots * block_images_;
-  const int64_t slots = block_images_ * block_rows_ * block_columns_;
+void CorrelationPlan::SizeScratch() {
+  const auto most_slots = [](const std::vector<AxisPhase>& phases) {
+    int64_t most = 0;
+    for (const AxisPhase& phase : phases) {
+      most = std::max(most, phase.source.slots);
+    }
+    return most;
+  };
+  const int64_t slots =
+      most_slots(row_phases_) * most_slots(column_phases_) * block_images_;
   int64_t planes = 0;
   for (const PlaneBlock& part : parts_) {
-    int64_t count = 0;
-    for (int i = 0; i < part.planes; ++i) {
-      count += filters_.blocks()[part.first + i].planes;
-    }
-    planes = std::max(planes, count);
+    const PlaneBlock& first = filters_.blocks()[part.first];
+    const PlaneBlock& last = filters_.blocks()[part.first + part.planes - 1];
+    planes = std::max(planes, last.first + last.planes - first.first);
   }
-  scratch_.source =
-      std::max(scratch_.source, source_slots * pass_planes_ * kLanes);
-  scratch_.totals = std::max(scratch_.totals, slots * planes * kLanes);
-  if (forward) {
-    scratch_.slots = source_slots;
-    scratch_.pixels = slots;
+  scratch_.source = slots * terms_[0].planes * kLanes;
+  scratch_.totals = block_slots() * planes * kLanes;
+  if (pass_ == Pass::kForward) {
+    // Kernels that sum up slots may touch so many more.
+    scratch_.source += kLanes * kLanes;
+    scratch_.slots = slots + kLanes;
+    scratch_.pixels = block_slots() + kLanes;
   } else {
     scratch_.centre = scratch_.totals;
   }
-  phases_.push_back(std::move(phase));
 }
 
-// Packed filters and, in the forward pass, two sums for each pass over source
-// planes and each destination lane.
+// Packed filters and, in the forward pass, two sums for each of the terms and
+// each destination lane.
 int64_t CorrelationPlan::filters_elements() const {
-  const int64_t sums = pass_ == Pass::kForward
-                           ? 2 * FilterSumsOffset(groups_, 0)
-                           : 0;
+  const int64_t sums =
+      pass_ == Pass::kForward ? 2 * FilterSumsOffset(groups_, 0) : 0;
   return RoundUp(filters_.size() + sums, kWorkspaceAlignment / element_);
 }
 
 int64_t CorrelationPlan::FilterSumsOffset(int64_t group, int64_t plane) const {
-  const int64_t passes = CeilDiv(Planes(source_.channels), pass_planes_);
-  return (group * Planes(destination_.channels) + plane) * passes * kLanes;
+  return (group * Planes(destination_.channels) + plane) *
+         static_cast<int64_t>(terms_.size()) * kLanes;
 }
 
 int64_t CorrelationPlan::workspace_bytes() const {
@@ -241,33 +249,35 @@ int64_t CorrelationPlan::workspace_bytes() const {
          element_;
 }
 
-const CorrelationPlan::PhasePlan& CorrelationPlan::PhaseOf(
-    int64_t unit) const {
-  const auto next = std::upper_bound(
-      phases_.begin(), phases_.end(), unit,
-      [](int64_t u, const PhasePlan& phase) { return u < phase.first_unit; });
-  return *(next - 1);
-}
-
-// Parts vary slowest but for images, so that neighbouring units share sources.
-BlockOrigin CorrelationPlan::OriginOf(const PhasePlan& phase, int64_t index,
-                                      int64_t* part) const {
+// Parts vary fastest, so that neighbouring units share sources. In phases that
+// are shorter than the first, a unit may have no rows or no columns.
+CorrelationPlan::Unit CorrelationPlan::UnitAt(int64_t index) const {
   const auto take = [&index](int64_t count) {
     const int64_t digit = index % count;
     index /= count;
     return digit;
   };
-  BlockOrigin at;
-  *part = take(parts_.size());
-  at.column = take(CeilDiv(phase.column_count, block_columns_)) *
+  const int64_t phase = index / phase_units_;
+  index %= phase_units_;
+  Unit unit;
+  unit.rows = &row_phases_[phase / column_phases_.size()];
+  unit.columns = &column_phases_[phase % column_phases_.size()];
+  unit.blocks = parts_[take(parts_.size())];
+  const PlaneBlock& first = filters_.blocks()[unit.blocks.first];
+  const PlaneBlock& last =
+      filters_.blocks()[unit.blocks.first + unit.blocks.planes - 1];
+  unit.first_plane = first.first;
+  unit.planes = last.first + last.planes - first.first;
+  BlockOrigin& at = unit.at;
+  at.column = take(CeilDiv(column_phases_[0].count, block_columns_)) *
               block_columns_;
-  at.row = take(CeilDiv(phase.row_count, block_rows_)) * block_rows_;
+  at.row = take(CeilDiv(row_phases_[0].count, block_rows_)) * block_rows_;
   at.group = take(groups_);
   at.image = index * block_images_;
-  at.columns = std::min(block_columns_, phase.column_count - at.column);
-  at.rows = std::min(block_rows_, phase.row_count - at.row);
+  at.columns = std::min(block_columns_, unit.columns->count - at.column);
+  at.rows = std::min(block_rows_, unit.rows->count - at.row);
   at.images = std::min(block_images_, destination_.batch - at.image);
-  return at;
+  return unit;
 }
 
 template <typename Source, typename Filter, typename Destination>
@@ -275,7 +285,7 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
                           const Filter* filters, const Filter* centre,
                           Destination* destination, void* workspace) const {
   using C = typename ComputeType<Filter>::type;
-  if (empty_) return;
+  if (destination_size_ == 0) return;
   if (partial_) {
     std::memset(destination, 0, destination_size_ * sizeof(Destination));
   }
@@ -285,9 +295,11 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
   C* const scratch = packed.packed + filters_elements();
   const int64_t scratch_stride =
       RoundUp(scratch_.total(), kWorkspaceAlignment / sizeof(C));
-  ForEachUnit(pool, units_, threads_, [&](int64_t unit, int worker_number) {
+  ForEachUnit(pool, units_, threads_, [&](int64_t index, int number) {
+    const Unit unit = UnitAt(index);
+    if (unit.at.rows <= 0 || unit.at.columns <= 0) return;
     Worker<C> worker;
-    worker.source = scratch + worker_number * scratch_stride;
+    worker.source = scratch + number * scratch_stride;
     worker.totals = worker.source + scratch_.source;
     worker.centre = worker.totals + scratch_.totals;
     worker.slot_sums = worker.centre + scratch_.centre;
@@ -311,14 +323,12 @@ CorrelationPlan::Filters<C> CorrelationPlan::PackFilters(
   ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
     if (!filters_.Pack(set_, filters, unit, result.packed)) finite = false;
     if (pass_ != Pass::kForward) return;
-    const int64_t group = unit / filters_.blocks().size();
-    const PlaneBlock& block = filters_.blocks()[unit % filters_.blocks().size()];
-    int64_t offset = FilterSumsOffset(group, block.first);
-    const int64_t source_planes = Planes(source_.channels);
-    for (int64_t plane = 0; plane < source_planes; plane += pass_planes_) {
-      filters_.Sum(result.packed, unit, plane,
-                   std::min(pass_planes_, source_planes - plane),
-                   result.sums + offset, result.magnitudes + offset);
+    const int64_t blocks = filters_.blocks().size();
+    const PlaneBlock& block = filters_.blocks()[unit % blocks];
+    int64_t offset = FilterSumsOffset(unit / blocks, block.first);
+    for (const Terms& terms : terms_) {
+      filters_.Sum(result.packed, unit, terms, result.sums + offset,
+                   result.magnitudes + offset);
       offset += block.planes * kLanes;
     }
   });
@@ -327,151 +337,148 @@ CorrelationPlan::Filters<C> CorrelationPlan::PackFilters(
 }
 
 template <typename C, typename Source, typename Filter, typename Destination>
-void CorrelationPlan::RunUnit(int64_t unit, const Source* source,
-                              const Filters<C>& filters,
-                              const Filter* centre, Destination* destination,
+void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
+                              const Filters<C>& filters, const Filter* centre,
+                              Destination* destination,
                               const Worker<C>& worker) const {
-  const PhasePlan& phase = PhaseOf(unit);
-  int64_t part;
-  BlockOrigin at = OriginOf(phase, unit - phase.first_unit, &part);
-  const PlaneBlock& first = filters_.blocks()[parts_[part].first];
-  const PlaneBlock& last = filters_.blocks()[parts_[part].first +
-                                             parts_[part].planes - 1];
-  const int64_t planes = last.first + last.planes - first.first;
-  const int64_t slots = block_images_ * block_rows_ * block_columns_;
-  std::memset(worker.totals, 0, slots * planes * kLanes * sizeof(C));
+  const BlockOrigin& at = unit.at;
+  const int64_t total_plane = block_slots() * kLanes;
+  std::memset(worker.totals, 0, total_plane * unit.planes * sizeof(C));
   bool careful = false;
   if (pass_ == Pass::kInputGradient) {
+    PackTile(set_, centre, destination_, unit.rows->destination,
+             unit.columns->destination, at, unit.first_plane, unit.planes,
+             total_plane, worker.centre);
     careful = !filters.finite;
-    PackTile(set_, centre, destination_, phase.rows, phase.columns, at,
-             first.first, planes, slots * kLanes, worker.centre);
-    const int64_t filled =
-        at.images * block_rows_ * block_columns_ * kLanes;
-    for (int64_t p = 0; p < planes && !careful; ++p) {
-      careful = !AllFinite(worker.centre + p * slots * kLanes, filled);
+    const int64_t filled = at.images * block_rows_ * block_columns_ * kLanes;
+    for (int64_t p = 0; p < unit.planes && !careful; ++p) {
+      careful = !AllFinite(worker.centre + p * total_plane, filled);
     }
   }
-  const int64_t source_plane = phase.source_rows.slots *
-                               phase.source_columns.slots * block_images_ *
-                               kLanes;
-  const int64_t source_planes = Planes(source_.channels);
-  for (int64_t plane = 0; plane < source_planes; plane += pass_planes_) {
-    const int64_t count = std::min(pass_planes_, source_planes - plane);
-    PackTile(set_, source, source_, phase.source_rows, phase.source_columns,
-             at, plane, count, source_plane, worker.source);
-    if (pass_ == Pass::kForward) SumSources(phase, at, count, worker);
-    SumPlanes(phase, at, part, plane, count, careful, filters, worker);
+  for (const Terms& terms : terms_) {
+    if (terms.first_row == 0 && terms.first_column == 0) {
+      PackTile(set_, source, source_, unit.rows->source, unit.columns->source,
+               at, terms.first_plane, terms.planes,
+               SourcePlane(unit, block_images_), worker.source);
+      if (pass_ == Pass::kForward) {
+        const int64_t plane = SourcePlane(unit, block_images_);
+        KernelsOf<C>(set_).slot_sums(
+            worker.source, plane, terms.planes,
+            SourcePlane(unit, at.images) / kLanes, worker.slot_sums,
+            worker.slot_magnitudes);
+      }
+    }
+    SumTerms(unit, terms, careful, filters, worker);
   }
   const C scale = pass_ == Pass::kForward ? -1 : 1;
-  UnpackTile(set_, worker.totals, destination_, phase.rows, phase.columns, at,
-             first.first, planes, slots * kLanes, scale, destination);
+  UnpackTile(set_, worker.totals, destination_, unit.rows->destination,
+             unit.columns->destination, at, unit.first_plane, unit.planes,
+             total_plane, scale, destination);
 }
 
 // Sums up what the taps of each pixel see of the packed source planes.
 template <typename C>
-void CorrelationPlan::SumSources(const PhasePlan& phase, const BlockOrigin& at,
-                                 int64_t planes,
+void CorrelationPlan::SumSources(const Unit& unit,
+                                 const CorrelationBlock<C>& block,
                                  const Worker<C>& worker) const {
-  const int64_t columns = phase.source_columns.slots;
-  const int64_t image_slots = phase.source_rows.slots * columns;
-  KernelsOf<C>(set_).slot_sums(worker.source,
-                               block_images_ * image_slots * kLanes, planes,
-                               at.images * image_slots, worker.slot_sums,
-                               worker.slot_magnitudes);
-  for (int64_t image = 0; image < at.images; ++image) {
-    for (int64_t row = 0; row < at.rows; ++row) {
+  const int64_t row_slots = unit.columns->source.slots;
+  const auto tap_sums = KernelsOf<C>(set_).tap_sums;
+  for (int64_t image = 0; image < unit.at.images; ++image) {
+    for (int64_t row = 0; row < unit.at.rows; ++row) {
       const int64_t pixel = (image * block_rows_ + row) * block_columns_;
-      C* const sums = worker.sums + pixel;
-      C* const magnitudes = worker.magnitudes + pixel;
-      std::fill_n(sums, at.columns, C{0});
-      std::fill_n(magnitudes, at.columns, C{0});
-      for (const int64_t row_slot : phase.source_rows.tap_slot) {
-        for (const int64_t column_slot : phase.source_columns.tap_slot) {
-          const int64_t slot =
-              image * image_slots + (row_slot + row) * columns + column_slot;
-          for (int64_t i = 0; i < at.columns; ++i) {
-            sums[i] += worker.slot_sums[slot + i];
-            magnitudes[i] += worker.slot_magnitudes[slot + i];
-          }
-        }
-      }
+      const int64_t slot =
+          (image * unit.rows->source.slots + row) * row_slots;
+      tap_sums(worker.slot_sums + slot, row_slots, block, unit.at.columns,
+               worker.sums + pixel);
+      tap_sums(worker.slot_magnitudes + slot, row_slots, block,
+               unit.at.columns, worker.magnitudes + pixel);
     }
   }
 }
 
-// Adds what source planes first_plane ... contribute to all of a unit's totals.
+// Adds what some terms contribute to all of a unit's totals.
 template <typename C>
-void CorrelationPlan::SumPlanes(const PhasePlan& phase, const BlockOrigin& at,
-                                int64_t part, int64_t first_plane,
-                                int64_t planes, bool careful,
-                                const Filters<C>& filters,
-                                const Worker<C>& worker) const {
-  const int64_t slots = block_images_ * block_rows_ * block_columns_;
-  const int64_t part_plane = filters_.blocks()[parts_[part].first].first;
-  for (int i = 0; i < parts_[part].planes; ++i) {
-    const PlaneBlock& lanes = filters_.blocks()[parts_[part].first + i];
-    const int64_t offset =
-        (lanes.first - part_plane) * slots * kLanes;
-    CorrelationBlock<C> block;
-    block.source = worker.source;
-    block.source_plane = phase.source_rows.slots * phase.source_columns.slots *
-                         block_images_ * kLanes;
+void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
+                               bool careful, const Filters<C>& filters,
+                               const Worker<C>& worker) const {
+  const bool forward = pass_ == Pass::kForward;
+  const AxisPlan& rows = unit.rows->source;
+  const AxisPlan& columns = unit.columns->source;
+  CorrelationBlock<C> block;
+  block.source = worker.source;
+  block.source_plane = SourcePlane(unit, block_images_);
+  block.source_row = columns.slots * kLanes;
+  block.row_taps = rows.tap_slots.data();
+  block.row_tap_count = rows.tap_slots.size();
+  block.column_taps = columns.tap_slots.data();
+  block.column_tap_count = columns.tap_slots.size();
+  block.channels = std::min(terms.planes * kLanes,
+                            source_.channels - terms.first_plane * kLanes);
+  block.total_plane = block_slots() * kLanes;
+  block.source_sums = worker.sums;
+  block.source_magnitudes = worker.magnitudes;
+  if (forward) {
+    block.row_taps += terms.first_row;
+    block.row_tap_count = terms.rows;
+    block.column_taps += terms.first_column;
+    block.column_tap_count = terms.columns;
+    SumSources(unit, block, worker);
+  }
+  for (int i = 0; i < unit.blocks.planes; ++i) {
+    const PlaneBlock& lanes = filters_.blocks()[unit.blocks.first + i];
+    const int64_t offset = (lanes.first - unit.first_plane) * block.total_plane;
     block.filter_plane = filters_.source_plane_stride(lanes.planes);
-    block.filters = filters.packed + at.group * filters_.group_stride() +
+    block.filter_tap = filters_.tap_stride(lanes.planes);
+    block.filter_row = filters_.kernel_width() * block.filter_tap;
+    block.filters = filters.packed + unit.at.group * filters_.group_stride() +
                     lanes.first * filters_.destination_plane_stride() +
-                    first_plane * block.filter_plane;
-    block.taps = phase.taps[lanes.planes].data();
-    block.tap_count = phase.taps[lanes.planes].size();
-    block.channels = std::min(planes * kLanes,
-                              source_.channels - first_plane * kLanes);
+                    terms.first_plane * block.filter_plane;
     block.total = worker.totals + offset;
-    block.centre =
-        pass_ == Pass::kForward ? block.total : worker.centre + offset;
-    block.total_plane = slots * kLanes;
-    block.source_sums = worker.sums;
-    block.source_magnitudes = worker.magnitudes;
-    const int64_t sums = FilterSumsOffset(at.group, lanes.first) +
-                         first_plane / pass_planes_ * lanes.planes * kLanes;
+    block.centre = forward ? block.total : worker.centre + offset;
+    const int64_t sums = FilterSumsOffset(unit.at.group, lanes.first) +
+                         (&terms - terms_.data()) * lanes.planes * kLanes;
     block.filter_sums = filters.sums + sums;
     block.filter_magnitudes = filters.magnitudes + sums;
     if (careful) {
-      SumBlockInside(phase, at, lanes.planes, block);
+      SumBlockInside(unit, lanes.planes, block);
     } else {
-      SumBlock(phase, at, lanes.planes, block);
+      SumBlock(unit, lanes.planes, block);
     }
   }
 }
 
 // Walks over a unit's pixels in runs that a kernel takes at once.
 template <typename C>
-void CorrelationPlan::SumBlock(const PhasePlan& phase, const BlockOrigin& at,
-                               int planes, CorrelationBlock<C> block) const {
+void CorrelationPlan::SumBlock(const Unit& unit, int planes,
+                               const CorrelationBlock<C>& block) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
-  const auto kernel = pass_ == Pass::kForward ? kernels.forward
-                                              : kernels.input_gradient;
-  const int64_t source_row = phase.source_columns.slots * kLanes;
-  const int64_t source_image = phase.source_rows.slots * source_row;
-  int64_t images = at.images, rows = at.rows, columns = at.columns;
+  const bool forward = pass_ == Pass::kForward;
+  const auto kernel = forward ? kernels.forward : kernels.input_gradient;
+  const int most = forward ? kernels.forward_pixels[planes]
+                           : kernels.input_gradient_pixels[planes];
+  const int64_t row_slots = unit.columns->source.slots;
+  int64_t images = unit.at.images;
+  int64_t rows = unit.at.rows;
+  int64_t columns = unit.at.columns;
   // Without overlap, full rows follow each other in both tiles.
-  if (columns == phase.source_columns.slots && columns == block_columns_) {
-    if (rows == phase.source_rows.slots && rows == block_rows_) {
+  if (columns == row_slots && columns == block_columns_) {
+    if (rows == unit.rows->source.slots && rows == block_rows_) {
       rows *= images;
       images = 1;
     }
     columns *= rows;
     rows = 1;
   }
-  const int64_t runs = CeilDiv(
-      columns, pass_ == Pass::kForward ? kernels.forward_pixels[planes]
-                                       : kernels.input_gradient_pixels[planes]);
+  const int64_t runs = CeilDiv(columns, most);
   for (int64_t image = 0; image < images; ++image) {
     for (int64_t row = 0; row < rows; ++row) {
-      const int64_t source = image * source_image + row * source_row;
+      const int64_t slot =
+          (image * unit.rows->source.slots + row) * row_slots;
       const int64_t pixel = (image * block_rows_ + row) * block_columns_;
       for (int64_t run = 0; run < runs; ++run) {
         const int64_t first = columns * run / runs;
         CorrelationBlock<C> here = block;
-        here.source += source + first * kLanes;
+        here.source += (slot + first) * kLanes;
         here.total += (pixel + first) * kLanes;
         here.centre += (pixel + first) * kLanes;
         here.source_sums += pixel + first;
@@ -483,43 +490,44 @@ void CorrelationPlan::SumBlock(const PhasePlan& phase, const BlockOrigin& at,
   }
 }
 
-// The same, slowly, for an input gradient that may meet NaNs: pixel by pixel, with
-// only those taps whose output exists. The others add 0 * HT(filter - centre),
-// which is nothing unless it is NaN.
+// The same, slowly, for an input gradient that may meet NaNs: pixel by pixel,
+// with only those taps whose output exists. The others add
+// 0 * HT(filter - centre), which is nothing unless it is NaN.
 template <typename C>
-void CorrelationPlan::SumBlockInside(const PhasePlan& phase,
-                                     const BlockOrigin& at, int planes,
-                                     CorrelationBlock<C> block) const {
-  const auto inside = [](const AxisTap& tap, int64_t at, int64_t size) {
-    return at + tap.shift >= 0 && at + tap.shift < size;
+void CorrelationPlan::SumBlockInside(const Unit& unit, int planes,
+                                     const CorrelationBlock<C>& block) const {
+  const auto inside = [](const AxisPlan& plan, int64_t at, int64_t size) {
+    std::vector<TapSlot> taps;
+    for (size_t i = 0; i < plan.taps.size(); ++i) {
+      const int64_t source = at + plan.taps[i].shift;
+      if (source >= 0 && source < size) taps.push_back(plan.tap_slots[i]);
+    }
+    return taps;
   };
-  const std::vector<AxisTap>& row_taps = phase.source_rows.taps;
-  const std::vector<AxisTap>& column_taps = phase.source_columns.taps;
-  std::vector<Tap> taps;
-  for (int64_t row = 0; row < at.rows; ++row) {
-    for (int64_t column = 0; column < at.columns; ++column) {
-      taps.clear();
-      for (size_t i = 0; i < row_taps.size(); ++i) {
-        if (!inside(row_taps[i], at.row + row, source_.height)) continue;
-        for (size_t j = 0; j < column_taps.size(); ++j) {
-          if (!inside(column_taps[j], at.column + column, source_.width)) {
-            continue;
-          }
-          taps.push_back(block.taps[i * column_taps.size() + j]);
-        }
-      }
-      for (int64_t image = 0; image < at.images; ++image) {
-        CorrelationBlock<C> here = block;
-        const int64_t slot =
+  const AxisPlan& row_plan = unit.rows->source;
+  const AxisPlan& column_plan = unit.columns->source;
+  CorrelationBlock<C> here = block;
+  for (int64_t row = 0; row < unit.at.rows; ++row) {
+    const auto row_taps =
+        inside(row_plan, unit.at.row + row, source_.height);
+    here.row_taps = row_taps.data();
+    here.row_tap_count = row_taps.size();
+    for (int64_t column = 0; column < unit.at.columns; ++column) {
+      const auto column_taps =
+          inside(column_plan, unit.at.column + column, source_.width);
+      if (column_taps.empty()) continue;
+      here.column_taps = column_taps.data();
+      here.column_tap_count = column_taps.size();
+      for (int64_t image = 0; image < unit.at.images; ++image) {
+        const int64_t pixel =
             (image * block_rows_ + row) * block_columns_ + column;
-        here.taps = taps.data();
-        here.tap_count = taps.size();
-        here.source += ((image * phase.source_rows.slots + row) *
-                            phase.source_columns.slots +
-                        column) *
-                       kLanes;
-        here.total += slot * kLanes;
-        here.centre += slot * kLanes;
+        here.source =
+            block.source + ((image * row_plan.slots + row) *
+                                column_plan.slots +
+                            column) *
+                               kLanes;
+        here.total = block.total + pixel * kLanes;
+        here.centre = block.centre + pixel * kLanes;
         KernelsOf<C>(set_).input_gradient(here, 1, planes);
       }
     }

@@ -11,6 +11,9 @@
 //
 // The order in which a destination's terms are summed depends on the geometry
 // of filters and channels alone, not on blocks, batch or threads.
+//
+// Plans take memory in proportion to the filters' height plus their width, so
+// that a small malicious model cannot ask for much.
 
 #ifndef KERAS_ADDER_CORE_CORRELATION_H_
 #define KERAS_ADDER_CORE_CORRELATION_H_
@@ -47,26 +50,34 @@ class CorrelationPlan {
            void* workspace) const;
 
  private:
-  // Destinations that meet the same taps; the forward pass has one phase.
-  struct PhasePlan {
-    AxisPlan source_rows, source_columns;
-    AxisPlan rows, columns;  // the destinations themselves
-    int64_t row_count, column_count;
-    std::vector<Tap> taps[3];  // by the number of planes in a block
-    int64_t first_unit;
+  // Destinations along one axis that meet the same taps; the forward pass has
+  // one phase, the input gradient one for each residue modulo the stride.
+  struct AxisPhase {
+    AxisPlan source;
+    AxisPlan destination;
+    int64_t count;
+  };
+
+  // Where a unit works.
+  struct Unit {
+    const AxisPhase* rows;
+    const AxisPhase* columns;
+    BlockOrigin at;
+    PlaneBlock blocks;  // of filters_.blocks()
+    int64_t first_plane, planes;  // of destinations
   };
 
   // How many elements of a worker's scratch each part takes.
   struct Scratch {
     int64_t source, totals, centre;
-    int64_t slots, pixels;  // sums of a pass, forward only
+    int64_t slots, pixels;  // sums of the forward pass
     int64_t total() const {
       return source + totals + centre + 2 * (slots + pixels);
     }
   };
 
-  // `sums` and `magnitudes` are those of a pass: of slots, and of what the taps
-  // of a pixel see.
+  // `slot_sums` and the rest are sums over some terms: of slots, and of what
+  // the taps of a pixel see.
   template <typename C>
   struct Worker {
     C* source;
@@ -78,8 +89,8 @@ class CorrelationPlan {
     C* magnitudes;
   };
 
-  // All filters as the kernels read them and, for each pass over source planes
-  // and each destination lane, their sums.
+  // All filters as the kernels read them and, for each of terms_ and each
+  // destination lane, their sums.
   template <typename C>
   struct Filters {
     C* packed;
@@ -88,14 +99,22 @@ class CorrelationPlan {
     bool finite;
   };
 
+  void ChooseTerms(int64_t phases);
   void ChooseBlocks(const std::vector<Phase>& rows,
                     const std::vector<Phase>& columns);
-  void AddPhase(const Phase& rows, const Phase& columns);
-  int64_t UnitsOf(int64_t row_count, int64_t column_count) const;
+  AxisPhase PlanPhase(const Phase& phase, const Axis& axis,
+                      int64_t length) const;
+  void SizeScratch();
+  int64_t UnitsOfPhase(int64_t rows, int64_t columns) const;
   int64_t SourceSlots(const Phase& rows, const Phase& columns) const;
-  const PhasePlan& PhaseOf(int64_t unit) const;
-  BlockOrigin OriginOf(const PhasePlan& phase, int64_t index,
-                       int64_t* part) const;
+  Unit UnitAt(int64_t index) const;
+  int64_t block_slots() const {
+    return block_images_ * block_rows_ * block_columns_;
+  }
+  static int64_t SourcePlane(const Unit& unit, int64_t images) {
+    return images * unit.rows->source.slots * unit.columns->source.slots *
+           kLanes;
+  }
 
   template <typename C, typename Filter>
   Filters<C> PackFilters(ThreadPool& pool, const Filter* filters,
@@ -103,22 +122,21 @@ class CorrelationPlan {
   int64_t FilterSumsOffset(int64_t group, int64_t plane) const;
   template <typename C, typename Source, typename Filter,
             typename Destination>
-  void RunUnit(int64_t unit, const Source* source, const Filters<C>& filters,
-               const Filter* centre, Destination* destination,
-               const Worker<C>& worker) const;
+  void RunUnit(const Unit& unit, const Source* source,
+               const Filters<C>& filters, const Filter* centre,
+               Destination* destination, const Worker<C>& worker) const;
   template <typename C>
-  void SumSources(const PhasePlan& phase, const BlockOrigin& at,
-                  int64_t planes, const Worker<C>& worker) const;
+  void SumSources(const Unit& unit, const CorrelationBlock<C>& block,
+                  const Worker<C>& worker) const;
   template <typename C>
-  void SumPlanes(const PhasePlan& phase, const BlockOrigin& at, int64_t part,
-                 int64_t first_plane, int64_t planes, bool careful,
-                 const Filters<C>& filters, const Worker<C>& worker) const;
+  void SumTerms(const Unit& unit, const Terms& terms, bool careful,
+                const Filters<C>& filters, const Worker<C>& worker) const;
   template <typename C>
-  void SumBlock(const PhasePlan& phase, const BlockOrigin& at, int planes,
-                CorrelationBlock<C> block) const;
+  void SumBlock(const Unit& unit, int planes,
+                const CorrelationBlock<C>& block) const;
   template <typename C>
-  void SumBlockInside(const PhasePlan& phase, const BlockOrigin& at,
-                      int planes, CorrelationBlock<C> block) const;
+  void SumBlockInside(const Unit& unit, int planes,
+                      const CorrelationBlock<C>& block) const;
 
   const KernelSet& set_;
   Pass pass_;
@@ -126,17 +144,19 @@ class CorrelationPlan {
   int threads_;
   int64_t filter_taps_;
   int64_t groups_;
-  bool empty_;    // nothing to be written
-  bool partial_;  // some destinations meet no tap and stay zero
+  bool partial_ = false;  // some destinations meet no tap and stay zero
   int64_t destination_size_;
   Image source_, destination_;
   Axis height_, width_;
   PackedFilters filters_;
+  // A sum is made up of sums over these, in this order: a matter of accuracy,
+  // so of the filters' geometry alone.
+  std::vector<Terms> terms_;
   // Destination planes a unit handles, as ranges of filters_.blocks().
   std::vector<PlaneBlock> parts_;
-  int64_t pass_planes_;  // source planes summed before totals are touched
   int64_t block_images_, block_rows_, block_columns_;
-  std::vector<PhasePlan> phases_;
+  std::vector<AxisPhase> row_phases_, column_phases_;
+  int64_t phase_units_ = 0;
   int64_t units_ = 0;
   Scratch scratch_{};
 };

@@ -13,11 +13,6 @@ constexpr int64_t kTileColumns = 64;
 constexpr int64_t kTileBytes = 128 << 10;
 // Planes of input and output channels that a unit handles.
 constexpr int64_t kPartPlanes = 4;
-constexpr int64_t kThreadWork = 1 << 17;
-
-int64_t RoundUp(int64_t value, int64_t multiple) {
-  return CeilDiv(value, multiple) * multiple;
-}
 
 int64_t MostPlanes(const std::vector<PlaneBlock>& parts) {
   int64_t most = 0;
@@ -58,10 +53,10 @@ FilterGradientPlan::FilterGradientPlan(const Geometry& original,
   const int64_t filter_units =
       groups_ * input_parts_.size() * output_parts_.size();
   partials_ = PartialFilters(filters_, element_, filter_units, tiles_);
-  const int64_t work =
-      geometry.output_size() * original.kernel_taps() * geometry.group_in();
-  threads_ = static_cast<int>(
-      std::clamp<int64_t>(work / kThreadWork, 1, std::max(threads_, 1)));
+  threads_ = UsefulThreads(
+      threads,
+      geometry.output_size() * original.kernel_taps() * geometry.group_in(),
+      partials_.chunks() * filter_units);
 }
 
 void FilterGradientPlan::ChooseBlocks() {
@@ -221,8 +216,8 @@ void FilterGradientPlan::SumTile(const BlockOrigin& at,
       const int channels = PlaneChannels(output_.channels, outputs.first + q);
       for (int64_t i = 0; i < height_.kernel; ++i) {
         for (int64_t j = 0; j < width_.kernel; ++j) {
-          const int64_t slot = input_rows_.tap_slot[i] * input_columns_.slots +
-                               input_columns_.tap_slot[j];
+          const int64_t slot = input_rows_.tap_slots[i].slot * input_columns_.slots +
+                               input_columns_.tap_slots[j].slot;
           const int64_t tap =
               offset + (i * width_.kernel + j) * filters_.tap_stride(1);
           block.input = input_plane + slot * kLanes;

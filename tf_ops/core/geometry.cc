@@ -113,23 +113,6 @@ Strides DenseStrides(DataFormat format, int64_t height, int64_t width,
   return strides;
 }
 
-Error CheckChannels(int64_t in_channels, int64_t filter_in,
-                    int64_t out_channels, int64_t* groups) {
-  const std::string received =
-      " Received: " + std::to_string(in_channels) + " input channels, filters "
-      "of " + std::to_string(filter_in) + " input and " +
-      std::to_string(out_channels) + " output channels";
-  if (filter_in < 1 || in_channels < 1 || in_channels % filter_in != 0) {
-    return "The filters' input channels must divide the input's channels." +
-           received;
-  }
-  *groups = in_channels / filter_in;
-  if (out_channels % *groups != 0) {
-    return "The number of groups must divide the output channels." + received;
-  }
-  return "";
-}
-
 // Explicit padding is the one attribute by which a few bytes of model could
 // ask for gigabytes of output.
 Error CheckOutputSize(const Geometry& geometry) {
@@ -240,6 +223,23 @@ Error MakeAxis(const char* name, int64_t input, int64_t kernel, Padding padding,
            std::to_string(stride);
   }
   axis->output = (padded - dilated + stride) / stride;
+  return "";
+}
+
+Error CheckChannels(int64_t in_channels, int64_t filter_in,
+                    int64_t out_channels, int64_t* groups) {
+  const std::string received =
+      " Received: " + std::to_string(in_channels) + " input channels, filters "
+      "of " + std::to_string(filter_in) + " input and " +
+      std::to_string(out_channels) + " output channels";
+  if (filter_in < 1 || in_channels < 1 || in_channels % filter_in != 0) {
+    return "The filters' input channels must divide the input's channels." +
+           received;
+  }
+  *groups = in_channels / filter_in;
+  if (out_channels % *groups != 0) {
+    return "The number of groups must divide the output channels." + received;
+  }
   return "";
 }
 

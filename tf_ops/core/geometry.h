@@ -97,6 +97,10 @@ struct Geometry {
   }
 };
 
+// Checks channel counts against each other and derives the number of groups.
+Error CheckChannels(int64_t in_channels, int64_t filter_in,
+                    int64_t out_channels, int64_t* groups);
+
 // Checks the shapes of an input (four dimensions in the order of the data
 // format) and of filters (kernel height, kernel width, input channels per
 // group, output channels) against each other and derives the geometry.

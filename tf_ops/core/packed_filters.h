@@ -38,11 +38,19 @@ inline std::vector<PlaneBlock> DealPlanes(int64_t planes, int64_t max_planes) {
   return blocks;
 }
 
+// Some of the terms that a sum runs over: source planes and filter taps.
+struct Terms {
+  int64_t first_plane, planes;
+  int64_t first_row, rows;
+  int64_t first_column, columns;
+};
+
 class PackedFilters {
  public:
   PackedFilters(const Geometry& geometry, FilterOrder order, int max_planes)
       : order_(order),
         taps_(geometry.kernel_taps()),
+        kernel_width_(geometry.width.kernel),
         groups_(geometry.groups),
         group_in_(geometry.group_in()),
         group_out_(geometry.group_out()),
@@ -67,6 +75,7 @@ class PackedFilters {
   int64_t destination_plane_stride() const {
     return Planes(sources()) * source_plane_stride(1);
   }
+  int64_t kernel_width() const { return kernel_width_; }
   int64_t group_stride() const {
     return Planes(destinations()) * destination_plane_stride();
   }
@@ -87,30 +96,28 @@ class PackedFilters {
     return finite;
   }
 
-  // Sums over source planes first ... first + planes - 1 of a packed block, and
-  // sums of magnitudes, for each destination lane: lanes of planes in a row.
+  // Sums over `terms` of a packed block, and sums of magnitudes, for each
+  // destination lane: the lanes of the block's planes in a row.
   template <typename C>
-  void Sum(const C* packed, int64_t unit, int64_t first, int64_t planes,
-           C* sums, C* magnitudes) const {
+  void Sum(const C* packed, int64_t unit, const Terms& terms, C* sums,
+           C* magnitudes) const {
     const PlaneBlock& block = blocks_[unit % blocks_.size()];
     const int64_t lanes = block.planes * kLanes;
-    const int64_t stride = source_plane_stride(block.planes);
     const C* from = packed + unit / blocks_.size() * group_stride() +
-                    block.first * destination_plane_stride() + first * stride;
+                    block.first * destination_plane_stride();
     std::fill_n(sums, lanes, C{0});
     std::fill_n(magnitudes, lanes, C{0});
-    for (int64_t plane = first; plane < first + planes; ++plane) {
-      const int channels = PlaneChannels(sources(), plane);
-      for (int64_t tap = 0; tap < taps_; ++tap) {
-        const C* row = from + tap * tap_stride(block.planes);
-        for (int64_t i = 0; i < channels * lanes; i += lanes) {
-          for (int64_t lane = 0; lane < lanes; ++lane) {
-            sums[lane] += row[i + lane];
-            magnitudes[lane] += std::abs(row[i + lane]);
-          }
+    for (int64_t p = 0; p < terms.planes; ++p) {
+      const int64_t plane = terms.first_plane + p;
+      for (int64_t i = 0; i < terms.rows; ++i) {
+        for (int64_t j = 0; j < terms.columns; ++j) {
+          const int64_t tap = (terms.first_row + i) * kernel_width_ +
+                              terms.first_column + j;
+          AddRows(from + plane * source_plane_stride(block.planes) +
+                      tap * tap_stride(block.planes),
+                  PlaneChannels(sources(), plane), lanes, sums, magnitudes);
         }
       }
-      from += stride;
     }
   }
 
@@ -124,6 +131,23 @@ class PackedFilters {
   }
 
  private:
+  // Adds up one tap's rows first: shorter chains, smaller errors.
+  template <typename C>
+  static void AddRows(const C* rows, int count, int64_t lanes, C* sums,
+                      C* magnitudes) {
+    C sum[2 * kLanes] = {}, magnitude[2 * kLanes] = {};
+    for (int row = 0; row < count; ++row) {
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        sum[lane] += rows[row * lanes + lane];
+        magnitude[lane] += std::abs(rows[row * lanes + lane]);
+      }
+    }
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      sums[lane] += sum[lane];
+      magnitudes[lane] += magnitude[lane];
+    }
+  }
+
   // Rows of kLanes destinations. Only blocks of one plane hold their source
   // lanes next to each other, as a Run's slots are; wider ones go row by row.
   template <typename Visit>
@@ -156,7 +180,7 @@ class PackedFilters {
   }
 
   FilterOrder order_;
-  int64_t taps_, groups_, group_in_, group_out_, out_channels_;
+  int64_t taps_, kernel_width_, groups_, group_in_, group_out_, out_channels_;
   std::vector<PlaneBlock> blocks_;
 };
 

@@ -8,7 +8,9 @@ namespace keras_adder {
 std::vector<const KernelSet*> SupportedKernels() {
   std::vector<const KernelSet*> sets = {&kBaselineKernels};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  // All that the files' own flags allow the compiler to use (CMakeLists.txt).
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
     sets.push_back(&kAvx2Kernels);
     if (__builtin_cpu_supports("avx512f") &&
         __builtin_cpu_supports("avx512dq") &&
@@ -17,6 +19,8 @@ std::vector<const KernelSet*> SupportedKernels() {
       sets.push_back(&kAvx512Kernels);
     }
   }
+#elif defined(__aarch64__)
+  sets.push_back(&kNeonKernels);  // every processor of the architecture has it
 #endif
   return sets;
 }

@@ -19,6 +19,10 @@ inline int64_t CeilDiv(int64_t value, int64_t by) {
   return value / by + (value % by != 0);
 }
 
+inline int64_t RoundUp(int64_t value, int64_t multiple) {
+  return CeilDiv(value, multiple) * multiple;
+}
+
 inline int64_t Planes(int64_t channels) { return CeilDiv(channels, kLanes); }
 
 // Channels of plane `plane` out of `channels`.
@@ -53,19 +57,6 @@ struct BlockOrigin {
   int64_t column, columns;
   int64_t group;
 };
-
-// A tile is laid out as tile[plane][image][row slot][column slot][lane].
-struct TileShape {
-  int64_t rows;
-  int64_t columns;
-  int64_t images;
-  int64_t slots() const { return images * rows * columns; }
-};
-
-inline TileShape ShapeOf(const AxisPlan& rows, const AxisPlan& columns,
-                         int64_t images) {
-  return {rows.slots, columns.slots, images};
-}
 
 namespace internal {
 

@@ -1,6 +1,8 @@
 // The ops on the CPU: validate, allocate, call the core.
 
 #include <array>
+#include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -126,11 +128,27 @@ class AdderOp : public OpKernel {
         context->input(2).shape().DebugString());
   }
 
-  // Runs a pass with a workspace from TensorFlow's allocator, so that too large
-  // a request is an error like any other.
+  // Plans and runs a pass with a workspace from TensorFlow's allocator, so that
+  // too large a request is an error like any other; plans are small, but take
+  // their memory from C++.
+  template <typename Plan, typename... Pointers>
+  static void PlanAndRun(OpKernelContext* context, const Plan& plan,
+                         Pointers... pointers) {
+    try {
+      IntraOpPool pool(context);
+      Run(context, *plan(pool.size()), pool, pointers...);
+    } catch (const std::bad_alloc&) {
+      context->SetStatus(absl::ResourceExhaustedError(
+          "Not enough memory to plan an adder convolution of this geometry"));
+    }
+  }
+
+  const KernelSet& kernels() const { return *kernels_; }
+
+ private:
   template <typename Pass, typename... Pointers>
-  static void RunPass(OpKernelContext* context, const Pass& pass,
-                      IntraOpPool& pool, Pointers... pointers) {
+  static void Run(OpKernelContext* context, const Pass& pass,
+                  IntraOpPool& pool, Pointers... pointers) {
     Tensor workspace;
     OP_REQUIRES_OK(context, context->allocate_temp(
                                 tensorflow::DT_INT8,
@@ -139,9 +157,6 @@ class AdderOp : public OpKernel {
     pass.Run(pool, pointers..., workspace.flat<int8_t>().data());
   }
 
-  const KernelSet& kernels() const { return *kernels_; }
-
- private:
   Attributes attributes_;
   const KernelSet* kernels_ = nullptr;
 };
@@ -158,10 +173,12 @@ class AdderConv2DOp : public AdderOp {
     OP_REQUIRES_OK(context, context->allocate_output(
                                 0, ShapeOfOutput(geometry), &output));
     if (output->NumElements() == 0) return;
-    IntraOpPool pool(context);
-    const AdderForward<typename CoreType<T>::type, typename CoreType<O>::type>
-        pass(geometry, kernels(), pool.size());
-    RunPass(context, pass, pool, Data<T>(context->input(0)),
+    using Pass = AdderForward<typename CoreType<T>::type,
+                           typename CoreType<O>::type>;
+    const auto plan = [&](int threads) {
+      return std::make_unique<Pass>(geometry, kernels(), threads);
+    };
+    PlanAndRun(context, plan, Data<T>(context->input(0)),
             Data<T>(context->input(1)), Data<O>(output));
   }
 };
@@ -179,11 +196,12 @@ class AdderConv2DBackpropInputOp : public AdderOp {
     OP_REQUIRES_OK(context, context->allocate_output(
                                 0, context->input(0).shape(), &output));
     if (output->NumElements() == 0) return;
-    IntraOpPool pool(context);
-    const AdderInputGradient<typename CoreType<T>::type,
-                             typename CoreType<O>::type>
-        pass(geometry, kernels(), pool.size());
-    RunPass(context, pass, pool, Data<T>(context->input(0)),
+    using Pass = AdderInputGradient<typename CoreType<T>::type,
+                           typename CoreType<O>::type>;
+    const auto plan = [&](int threads) {
+      return std::make_unique<Pass>(geometry, kernels(), threads);
+    };
+    PlanAndRun(context, plan, Data<T>(context->input(0)),
             Data<T>(context->input(1)), Data<O>(context->input(2)),
             Data<T>(output));
   }
@@ -219,11 +237,12 @@ class AdderConv2DBackpropFilterOp : public FilterGradientOp {
     OP_REQUIRES_OK(context, context->allocate_output(
                                 0, context->input(1).shape(), &output));
     if (output->NumElements() == 0) return;
-    IntraOpPool pool(context);
-    const AdderFilterGradient<typename CoreType<T>::type,
-                              typename CoreType<O>::type>
-        pass(geometry, mode(), kernels(), pool.size());
-    RunPass(context, pass, pool, Data<T>(context->input(0)),
+    using Pass = AdderFilterGradient<typename CoreType<T>::type,
+                           typename CoreType<O>::type>;
+    const auto plan = [&](int threads) {
+      return std::make_unique<Pass>(geometry, mode(), kernels(), threads);
+    };
+    PlanAndRun(context, plan, Data<T>(context->input(0)),
             Data<T>(context->input(1)), Data<O>(context->input(2)),
             Data<T>(output));
   }
@@ -244,10 +263,12 @@ class AdderConv2DBackpropOp : public FilterGradientOp {
     OP_REQUIRES_OK(context,
                    context->allocate_output(1, context->input(1).shape(),
                                             &filter_backprop));
-    IntraOpPool pool(context);
-    const AdderBackward<typename CoreType<T>::type, typename CoreType<O>::type>
-        pass(geometry, mode(), kernels(), pool.size());
-    RunPass(context, pass, pool, Data<T>(context->input(0)),
+    using Pass = AdderBackward<typename CoreType<T>::type,
+                           typename CoreType<O>::type>;
+    const auto plan = [&](int threads) {
+      return std::make_unique<Pass>(geometry, mode(), kernels(), threads);
+    };
+    PlanAndRun(context, plan, Data<T>(context->input(0)),
             Data<T>(context->input(1)), Data<O>(context->input(2)),
             Data<T>(input_backprop), Data<T>(filter_backprop));
   }

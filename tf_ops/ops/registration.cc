@@ -62,7 +62,21 @@ absl::Status InferAxis(InferenceContext* c, const char* name,
   return absl::OkStatus();
 }
 
-// The whole geometry is checked here if all sizes are known.
+// What can be checked of the channels, whatever else is unknown.
+absl::Status CheckKnownChannels(InferenceContext* c, DimensionHandle input,
+                                ShapeHandle filter) {
+  const DimensionHandle filter_in = c->Dim(filter, 2);
+  const DimensionHandle out = c->Dim(filter, 3);
+  if (!c->ValueKnown(input) || !c->ValueKnown(filter_in) ||
+      !c->ValueKnown(out)) {
+    return absl::OkStatus();
+  }
+  int64_t groups;
+  return AsStatus(CheckChannels(c->Value(input), c->Value(filter_in),
+                                c->Value(out), &groups));
+}
+
+// The whole geometry is checked if all sizes are known.
 absl::Status CheckKnownShapes(InferenceContext* c,
                               const Attributes& attributes, ShapeHandle input,
                               ShapeHandle filter) {
@@ -89,6 +103,8 @@ absl::Status InferOutput(InferenceContext* c, ShapeHandle* output) {
   TF_RETURN_IF_ERROR(CheckKnownShapes(c, attributes, input, filter));
   const bool channels_last = attributes.data_format == DataFormat::kNHWC;
   const int height_at = channels_last ? 1 : 2;
+  TF_RETURN_IF_ERROR(
+      CheckKnownChannels(c, c->Dim(input, channels_last ? 3 : 1), filter));
   DimensionHandle height, width;
   TF_RETURN_IF_ERROR(InferAxis(c, "height", c->Dim(input, height_at),
                                c->Dim(filter, 0), attributes.padding,

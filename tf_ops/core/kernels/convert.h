@@ -31,6 +31,17 @@ inline float Read(BFloat16 value) {
   return FromBits(static_cast<uint32_t>(value.bits) << 16);
 }
 
+#if defined(KERAS_ADDER_NEON)
+
+// Unlike other instructions, these never flush denormals to zero.
+inline float Read(Half value) {
+  __fp16 half;
+  std::memcpy(&half, &value.bits, sizeof(half));
+  return half;
+}
+
+#else
+
 // In integers as far as it goes: hosts flush denormals to zero, and a half's
 // denormals are no denormals as floats.
 inline float Read(Half value) {
@@ -43,6 +54,8 @@ inline float Read(Half value) {
   const float tiny = static_cast<float>(magnitude) * 0x1p-24f;
   return FromBits(sign | Bits(tiny));
 }
+
+#endif
 
 template <typename T>
 T Write(float value);
@@ -67,6 +80,18 @@ inline BFloat16 Write<BFloat16>(float value) {
   return {static_cast<uint16_t>(nan ? quiet : rounded)};
 }
 
+#if defined(KERAS_ADDER_NEON)
+
+template <>
+inline Half Write<Half>(float value) {
+  const __fp16 half = value;
+  uint16_t bits;
+  std::memcpy(&bits, &half, sizeof(bits));
+  return {bits};
+}
+
+#else
+
 template <>
 inline Half Write<Half>(float value) {
   const uint32_t bits = Bits(value);
@@ -85,6 +110,8 @@ inline Half Write<Half>(float value) {
   }
   return {static_cast<uint16_t>(sign | half)};
 }
+
+#endif
 
 }  // namespace
 }  // namespace keras_adder

@@ -27,11 +27,11 @@ namespace keras_adder {
 // Channels in a plane of a tile. A multiple of every vector width.
 constexpr int kLanes = 16;
 
-// A filter tap seen from a block of destinations: where its sources start in
-// the tile and where its coefficients start in a plane of the packed filters.
-struct Tap {
-  ptrdiff_t source;
-  ptrdiff_t filter;
+// A filter tap along one axis: the slot in which a block of destinations meets
+// it (counted from the slot of the block itself), and which tap it is.
+struct TapSlot {
+  int64_t slot;
+  int64_t tap;
 };
 
 // For `pixels` neighbouring slots and `planes` planes of destinations:
@@ -49,11 +49,12 @@ struct Tap {
 template <typename C>
 struct CorrelationBlock {
   const C* source;
-  ptrdiff_t source_plane;
+  ptrdiff_t source_plane, source_row;
   const C* filters;
-  ptrdiff_t filter_plane;
-  const Tap* taps;
-  int64_t tap_count;
+  ptrdiff_t filter_plane, filter_row, filter_tap;
+  const TapSlot* row_taps;
+  const TapSlot* column_taps;
+  int64_t row_tap_count, column_tap_count;
   int64_t channels;  // source channels, over all planes
   const C* centre;   // input gradient only; laid out as `total`
   const C* source_sums;         // forward only, as the next three
@@ -110,9 +111,14 @@ struct Kernels {
   // The first of these is for finite inputs and filters only.
   void (*backward)(const BackwardBlock<C>&, int count);
   void (*backward_careful)(const BackwardBlock<C>&, int count);
-  // The sum, and the sum of magnitudes, of all channels of each slot.
+  // The sum, and the sum of magnitudes, of all channels of each slot; and the
+  // sum of what `columns` neighbouring pixels see of such sums, tap by tap.
+  // They work in whole vectors: up to kLanes - 1 slots beyond the last are read
+  // and written.
   void (*slot_sums)(const C* tile, ptrdiff_t plane_stride, int64_t planes,
                     int64_t slots, C* sums, C* magnitudes);
+  void (*tap_sums)(const C* slot_sums, ptrdiff_t row_stride,
+                   const CorrelationBlock<C>& block, int64_t columns, C* sums);
 };
 
 // A run of `count` neighbouring slots of one plane, and the tensor elements
@@ -172,6 +178,8 @@ extern const KernelSet kBaselineKernels;
 #if defined(__x86_64__)
 extern const KernelSet kAvx2Kernels;
 extern const KernelSet kAvx512Kernels;
+#elif defined(__aarch64__)
+extern const KernelSet kNeonKernels;
 #endif
 
 }  // namespace keras_adder

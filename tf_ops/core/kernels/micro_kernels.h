@@ -5,6 +5,8 @@
 #ifndef KERAS_ADDER_CORE_KERNELS_MICRO_KERNELS_H_
 #define KERAS_ADDER_CORE_KERNELS_MICRO_KERNELS_H_
 
+#include <limits>
+
 #include "core/kernels/convert.h"
 #include "core/kernels/kernels.h"
 #include "core/kernels/vector.h"
@@ -21,7 +23,7 @@ template <typename C>
 struct Direct {
   static inline Vector<C> Add(Vector<C> sum, Vector<C> filter,
                               const C* source, const C*, Vector<C>) {
-    return sum + Abs<C>(filter - *source);
+    return sum + AbsoluteDifference<C>(filter, Broadcast(*source));
   }
 };
 
@@ -34,12 +36,24 @@ struct Maximum {
   }
 };
 
+// a - b, as a fused multiply-add if so asked: loops that also clip have more
+// work for the ports of additions than for those of multiply-adds.
+template <typename C>
+inline Vector<C> Difference(Vector<C> a, Vector<C> b, Vector<C> one,
+                            bool fused) {
+#if defined(__FMA__)
+  if (fused) return Fma(a, one, -b);
+#endif
+  return a - b;
+}
+
 template <typename C>
 struct InputGradient {
   static inline Vector<C> Add(Vector<C> sum, Vector<C> filter,
-                              const C* source, const C* centre, Vector<C>) {
-    const Vector<C> slope = HardTanh<C>(filter - Load(centre));
-    return Fma(slope, Broadcast(*source), sum);
+                              const C* source, const C* centre,
+                              Vector<C> one) {
+    const Vector<C> difference = Difference<C>(filter, Load(centre), one, true);
+    return FmaBroadcast(HardTanh<C>(difference), source, sum);
   }
 };
 
@@ -49,6 +63,12 @@ struct Sums {
   static constexpr int kSpan = kPlanes * kVectors<C>;
   Vector<C> at[kPixels][kSpan];
 };
+
+// Where the totals of vector `v` of a block start.
+template <typename C>
+inline ptrdiff_t TotalOffset(const CorrelationBlock<C>& block, int v) {
+  return v / kVectors<C> * block.total_plane + v % kVectors<C> * kWidth<C>;
+}
 
 // Sums stay in registers over all taps and channels of the block.
 template <typename C, typename Step, int kPixels, int kPlanes>
@@ -61,22 +81,27 @@ inline __attribute__((always_inline)) Sums<C, kPixels, kPlanes> SumOverTaps(
   const C* filter_plane = block.filters;
   for (int64_t left = block.channels; left > 0; left -= kLanes) {
     const int64_t channels = left < kLanes ? left : kLanes;
-    for (int64_t t = 0; t < block.tap_count; ++t) {
-      const C* source = source_plane + block.taps[t].source;
-      const C* filter = filter_plane + block.taps[t].filter;
+    int64_t row = 0, column = 0;
+    for (; row < block.row_tap_count;) {
+      const TapSlot& row_tap = block.row_taps[row];
+      const TapSlot& column_tap = block.column_taps[column];
+      const C* source = source_plane + row_tap.slot * block.source_row +
+                        column_tap.slot * kLanes;
+      const C* filter = filter_plane + row_tap.tap * block.filter_row +
+                        column_tap.tap * block.filter_tap;
+      if (++column == block.column_tap_count) {
+        column = 0;
+        ++row;
+      }
       for (int64_t channel = 0; channel < channels; ++channel) {
-#pragma GCC unroll 8
-        for (int v = 0; v < kSpan; ++v) {
-          const Vector<C> coefficients = Load(filter + v * kWidth<C>);
-          const C* centre = block.centre +
-                            v / kVectors<C> * block.total_plane +
-                            v % kVectors<C> * kWidth<C>;
-#pragma GCC unroll 32
-          for (int p = 0; p < kPixels; ++p) {
-            sums.at[p][v] =
-                Step::Add(sums.at[p][v], coefficients, source + p * kLanes,
-                          centre + p * kLanes, one);
-          }
+        // In the order that needs the fewest registers at a time.
+#pragma GCC unroll 64
+        for (int i = 0; i < kPixels * kSpan; ++i) {
+          const int p = kBroadcastOperands ? i % kPixels : i / kSpan;
+          const int v = kBroadcastOperands ? i / kPixels : i % kSpan;
+          sums.at[p][v] = Step::Add(
+              sums.at[p][v], Load(filter + v * kWidth<C>), source + p * kLanes,
+              block.centre + TotalOffset(block, v) + p * kLanes, one);
         }
         source += 1;
         filter += kPlanes * kLanes;
@@ -86,12 +111,6 @@ inline __attribute__((always_inline)) Sums<C, kPixels, kPlanes> SumOverTaps(
     filter_plane += block.filter_plane;
   }
   return sums;
-}
-
-// Where the totals of vector `v` of a block start.
-template <typename C>
-inline ptrdiff_t TotalOffset(const CorrelationBlock<C>& block, int v) {
-  return v / kVectors<C> * block.total_plane + v % kVectors<C> * kWidth<C>;
 }
 
 template <typename C, int kPixels, int kPlanes>
@@ -118,7 +137,17 @@ void Correlate(const CorrelationBlock<C>& block) {
 
 // How many times smaller than the sum of all magnitudes a distance may be
 // before it is summed directly: each doubling costs a bit of its accuracy.
-constexpr int kCancellation = 8;
+constexpr int kCancellation = 4;
+
+// Whether sums of maxima give the distances of these lanes: not so if they
+// cancel, or if anything overflows or is infinite or NaN.
+template <typename C>
+inline typename VectorOf<C>::bits IsExact(Vector<C> magnitudes,
+                                          Vector<C> distances) {
+  // Below this, no sum of two or three of them overflows.
+  constexpr C kLarge = std::numeric_limits<C>::max() / 16;
+  return magnitudes <= Min(Broadcast<C>(kLarge), kCancellation * distances);
+}
 
 // Replaces what cancelled in `sums` by direct sums.
 template <typename C, int kPixels, int kPlanes>
@@ -133,7 +162,7 @@ __attribute__((noinline)) void ReplaceInexact(
       const Vector<C> sum = sums->at[p][v];
       const Vector<C> most = Load(block.filter_magnitudes + v * kWidth<C>) +
                              block.source_magnitudes[p];
-      sums->at[p][v] = most <= kCancellation * sum ? sum : exact.at[0][v];
+      sums->at[p][v] = IsExact<C>(most, sum) ? sum : exact.at[0][v];
     }
   }
 }
@@ -154,9 +183,7 @@ void ForwardBlock(const CorrelationBlock<C>& block) {
     for (int p = 0; p < kPixels; ++p) {
       const Vector<C> maxima = sums.at[p][v];
       sums.at[p][v] = maxima + (maxima - (filters + block.source_sums[p]));
-      // Not so for a NaN either.
-      inexact |= ~(most + block.source_magnitudes[p] <=
-                   kCancellation * sums.at[p][v]);
+      inexact |= ~IsExact<C>(most + block.source_magnitudes[p], sums.at[p][v]);
     }
   }
   if (__builtin_expect(AnyBit<C>(inexact), 0)) {
@@ -174,16 +201,6 @@ void CorrelatePixels(const CorrelationBlock<C>& block, int pixels) {
   if constexpr (kMost > 1) {
     CorrelatePixels<C, Step, kMost - 1, kPlanes>(block, pixels);
   }
-}
-
-// a - b. Every eighth is a fused multiply-add, since the loop below has more
-// additions (and clips, which take their ports) than multiply-adds.
-template <typename C>
-inline Vector<C> Difference(Vector<C> a, Vector<C> b, Vector<C> one, int t) {
-#if defined(__FMA__)
-  if (t % 8 == 7) return Fma(a, one, -b);
-#endif
-  return a - b;
 }
 
 template <typename C, bool kFinite, int kFilters>
@@ -213,7 +230,8 @@ void Backward(const BackwardBlock<C>& both) {
           Vector<C> taken = {};
 #pragma GCC unroll 16
           for (int t = 0; t < kFilters; ++t) {
-            const Vector<C> difference = Difference<C>(x, filters[t], one, t);
+            const Vector<C> difference =
+                Difference<C>(x, filters[t], one, t % kFusedEvery == 1);
             const Vector<C> slope = kFinite ? FiniteHardTanh<C>(difference)
                                             : HardTanh<C>(difference);
             if (t % 2 == 0) {
@@ -246,6 +264,9 @@ void BackwardUpTo(const BackwardBlock<C>& block, int count) {
 
 template <typename C, int kMost, int kPlanes>
 void ForwardPixels(const CorrelationBlock<C>& block, int pixels) {
+  if constexpr (kDirectForward) {
+    return CorrelatePixels<C, Direct<C>, kMost, kPlanes>(block, pixels);
+  }
   if (pixels == kMost) return ForwardBlock<C, kMost, kPlanes>(block);
   if constexpr (kMost > 1) {
     ForwardPixels<C, kMost - 1, kPlanes>(block, pixels);
@@ -323,21 +344,49 @@ void InputGradientOf(const CorrelationBlock<C>& block, int pixels,
   if constexpr (kTwo > 0) CorrelatePixels<C, Step, kTwo, 2>(block, pixels);
 }
 
+// The sum of all channels (or of their magnitudes) of each of the next
+// kWidth<C> slots.
+template <typename C, bool kMagnitudes>
+inline Vector<C> SumOfSlots(const C* tile, ptrdiff_t plane_stride,
+                            int64_t planes) {
+  Vector<C> sums[kWidth<C>] = {};
+  for (int64_t plane = 0; plane < planes; ++plane) {
+#pragma GCC unroll 16
+    for (int slot = 0; slot < kWidth<C>; ++slot) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors<C>; ++v) {
+        const Vector<C> value =
+            Load(tile + slot * kLanes + v * kWidth<C>);
+        sums[slot] += kMagnitudes ? Abs<C>(value) : value;
+      }
+    }
+    tile += plane_stride;
+  }
+  return SumEach<C>(sums);
+}
+
 template <typename C>
 void SlotSums(const C* tile, ptrdiff_t plane_stride, int64_t planes,
               int64_t slots, C* sums, C* magnitudes) {
-  for (int64_t slot = 0; slot < slots; ++slot) {
-    Vector<C> sum = {}, magnitude = {};
-    for (int64_t plane = 0; plane < planes; ++plane) {
-      const C* from = tile + plane * plane_stride + slot * kLanes;
-      for (int v = 0; v < kVectors<C>; ++v) {
-        const Vector<C> value = Load(from + v * kWidth<C>);
-        sum += value;
-        magnitude += Abs<C>(value);
+  for (int64_t slot = 0; slot < slots; slot += kWidth<C>) {
+    const C* from = tile + slot * kLanes;
+    Store(SumOfSlots<C, false>(from, plane_stride, planes), sums + slot);
+    Store(SumOfSlots<C, true>(from, plane_stride, planes), magnitudes + slot);
+  }
+}
+
+template <typename C>
+void TapSums(const C* slot_sums, ptrdiff_t row_stride,
+             const CorrelationBlock<C>& block, int64_t columns, C* sums) {
+  for (int64_t first = 0; first < columns; first += kWidth<C>) {
+    Vector<C> sum = {};
+    for (int64_t i = 0; i < block.row_tap_count; ++i) {
+      const C* row = slot_sums + block.row_taps[i].slot * row_stride + first;
+      for (int64_t j = 0; j < block.column_tap_count; ++j) {
+        sum += Load(row + block.column_taps[j].slot);
       }
     }
-    sums[slot] = Sum<C>(sum);
-    magnitudes[slot] = Sum<C>(magnitude);
+    Store(sum, sums + first);
   }
 }
 
@@ -357,6 +406,7 @@ constexpr Kernels<C> MakeKernels() {
       &BackwardUpTo<C, true, kBackward>,
       &BackwardUpTo<C, false, kBackward>,
       &SlotSums<C>,
+      &TapSums<C>,
   };
 }
 

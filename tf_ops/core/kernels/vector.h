@@ -11,6 +11,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(KERAS_ADDER_NEON)
+#include <arm_neon.h>
 #endif
 
 #include <cstdint>
@@ -62,7 +64,7 @@ inline void Store(Vector<C> value, C* to) {
 
 template <typename C>
 inline Vector<C> Broadcast(C value) {
-  return Vector<C>{} + value;
+  return value - Vector<C>{};  // folds; 0 + value would not, for -0
 }
 
 template <typename C>
@@ -71,9 +73,9 @@ inline Vector<C> Abs(Vector<C> value) {
   return (Vector<C>)((Bits)value & VectorOf<C>::kMagnitude);
 }
 
-// Max and Min return `b` where either operand is NaN, so clipping must hand the
-// value to be clipped as `b` to let a NaN through. Fma may round twice where
-// there is no such instruction.
+// Max and Min return `b`, or on ARM NaN, where either operand is NaN, so
+// clipping must hand the value to be clipped as `b` to let a NaN through. Fma
+// may round twice where there is no such instruction.
 #if defined(__AVX512F__)
 inline Vector<float> Max(Vector<float> a, Vector<float> b) {
   return _mm512_max_ps(a, b);
@@ -114,6 +116,26 @@ inline Vector<double> Fma(Vector<double> a, Vector<double> b,
                           Vector<double> c) {
   return _mm256_fmadd_pd(a, b, c);
 }
+#elif defined(KERAS_ADDER_NEON)
+inline Vector<float> Max(Vector<float> a, Vector<float> b) {
+  return vmaxq_f32(a, b);
+}
+inline Vector<float> Min(Vector<float> a, Vector<float> b) {
+  return vminq_f32(a, b);
+}
+inline Vector<float> Fma(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return vfmaq_f32(c, a, b);
+}
+inline Vector<double> Max(Vector<double> a, Vector<double> b) {
+  return vmaxq_f64(a, b);
+}
+inline Vector<double> Min(Vector<double> a, Vector<double> b) {
+  return vminq_f64(a, b);
+}
+inline Vector<double> Fma(Vector<double> a, Vector<double> b,
+                          Vector<double> c) {
+  return vfmaq_f64(c, a, b);
+}
 #else
 template <typename V>
 inline V Max(V a, V b) {
@@ -127,6 +149,34 @@ template <typename V>
 inline V Fma(V a, V b, V c) {
   return a * b + c;
 }
+#endif
+
+// |a - b|, and whether that takes one instruction: then the forward pass sums
+// distances as they are, since maxima would cost as much and need a guard.
+#if defined(KERAS_ADDER_NEON)
+constexpr bool kDirectForward = true;
+template <typename C>
+inline Vector<C> AbsoluteDifference(Vector<C> a, Vector<C> b) {
+  if constexpr (sizeof(C) == sizeof(double)) {
+    return vabdq_f64(a, b);
+  } else {
+    return vabdq_f32(a, b);
+  }
+}
+#else
+constexpr bool kDirectForward = false;
+template <typename C>
+inline Vector<C> AbsoluteDifference(Vector<C> a, Vector<C> b) {
+  return Abs<C>(a - b);
+}
+#endif
+
+// Whether the scalar of MaxBroadcast and the like is an operand, that needs no
+// register.
+#if defined(__AVX512F__)
+constexpr bool kBroadcastOperands = true;
+#else
+constexpr bool kBroadcastOperands = false;
 #endif
 
 // max(a, *b), the scalar being an operand of the one instruction: left to
@@ -172,6 +222,27 @@ inline Vector<double> FnmaBroadcast(Vector<double> a, const double* b,
   asm("vfnmadd231pd %2%{1to8%}, %1, %0" : "+v"(c) : "v"(a), "m"(*b));
   return c;
 }
+#elif defined(KERAS_ADDER_NEON)
+inline Vector<float> FmaBroadcast(Vector<float> a, const float* b,
+                                  Vector<float> c) {
+  asm("fmla %0.4s, %1.4s, %2.s[0]" : "+w"(c) : "w"(a), "w"(*b));
+  return c;
+}
+inline Vector<double> FmaBroadcast(Vector<double> a, const double* b,
+                                   Vector<double> c) {
+  asm("fmla %0.2d, %1.2d, %2.d[0]" : "+w"(c) : "w"(a), "w"(*b));
+  return c;
+}
+inline Vector<float> FnmaBroadcast(Vector<float> a, const float* b,
+                                   Vector<float> c) {
+  asm("fmls %0.4s, %1.4s, %2.s[0]" : "+w"(c) : "w"(a), "w"(*b));
+  return c;
+}
+inline Vector<double> FnmaBroadcast(Vector<double> a, const double* b,
+                                    Vector<double> c) {
+  asm("fmls %0.2d, %1.2d, %2.d[0]" : "+w"(c) : "w"(a), "w"(*b));
+  return c;
+}
 #else
 template <typename C>
 inline Vector<C> FmaBroadcast(Vector<C> a, const C* b, Vector<C> c) {
@@ -196,16 +267,32 @@ inline Vector<C> One() {
   return one;
 }
 
-// The sum of all lanes.
-template <typename C>
-inline C Sum(Vector<C> value) {
-  C sums[kWidth<C>];
-  Store(value, sums);
-#pragma GCC unroll 4
-  for (int width = kWidth<C> / 2; width > 0; width /= 2) {
-    for (int lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
+// In every segment of 2 * kHalf lanes: the sum of both halves of `a`, then that
+// of both halves of `b`.
+template <typename C, int kHalf>
+inline Vector<C> AddHalves(Vector<C> a, Vector<C> b) {
+  typename VectorOf<C>::bits low, high;
+  for (int lane = 0; lane < kWidth<C>; ++lane) {
+    const int offset = lane % (2 * kHalf);
+    const int segment = lane - offset;
+    const bool first = offset < kHalf;
+    low[lane] = segment + (first ? offset : kWidth<C> + offset - kHalf);
+    high[lane] = low[lane] + kHalf;
   }
-  return sums[0];
+  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+}
+
+// Lane i of the result is the sum of all lanes of values[i], in the order of a
+// binary tree. Destroys `values`.
+template <typename C, int kCount = kWidth<C>>
+inline Vector<C> SumEach(Vector<C>* values) {
+  constexpr int kHalf = kCount / 2;
+#pragma GCC unroll 8
+  for (int i = 0; i < kHalf; ++i) {
+    values[i] = AddHalves<C, kHalf>(values[i], values[i + kHalf]);
+  }
+  if constexpr (kHalf > 1) return SumEach<C, kHalf>(values);
+  return values[0];
 }
 
 // Whether any bit of a comparison's result is set.
@@ -236,6 +323,14 @@ template <>
 inline Vector<double> FiniteHardTanh<double>(Vector<double> value) {
   return _mm512_range_pd(value, _mm512_set1_pd(1), 2);
 }
+#endif
+
+// One in so many differences should be a fused multiply-add in a loop of a
+// difference, a clipping and two multiply-adds, for the ports to be even.
+#if defined(__AVX512DQ__)
+constexpr int kFusedEvery = 8;
+#else
+constexpr int kFusedEvery = 2;
 #endif
 
 // -1, 0 or 1; NaN for NaN.

@@ -1,0 +1,19 @@
+// Every aarch64 processor has these instructions, so no flag asks for them; the
+// baseline does without, which makes it the test of the portable code.
+#define KERAS_ADDER_NEON 1
+
+#include "core/kernels/micro_kernels.h"
+
+namespace keras_adder {
+
+const KernelSet kNeonKernels = {
+    "neon",
+    MakeKernels<float, 6, 0, 6, 0, 8, 8>(),
+    MakeKernels<double, 2, 0, 2, 0, 8, 8>(),
+    MakeCopies<Half>(),
+    MakeCopies<BFloat16>(),
+    MakeCopies<float>(),
+    MakeCopies<double>(),
+};
+
+}  // namespace keras_adder
