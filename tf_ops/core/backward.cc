@@ -43,7 +43,7 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
       groups_(original.groups),
       input_size_(original.input_size()),
       filter_size_(original.filter_size()),
-      filters_(original, FilterOrder::kOutputsToInputs, 1) {
+      filters_(original, FilterOrder::kOutputsToInputs) {
   const Geometry geometry = Folded(original);
   height_ = geometry.height;
   width_ = geometry.width;
@@ -214,8 +214,8 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t plane, bool finite,
               (input_rows_.tap_slots[i].slot + row) * input_columns_.slots +
               input_columns_.tap_slots[j].slot;
           const int64_t tap =
-              q * filters_.source_plane_stride(1) +
-              (i * width_.kernel + j) * filters_.tap_stride(1);
+              q * filters_.source_plane_stride() +
+              (i * width_.kernel + j) * filters_.tap_stride();
           block.input = worker.input + slot * kLanes;
           both.input_gradient = worker.input_gradient + slot * kLanes;
           // Dealt out evenly: 9 channels are 5 and 4, not 8 and 1.

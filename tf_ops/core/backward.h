@@ -66,7 +66,7 @@ class BackwardPlan {
   bool partial_ = false;  // some inputs meet no output: their gradient is 0
   Image input_, output_;
   Axis height_, width_;
-  PackedFilters filters_;  // blocks of one plane
+  PackedFilters filters_;
   int64_t block_images_ = 0, block_rows_ = 0, block_columns_ = 0;
   int64_t band_rows_ = 0;
   AxisPlan input_rows_, input_columns_, rows_, columns_;

@@ -29,10 +29,6 @@ int64_t Spread(int64_t count, int64_t most) {
   return CeilDiv(count, CeilDiv(count, most));
 }
 
-int MaxPlanes(const KernelSet& set, int64_t element) {
-  return element == sizeof(double) ? set.f64.max_planes : set.f32.max_planes;
-}
-
 }  // namespace
 
 CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
@@ -44,10 +40,9 @@ CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
       threads_(threads),
       filter_taps_(original.kernel_taps()),
       groups_(original.groups),
-      filters_(original,
-               pass == Pass::kForward ? FilterOrder::kInputsToOutputs
-                                      : FilterOrder::kOutputsToInputs,
-               MaxPlanes(set, element)) {
+      filters_(original, pass == Pass::kForward
+                             ? FilterOrder::kInputsToOutputs
+                             : FilterOrder::kOutputsToInputs) {
   const Geometry geometry = Folded(original);
   height_ = geometry.height;
   width_ = geometry.width;
@@ -137,11 +132,9 @@ void CorrelationPlan::ChooseBlocks(const std::vector<Phase>& rows,
   const int64_t column_count = columns[0].count;
   const int64_t phases = rows.size() * columns.size();
 
-  const std::vector<PlaneBlock>& blocks = filters_.blocks();
-  parts_ = DealPlanes(blocks.size(),
-                      std::max<int64_t>(1, kUnitPlanes / blocks[0].planes));
-  const int64_t planes =
-      std::min(Planes(destination_.channels), kUnitPlanes);
+  const int64_t all_planes = Planes(destination_.channels);
+  const int64_t planes = std::min(all_planes, kUnitPlanes);
+  parts_ = DealPlanes(all_planes, planes);
   const int64_t pixels =
       std::min(kUnitPixels, kTotalsBytes / (planes * kLanes * element_));
   const bool overlap = rows[0].taps.size() > 1 && row_count > 1;
@@ -177,7 +170,7 @@ void CorrelationPlan::ChooseBlocks(const std::vector<Phase>& rows,
     } else if (block_rows_ > 4) {
       halve(&block_rows_);
     } else if (parts_[0].planes > 1) {
-      parts_ = DealPlanes(blocks.size(), parts_[0].planes - 1);
+      parts_ = DealPlanes(all_planes, CeilDiv(parts_[0].planes, 2));
     } else if (block_columns_ > 32) {
       halve(&block_columns_);
     } else if (block_rows_ > 1) {
@@ -211,11 +204,7 @@ void CorrelationPlan::SizeScratch() {
   const int64_t slots =
       most_slots(row_phases_) * most_slots(column_phases_) * block_images_;
   int64_t planes = 0;
-  for (const PlaneBlock& part : parts_) {
-    const PlaneBlock& first = filters_.blocks()[part.first];
-    const PlaneBlock& last = filters_.blocks()[part.first + part.planes - 1];
-    planes = std::max(planes, last.first + last.planes - first.first);
-  }
+  for (const PlaneRange& part : parts_) planes = std::max(planes, part.planes);
   scratch_.source = slots * terms_[0].planes * kLanes;
   scratch_.totals = block_slots() * planes * kLanes;
   if (pass_ == Pass::kForward) {
@@ -232,13 +221,12 @@ void CorrelationPlan::SizeScratch() {
 // each destination lane.
 int64_t CorrelationPlan::filters_elements() const {
   const int64_t sums =
-      pass_ == Pass::kForward ? 2 * FilterSumsOffset(groups_, 0) : 0;
+      pass_ == Pass::kForward ? 2 * FilterSumsOffset(filters_.units()) : 0;
   return RoundUp(filters_.size() + sums, kWorkspaceAlignment / element_);
 }
 
-int64_t CorrelationPlan::FilterSumsOffset(int64_t group, int64_t plane) const {
-  return (group * Planes(destination_.channels) + plane) *
-         static_cast<int64_t>(terms_.size()) * kLanes;
+int64_t CorrelationPlan::FilterSumsOffset(int64_t filter_unit) const {
+  return filter_unit * static_cast<int64_t>(terms_.size()) * kLanes;
 }
 
 int64_t CorrelationPlan::workspace_bytes() const {
@@ -262,12 +250,7 @@ CorrelationPlan::Unit CorrelationPlan::UnitAt(int64_t index) const {
   Unit unit;
   unit.rows = &row_phases_[phase / column_phases_.size()];
   unit.columns = &column_phases_[phase % column_phases_.size()];
-  unit.blocks = parts_[take(parts_.size())];
-  const PlaneBlock& first = filters_.blocks()[unit.blocks.first];
-  const PlaneBlock& last =
-      filters_.blocks()[unit.blocks.first + unit.blocks.planes - 1];
-  unit.first_plane = first.first;
-  unit.planes = last.first + last.planes - first.first;
+  unit.planes = parts_[take(parts_.size())];
   BlockOrigin& at = unit.at;
   at.column = take(CeilDiv(column_phases_[0].count, block_columns_)) *
               block_columns_;
@@ -316,20 +299,18 @@ CorrelationPlan::Filters<C> CorrelationPlan::PackFilters(
   Filters<C> result;
   result.packed = workspace;
   result.sums = workspace + filters_.size();
-  result.magnitudes = result.sums + FilterSumsOffset(groups_, 0);
+  result.magnitudes = result.sums + FilterSumsOffset(filters_.units());
   std::atomic<bool> finite{true};
   const int packers =
       filters_.size() > (1 << 16) ? threads_ : 1;  // not worth a thread below
   ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
     if (!filters_.Pack(set_, filters, unit, result.packed)) finite = false;
     if (pass_ != Pass::kForward) return;
-    const int64_t blocks = filters_.blocks().size();
-    const PlaneBlock& block = filters_.blocks()[unit % blocks];
-    int64_t offset = FilterSumsOffset(unit / blocks, block.first);
+    int64_t offset = FilterSumsOffset(unit);
     for (const Terms& terms : terms_) {
       filters_.Sum(result.packed, unit, terms, result.sums + offset,
                    result.magnitudes + offset);
-      offset += block.planes * kLanes;
+      offset += kLanes;
     }
   });
   result.finite = finite;
@@ -343,15 +324,15 @@ void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
                               const Worker<C>& worker) const {
   const BlockOrigin& at = unit.at;
   const int64_t total_plane = block_slots() * kLanes;
-  std::memset(worker.totals, 0, total_plane * unit.planes * sizeof(C));
+  std::memset(worker.totals, 0, total_plane * unit.planes.planes * sizeof(C));
   bool careful = false;
   if (pass_ == Pass::kInputGradient) {
     PackTile(set_, centre, destination_, unit.rows->destination,
-             unit.columns->destination, at, unit.first_plane, unit.planes,
-             total_plane, worker.centre);
+             unit.columns->destination, at, unit.planes.first,
+             unit.planes.planes, total_plane, worker.centre);
     careful = !filters.finite;
     const int64_t filled = at.images * block_rows_ * block_columns_ * kLanes;
-    for (int64_t p = 0; p < unit.planes && !careful; ++p) {
+    for (int64_t p = 0; p < unit.planes.planes && !careful; ++p) {
       careful = !AllFinite(worker.centre + p * total_plane, filled);
     }
   }
@@ -372,8 +353,8 @@ void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
   }
   const C scale = pass_ == Pass::kForward ? -1 : 1;
   UnpackTile(set_, worker.totals, destination_, unit.rows->destination,
-             unit.columns->destination, at, unit.first_plane, unit.planes,
-             total_plane, scale, destination);
+             unit.columns->destination, at, unit.planes.first,
+             unit.planes.planes, total_plane, scale, destination);
 }
 
 // Sums up what the taps of each pixel see of the packed source planes.
@@ -414,9 +395,12 @@ void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
   block.column_tap_count = columns.tap_slots.size();
   block.channels = std::min(terms.planes * kLanes,
                             source_.channels - terms.first_plane * kLanes);
-  block.total_plane = block_slots() * kLanes;
+  block.filter_plane = filters_.source_plane_stride();
+  block.filter_row = filters_.row_stride();
+  block.filter_tap = filters_.tap_stride();
   block.source_sums = worker.sums;
   block.source_magnitudes = worker.magnitudes;
+  block.second_source = block.second_slot = 0;
   if (forward) {
     block.row_taps += terms.first_row;
     block.row_tap_count = terms.rows;
@@ -424,68 +408,80 @@ void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
     block.column_tap_count = terms.columns;
     SumSources(unit, block, worker);
   }
-  for (int i = 0; i < unit.blocks.planes; ++i) {
-    const PlaneBlock& lanes = filters_.blocks()[unit.blocks.first + i];
-    const int64_t offset = (lanes.first - unit.first_plane) * block.total_plane;
-    block.filter_plane = filters_.source_plane_stride(lanes.planes);
-    block.filter_tap = filters_.tap_stride(lanes.planes);
-    block.filter_row = filters_.kernel_width() * block.filter_tap;
-    block.filters = filters.packed + unit.at.group * filters_.group_stride() +
-                    lanes.first * filters_.destination_plane_stride() +
+  for (int64_t p = 0; p < unit.planes.planes; ++p) {
+    const int64_t filter_unit =
+        unit.at.group * Planes(destination_.channels) + unit.planes.first + p;
+    const int64_t offset = p * block_slots() * kLanes;
+    block.filters = filters.packed +
+                    filter_unit * filters_.destination_plane_stride() +
                     terms.first_plane * block.filter_plane;
     block.total = worker.totals + offset;
     block.centre = forward ? block.total : worker.centre + offset;
-    const int64_t sums = FilterSumsOffset(unit.at.group, lanes.first) +
-                         (&terms - terms_.data()) * lanes.planes * kLanes;
+    const int64_t sums =
+        FilterSumsOffset(filter_unit) + (&terms - terms_.data()) * kLanes;
     block.filter_sums = filters.sums + sums;
     block.filter_magnitudes = filters.magnitudes + sums;
     if (careful) {
-      SumBlockInside(unit, lanes.planes, block);
+      SumPlaneInside(unit, block);
     } else {
-      SumBlock(unit, lanes.planes, block);
+      SumPlane(unit, block);
     }
   }
 }
 
 // Walks over a unit's pixels in runs that a kernel takes at once.
 template <typename C>
-void CorrelationPlan::SumBlock(const Unit& unit, int planes,
+void CorrelationPlan::SumPlane(const Unit& unit,
                                const CorrelationBlock<C>& block) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
   const bool forward = pass_ == Pass::kForward;
   const auto kernel = forward ? kernels.forward : kernels.input_gradient;
-  const int most = forward ? kernels.forward_pixels[planes]
-                           : kernels.input_gradient_pixels[planes];
+  const int most =
+      forward ? kernels.max_forward : kernels.max_input_gradient;
   const int64_t row_slots = unit.columns->source.slots;
-  int64_t images = unit.at.images;
   int64_t rows = unit.at.rows;
+  int64_t lines = unit.at.images * rows;
   int64_t columns = unit.at.columns;
   // Without overlap, full rows follow each other in both tiles.
   if (columns == row_slots && columns == block_columns_) {
-    if (rows == unit.rows->source.slots && rows == block_rows_) {
-      rows *= images;
-      images = 1;
-    }
-    columns *= rows;
+    const bool images_too =
+        rows == unit.rows->source.slots && rows == block_rows_;
+    columns *= images_too ? lines : rows;
+    lines = images_too ? 1 : unit.at.images;
     rows = 1;
   }
+  const auto slot_of = [&](int64_t line) {
+    return (line / rows * unit.rows->source.slots + line % rows) * row_slots;
+  };
+  const auto pixel_of = [&](int64_t line) {
+    return (line / rows * block_rows_ + line % rows) * block_columns_;
+  };
+  const auto run = [&](int64_t line, int64_t first) {
+    CorrelationBlock<C> here = block;
+    const int64_t pixel = pixel_of(line) + first;
+    here.source += (slot_of(line) + first) * kLanes;
+    here.total += pixel * kLanes;
+    here.centre += pixel * kLanes;
+    here.source_sums += pixel;
+    here.source_magnitudes += pixel;
+    return here;
+  };
+  int64_t line = 0;
+  // Short rows two at a time.
+  if (forward && columns <= kernels.max_forward_twice) {
+    for (; line + 1 < lines; line += 2) {
+      CorrelationBlock<C> here = run(line, 0);
+      here.second_source = (slot_of(line + 1) - slot_of(line)) * kLanes;
+      here.second_slot = pixel_of(line + 1) - pixel_of(line);
+      kernels.forward_twice(here, static_cast<int>(columns));
+    }
+  }
   const int64_t runs = CeilDiv(columns, most);
-  for (int64_t image = 0; image < images; ++image) {
-    for (int64_t row = 0; row < rows; ++row) {
-      const int64_t slot =
-          (image * unit.rows->source.slots + row) * row_slots;
-      const int64_t pixel = (image * block_rows_ + row) * block_columns_;
-      for (int64_t run = 0; run < runs; ++run) {
-        const int64_t first = columns * run / runs;
-        CorrelationBlock<C> here = block;
-        here.source += (slot + first) * kLanes;
-        here.total += (pixel + first) * kLanes;
-        here.centre += (pixel + first) * kLanes;
-        here.source_sums += pixel + first;
-        here.source_magnitudes += pixel + first;
-        kernel(here, static_cast<int>(columns * (run + 1) / runs - first),
-               planes);
-      }
+  for (; line < lines; ++line) {
+    for (int64_t i = 0; i < runs; ++i) {
+      const int64_t first = columns * i / runs;
+      kernel(run(line, first),
+             static_cast<int>(columns * (i + 1) / runs - first));
     }
   }
 }
@@ -494,7 +490,7 @@ void CorrelationPlan::SumBlock(const Unit& unit, int planes,
 // with only those taps whose output exists. The others add
 // 0 * HT(filter - centre), which is nothing unless it is NaN.
 template <typename C>
-void CorrelationPlan::SumBlockInside(const Unit& unit, int planes,
+void CorrelationPlan::SumPlaneInside(const Unit& unit,
                                      const CorrelationBlock<C>& block) const {
   const auto inside = [](const AxisPlan& plan, int64_t at, int64_t size) {
     std::vector<TapSlot> taps;
@@ -528,7 +524,7 @@ void CorrelationPlan::SumBlockInside(const Unit& unit, int planes,
                                kLanes;
         here.total = block.total + pixel * kLanes;
         here.centre = block.centre + pixel * kLanes;
-        KernelsOf<C>(set_).input_gradient(here, 1, planes);
+        KernelsOf<C>(set_).input_gradient(here, 1);
       }
     }
   }

@@ -63,8 +63,7 @@ class CorrelationPlan {
     const AxisPhase* rows;
     const AxisPhase* columns;
     BlockOrigin at;
-    PlaneBlock blocks;  // of filters_.blocks()
-    int64_t first_plane, planes;  // of destinations
+    PlaneRange planes;  // of destinations
   };
 
   // How many elements of a worker's scratch each part takes.
@@ -119,7 +118,7 @@ class CorrelationPlan {
   template <typename C, typename Filter>
   Filters<C> PackFilters(ThreadPool& pool, const Filter* filters,
                          C* workspace) const;
-  int64_t FilterSumsOffset(int64_t group, int64_t plane) const;
+  int64_t FilterSumsOffset(int64_t filter_unit) const;
   template <typename C, typename Source, typename Filter,
             typename Destination>
   void RunUnit(const Unit& unit, const Source* source,
@@ -132,10 +131,9 @@ class CorrelationPlan {
   void SumTerms(const Unit& unit, const Terms& terms, bool careful,
                 const Filters<C>& filters, const Worker<C>& worker) const;
   template <typename C>
-  void SumBlock(const Unit& unit, int planes,
-                const CorrelationBlock<C>& block) const;
+  void SumPlane(const Unit& unit, const CorrelationBlock<C>& block) const;
   template <typename C>
-  void SumBlockInside(const Unit& unit, int planes,
+  void SumPlaneInside(const Unit& unit,
                       const CorrelationBlock<C>& block) const;
 
   const KernelSet& set_;
@@ -152,8 +150,7 @@ class CorrelationPlan {
   // A sum is made up of sums over these, in this order: a matter of accuracy,
   // so of the filters' geometry alone.
   std::vector<Terms> terms_;
-  // Destination planes a unit handles, as ranges of filters_.blocks().
-  std::vector<PlaneBlock> parts_;
+  std::vector<PlaneRange> parts_;  // destination planes that a unit handles
   int64_t block_images_, block_rows_, block_columns_;
   std::vector<AxisPhase> row_phases_, column_phases_;
   int64_t phase_units_ = 0;

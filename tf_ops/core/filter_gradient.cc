@@ -14,9 +14,9 @@ constexpr int64_t kTileBytes = 128 << 10;
 // Planes of input and output channels that a unit handles.
 constexpr int64_t kPartPlanes = 4;
 
-int64_t MostPlanes(const std::vector<PlaneBlock>& parts) {
+int64_t MostPlanes(const std::vector<PlaneRange>& parts) {
   int64_t most = 0;
-  for (const PlaneBlock& part : parts) {
+  for (const PlaneRange& part : parts) {
     most = std::max<int64_t>(most, part.planes);
   }
   return most;
@@ -34,7 +34,7 @@ FilterGradientPlan::FilterGradientPlan(const Geometry& original,
       threads_(threads),
       groups_(original.groups),
       filter_size_(original.filter_size()),
-      filters_(original, FilterOrder::kOutputsToInputs, 1) {
+      filters_(original, FilterOrder::kOutputsToInputs) {
   const Geometry geometry = Folded(original);
   height_ = geometry.height;
   width_ = geometry.width;
@@ -152,21 +152,21 @@ void FilterGradientPlan::RunUnit(int64_t unit, const T* input,
     unit /= count;
     return digit;
   };
-  const PlaneBlock& outputs = output_parts_[take(output_parts_.size())];
-  const PlaneBlock& inputs = input_parts_[take(input_parts_.size())];
+  const PlaneRange& outputs = output_parts_[take(output_parts_.size())];
+  const PlaneRange& inputs = input_parts_[take(input_parts_.size())];
   const int64_t group = take(groups_);
   const int64_t chunk = unit;
 
-  const int64_t base = group * filters_.group_stride();
+  const int64_t base = group * Planes(input_.channels) * filters_.destination_plane_stride();
   C* const partial = partials + chunk * partials_.stride() + base;
   for (int p = 0; p < inputs.planes; ++p) {
     C* plane = partial +
                (inputs.first + p) * filters_.destination_plane_stride() +
-               outputs.first * filters_.source_plane_stride(1);
+               outputs.first * filters_.source_plane_stride();
     const int64_t planes = std::min<int64_t>(
         outputs.planes, Planes(output_.channels) - outputs.first);
     std::memset(plane, 0,
-                planes * filters_.source_plane_stride(1) * sizeof(C));
+                planes * filters_.source_plane_stride() * sizeof(C));
   }
   C* const input_tile = scratch;
   C* const gradient_tile = scratch + input_scratch_;
@@ -189,8 +189,8 @@ void FilterGradientPlan::RunUnit(int64_t unit, const T* input,
 
 template <typename C>
 void FilterGradientPlan::SumTile(const BlockOrigin& at,
-                                 const PlaneBlock& inputs,
-                                 const PlaneBlock& outputs, const C* packed,
+                                 const PlaneRange& inputs,
+                                 const PlaneRange& outputs, const C* packed,
                                  C* partial, const C* input,
                                  const C* gradient) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
@@ -212,14 +212,14 @@ void FilterGradientPlan::SumTile(const BlockOrigin& at,
           gradient + q * block_images_ * block.gradient_image;
       const int64_t offset =
           (inputs.first + p) * filters_.destination_plane_stride() +
-          (outputs.first + q) * filters_.source_plane_stride(1);
+          (outputs.first + q) * filters_.source_plane_stride();
       const int channels = PlaneChannels(output_.channels, outputs.first + q);
       for (int64_t i = 0; i < height_.kernel; ++i) {
         for (int64_t j = 0; j < width_.kernel; ++j) {
           const int64_t slot = input_rows_.tap_slots[i].slot * input_columns_.slots +
                                input_columns_.tap_slots[j].slot;
           const int64_t tap =
-              offset + (i * width_.kernel + j) * filters_.tap_stride(1);
+              offset + (i * width_.kernel + j) * filters_.tap_stride();
           block.input = input_plane + slot * kLanes;
           for (int first = 0; first < channels; first += kernels.max_filters) {
             block.gradient = gradient_plane + first;

@@ -40,8 +40,8 @@ class FilterGradientPlan {
   void RunUnit(int64_t unit, const T* input, const O* gradient,
                const C* packed, C* partial, C* scratch) const;
   template <typename C>
-  void SumTile(const BlockOrigin& at, const PlaneBlock& inputs,
-               const PlaneBlock& outputs, const C* packed, C* partial,
+  void SumTile(const BlockOrigin& at, const PlaneRange& inputs,
+               const PlaneRange& outputs, const C* packed, C* partial,
                const C* input, const C* gradient) const;
 
   const KernelSet& set_;
@@ -53,8 +53,8 @@ class FilterGradientPlan {
   bool empty_;  // no pixels to be summed
   Image input_, output_;
   Axis height_, width_;
-  PackedFilters filters_;  // blocks of one plane
-  std::vector<PlaneBlock> input_parts_, output_parts_;
+  PackedFilters filters_;
+  std::vector<PlaneRange> input_parts_, output_parts_;
   int64_t block_images_ = 0, block_rows_ = 0, block_columns_ = 0;
   AxisPlan input_rows_, input_columns_, rows_, columns_;
   int64_t tiles_ = 0;

@@ -34,7 +34,7 @@ class PartialFilters {
   int64_t stride() const { return stride_; }
   int64_t elements() const { return chunks_ * stride_; }
 
-  // Adds all chunks of one packed block (of one plane) to the first's.
+  // Adds all chunks of one packed unit to the first's.
   template <typename C>
   void AddChunks(int64_t unit, C* partials) const {
     C* const total = partials + unit * size_;

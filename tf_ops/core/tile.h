@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "core/axis_plan.h"
 #include "core/geometry.h"
@@ -24,6 +25,23 @@ inline int64_t RoundUp(int64_t value, int64_t multiple) {
 }
 
 inline int64_t Planes(int64_t channels) { return CeilDiv(channels, kLanes); }
+
+// Some of the planes.
+struct PlaneRange {
+  int64_t first;
+  int64_t planes;
+};
+
+// Deals planes out evenly into ranges of at most `most`.
+inline std::vector<PlaneRange> DealPlanes(int64_t planes, int64_t most) {
+  std::vector<PlaneRange> ranges;
+  const int64_t count = CeilDiv(planes, most);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t first = planes * i / count;
+    ranges.push_back({first, planes * (i + 1) / count - first});
+  }
+  return ranges;
+}
 
 // Channels of plane `plane` out of `channels`.
 inline int PlaneChannels(int64_t channels, int64_t plane) {

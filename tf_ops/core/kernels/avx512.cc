@@ -4,8 +4,8 @@ namespace keras_adder {
 
 const KernelSet kAvx512Kernels = {
     "avx512",
-    MakeKernels<float, 28, 14, 16, 12, 16, 8>(),
-    MakeKernels<double, 14, 6, 12, 6, 16, 8>(),
+    MakeKernels<float, 28, 16, 16, 8>(),
+    MakeKernels<double, 14, 12, 16, 8>(),
     MakeCopies<Half>(),
     MakeCopies<BFloat16>(),
     MakeCopies<float>(),

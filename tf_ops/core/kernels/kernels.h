@@ -7,9 +7,9 @@
 //
 // so that one slot to the next is always kLanes elements, a constant the
 // compiler can fold into addresses. Filters are packed the same way, for each
-// block of destination channels:
+// plane of destination channels:
 //
-//     filters[source plane][tap][source lane][destination lane of the block]
+//     filters[source plane][tap][source lane][destination lane]
 //
 // Tiling, packing and threading live one level up (correlation.cc,
 // filter_gradient.cc), once for all instruction sets.
@@ -34,7 +34,7 @@ struct TapSlot {
   int64_t tap;
 };
 
-// For `pixels` neighbouring slots and `planes` planes of destinations:
+// For some pixels and one plane of destinations:
 //
 //   forward          total += sum_taps,channels |filter - source|
 //   input gradient   total += sum_taps,channels source * HT(filter - centre)
@@ -46,6 +46,9 @@ struct TapSlot {
 //
 // The sums of magnitudes tell where that would cancel too many digits (or meet
 // an infinity or a NaN), and those lanes are summed directly instead.
+// Pixels are neighbouring slots: one run of them or, to fill the registers where
+// rows are short, two runs of equal length, the second of which lies so many
+// elements (or slots of totals, for sums) behind the first.
 template <typename C>
 struct CorrelationBlock {
   const C* source;
@@ -62,7 +65,7 @@ struct CorrelationBlock {
   const C* filter_sums;
   const C* filter_magnitudes;
   C* total;
-  ptrdiff_t total_plane;
+  ptrdiff_t second_source, second_slot;
 };
 
 // For one tap, one plane of input channels and `count` output channels t:
@@ -96,16 +99,17 @@ struct BackwardBlock {
 
 template <typename C>
 struct Kernels {
-  // A correlation block spans at most max_planes planes (1 or 2), and at most
-  // so many pixels, by the number of planes; a filter gradient at most
-  // max_filters filters, a backward block at most max_backward_filters.
-  int max_planes;
-  int forward_pixels[3];
-  int input_gradient_pixels[3];
+  // The most pixels of a correlation block and of one of two runs (the input
+  // gradient takes one run only), the most filters of a filter gradient and of
+  // a backward block.
+  int max_forward;
+  int max_forward_twice;
+  int max_input_gradient;
   int max_filters;
   int max_backward_filters;
-  void (*forward)(const CorrelationBlock<C>&, int pixels, int planes);
-  void (*input_gradient)(const CorrelationBlock<C>&, int pixels, int planes);
+  void (*forward)(const CorrelationBlock<C>&, int pixels);
+  void (*forward_twice)(const CorrelationBlock<C>&, int pixels_of_each_run);
+  void (*input_gradient)(const CorrelationBlock<C>&, int pixels);
   void (*filter_gradient)(const FilterGradientBlock<C>&, int count);
   void (*filter_gradient_sign)(const FilterGradientBlock<C>&, int count);
   // The first of these is for finite inputs and filters only.

@@ -57,25 +57,31 @@ struct InputGradient {
   }
 };
 
-// One sum for each pixel and each vector of a block of destination lanes.
-template <typename C, int kPixels, int kPlanes>
+// One sum for each pixel and each vector of the plane of destinations.
+template <typename C, int kPixels>
 struct Sums {
-  static constexpr int kSpan = kPlanes * kVectors<C>;
-  Vector<C> at[kPixels][kSpan];
+  Vector<C> at[kPixels][kVectors<C>];
 };
 
-// Where the totals of vector `v` of a block start.
-template <typename C>
-inline ptrdiff_t TotalOffset(const CorrelationBlock<C>& block, int v) {
-  return v / kVectors<C> * block.total_plane + v % kVectors<C> * kWidth<C>;
-}
+// Pixel p of a block of `kRuns` runs, counted from the first of the block.
+template <typename C, int kPixels, int kRuns>
+struct Pixel {
+  static constexpr int kRun = kPixels / kRuns;
+  static inline ptrdiff_t Source(const CorrelationBlock<C>& block, int p) {
+    return p < kRun ? p * kLanes : block.second_source + (p - kRun) * kLanes;
+  }
+  static inline ptrdiff_t Slot(const CorrelationBlock<C>& block, int p) {
+    return p < kRun ? p : block.second_slot + (p - kRun);
+  }
+};
 
 // Sums stay in registers over all taps and channels of the block.
-template <typename C, typename Step, int kPixels, int kPlanes>
-inline __attribute__((always_inline)) Sums<C, kPixels, kPlanes> SumOverTaps(
+template <typename C, typename Step, int kPixels, int kRuns>
+inline __attribute__((always_inline)) Sums<C, kPixels> SumOverTaps(
     const CorrelationBlock<C>& block) {
-  constexpr int kSpan = kPlanes * kVectors<C>;
-  Sums<C, kPixels, kPlanes> sums = {};
+  constexpr int kSpan = kVectors<C>;
+  constexpr int kRun = kPixels / kRuns;
+  Sums<C, kPixels> sums = {};
   const Vector<C> one = One<C>();
   const C* source_plane = block.source;
   const C* filter_plane = block.filters;
@@ -87,6 +93,7 @@ inline __attribute__((always_inline)) Sums<C, kPixels, kPlanes> SumOverTaps(
       const TapSlot& column_tap = block.column_taps[column];
       const C* source = source_plane + row_tap.slot * block.source_row +
                         column_tap.slot * kLanes;
+      const C* second = source + (kRuns > 1 ? block.second_source : 0);
       const C* filter = filter_plane + row_tap.tap * block.filter_row +
                         column_tap.tap * block.filter_tap;
       if (++column == block.column_tap_count) {
@@ -99,12 +106,15 @@ inline __attribute__((always_inline)) Sums<C, kPixels, kPlanes> SumOverTaps(
         for (int i = 0; i < kPixels * kSpan; ++i) {
           const int p = kBroadcastOperands ? i % kPixels : i / kSpan;
           const int v = kBroadcastOperands ? i / kPixels : i % kSpan;
+          const C* from =
+              p < kRun ? source + p * kLanes : second + (p - kRun) * kLanes;
           sums.at[p][v] = Step::Add(
-              sums.at[p][v], Load(filter + v * kWidth<C>), source + p * kLanes,
-              block.centre + TotalOffset(block, v) + p * kLanes, one);
+              sums.at[p][v], Load(filter + v * kWidth<C>), from,
+              block.centre + p * kLanes + v * kWidth<C>, one);
         }
         source += 1;
-        filter += kPlanes * kLanes;
+        second += 1;
+        filter += kLanes;
       }
     }
     source_plane += block.source_plane;
@@ -113,15 +123,16 @@ inline __attribute__((always_inline)) Sums<C, kPixels, kPlanes> SumOverTaps(
   return sums;
 }
 
-template <typename C, int kPixels, int kPlanes>
+template <typename C, int kPixels, int kRuns>
 inline __attribute__((always_inline)) void AddToTotals(
-    const CorrelationBlock<C>& block, const Sums<C, kPixels, kPlanes>& sums) {
-#pragma GCC unroll 8
-  for (int v = 0; v < kPlanes * kVectors<C>; ++v) {
-    C* total = block.total + TotalOffset(block, v);
+    const CorrelationBlock<C>& block, const Sums<C, kPixels>& sums) {
 #pragma GCC unroll 32
-    for (int p = 0; p < kPixels; ++p) {
-      C* to = total + p * kLanes;
+  for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors<C>; ++v) {
+      C* to = block.total +
+              Pixel<C, kPixels, kRuns>::Slot(block, p) * kLanes +
+              v * kWidth<C>;
       Store(Load(to) + sums.at[p][v], to);
     }
   }
@@ -129,10 +140,10 @@ inline __attribute__((always_inline)) void AddToTotals(
 
 // Sums are added to the totals at the end of a block: shorter chains of
 // additions, smaller errors.
-template <typename C, typename Step, int kPixels, int kPlanes>
+template <typename C, typename Step, int kPixels, int kRuns>
 void Correlate(const CorrelationBlock<C>& block) {
-  AddToTotals<C, kPixels, kPlanes>(
-      block, SumOverTaps<C, Step, kPixels, kPlanes>(block));
+  AddToTotals<C, kPixels, kRuns>(
+      block, SumOverTaps<C, Step, kPixels, kRuns>(block));
 }
 
 // How many times smaller than the sum of all magnitudes a distance may be
@@ -150,18 +161,19 @@ inline typename VectorOf<C>::bits IsExact(Vector<C> magnitudes,
 }
 
 // Replaces what cancelled in `sums` by direct sums.
-template <typename C, int kPixels, int kPlanes>
+template <typename C, int kPixels, int kRuns>
 __attribute__((noinline)) void ReplaceInexact(
-    const CorrelationBlock<C>& block, Sums<C, kPixels, kPlanes>* sums) {
-  constexpr int kSpan = kPlanes * kVectors<C>;
+    const CorrelationBlock<C>& block, Sums<C, kPixels>* sums) {
+  using At = Pixel<C, kPixels, kRuns>;
   for (int p = 0; p < kPixels; ++p) {
     CorrelationBlock<C> pixel = block;
-    pixel.source += p * kLanes;
-    const auto exact = SumOverTaps<C, Direct<C>, 1, kPlanes>(pixel);
-    for (int v = 0; v < kSpan; ++v) {
+    pixel.source += At::Source(block, p);
+    const auto exact = SumOverTaps<C, Direct<C>, 1, 1>(pixel);
+    const C source = block.source_magnitudes[At::Slot(block, p)];
+    for (int v = 0; v < kVectors<C>; ++v) {
       const Vector<C> sum = sums->at[p][v];
-      const Vector<C> most = Load(block.filter_magnitudes + v * kWidth<C>) +
-                             block.source_magnitudes[p];
+      const Vector<C> most =
+          Load(block.filter_magnitudes + v * kWidth<C>) + source;
       sums->at[p][v] = IsExact<C>(most, sum) ? sum : exact.at[0][v];
     }
   }
@@ -169,38 +181,49 @@ __attribute__((noinline)) void ReplaceInexact(
 
 // Distances from sums of maxima. What depends on a pixel and a lane depends on
 // nothing else of the block, so that any tiling gives the same bits.
-template <typename C, int kPixels, int kPlanes>
+template <typename C, int kPixels, int kRuns>
 void ForwardBlock(const CorrelationBlock<C>& block) {
-  constexpr int kSpan = kPlanes * kVectors<C>;
-  auto sums = SumOverTaps<C, Maximum<C>, kPixels, kPlanes>(block);
-  using Bits = typename VectorOf<C>::bits;
-  Bits inexact = {};
+  using At = Pixel<C, kPixels, kRuns>;
+  auto sums = SumOverTaps<C, Maximum<C>, kPixels, kRuns>(block);
+  typename VectorOf<C>::bits inexact = {};
 #pragma GCC unroll 8
-  for (int v = 0; v < kSpan; ++v) {
+  for (int v = 0; v < kVectors<C>; ++v) {
     const Vector<C> filters = Load(block.filter_sums + v * kWidth<C>);
     const Vector<C> most = Load(block.filter_magnitudes + v * kWidth<C>);
 #pragma GCC unroll 32
     for (int p = 0; p < kPixels; ++p) {
+      const ptrdiff_t slot = At::Slot(block, p);
       const Vector<C> maxima = sums.at[p][v];
-      sums.at[p][v] = maxima + (maxima - (filters + block.source_sums[p]));
-      inexact |= ~IsExact<C>(most + block.source_magnitudes[p], sums.at[p][v]);
+      sums.at[p][v] = maxima + (maxima - (filters + block.source_sums[slot]));
+      inexact |=
+          ~IsExact<C>(most + block.source_magnitudes[slot], sums.at[p][v]);
     }
   }
   if (__builtin_expect(AnyBit<C>(inexact), 0)) {
     // A copy, since sums whose address is known to others leave registers.
     auto mended = sums;
-    ReplaceInexact<C, kPixels, kPlanes>(block, &mended);
-    return AddToTotals<C, kPixels, kPlanes>(block, mended);
+    ReplaceInexact<C, kPixels, kRuns>(block, &mended);
+    return AddToTotals<C, kPixels, kRuns>(block, mended);
   }
-  AddToTotals<C, kPixels, kPlanes>(block, sums);
+  AddToTotals<C, kPixels, kRuns>(block, sums);
 }
 
-template <typename C, typename Step, int kMost, int kPlanes>
-void CorrelatePixels(const CorrelationBlock<C>& block, int pixels) {
-  if (pixels == kMost) return Correlate<C, Step, kMost, kPlanes>(block);
-  if constexpr (kMost > 1) {
-    CorrelatePixels<C, Step, kMost - 1, kPlanes>(block, pixels);
+// Calls the instance for `pixels` (of each run) out of 1 ... kMost.
+template <typename C, int kMost, int kRuns>
+void ForwardUpTo(const CorrelationBlock<C>& block, int pixels) {
+  if (pixels == kMost) {
+    if constexpr (kDirectForward) {
+      return Correlate<C, Direct<C>, kMost * kRuns, kRuns>(block);
+    }
+    return ForwardBlock<C, kMost * kRuns, kRuns>(block);
   }
+  if constexpr (kMost > 1) ForwardUpTo<C, kMost - 1, kRuns>(block, pixels);
+}
+
+template <typename C, int kMost>
+void InputGradientUpTo(const CorrelationBlock<C>& block, int pixels) {
+  if (pixels == kMost) return Correlate<C, InputGradient<C>, kMost, 1>(block);
+  if constexpr (kMost > 1) InputGradientUpTo<C, kMost - 1>(block, pixels);
 }
 
 template <typename C, bool kFinite, int kFilters>
@@ -262,17 +285,6 @@ void BackwardUpTo(const BackwardBlock<C>& block, int count) {
   if constexpr (kMost > 1) BackwardUpTo<C, kFinite, kMost - 1>(block, count);
 }
 
-template <typename C, int kMost, int kPlanes>
-void ForwardPixels(const CorrelationBlock<C>& block, int pixels) {
-  if constexpr (kDirectForward) {
-    return CorrelatePixels<C, Direct<C>, kMost, kPlanes>(block, pixels);
-  }
-  if (pixels == kMost) return ForwardBlock<C, kMost, kPlanes>(block);
-  if constexpr (kMost > 1) {
-    ForwardPixels<C, kMost - 1, kPlanes>(block, pixels);
-  }
-}
-
 template <typename C>
 struct FullPrecision {
   static inline Vector<C> Slope(Vector<C> difference) { return difference; }
@@ -329,21 +341,6 @@ void CorrelateFiltersUpTo(const FilterGradientBlock<C>& block, int count) {
   }
 }
 
-// The most pixels of a block of one plane and of two (0: no such blocks).
-template <typename C, int kOne, int kTwo>
-void ForwardOf(const CorrelationBlock<C>& block, int pixels, int planes) {
-  if (planes == 1) return ForwardPixels<C, kOne, 1>(block, pixels);
-  if constexpr (kTwo > 0) ForwardPixels<C, kTwo, 2>(block, pixels);
-}
-
-template <typename C, int kOne, int kTwo>
-void InputGradientOf(const CorrelationBlock<C>& block, int pixels,
-                     int planes) {
-  using Step = InputGradient<C>;
-  if (planes == 1) return CorrelatePixels<C, Step, kOne, 1>(block, pixels);
-  if constexpr (kTwo > 0) CorrelatePixels<C, Step, kTwo, 2>(block, pixels);
-}
-
 // The sum of all channels (or of their magnitudes) of each of the next
 // kWidth<C> slots.
 template <typename C, bool kMagnitudes>
@@ -390,17 +387,21 @@ void TapSums(const C* slot_sums, ptrdiff_t row_stride,
   }
 }
 
-template <typename C, int kForward1, int kForward2, int kGradient1,
-          int kGradient2, int kFilters, int kBackward>
+// The most pixels of a forward block, pixels of an input gradient, filters of a
+// filter gradient, and filters of a backward block.
+template <typename C, int kForward, int kInputGradient, int kFilters,
+          int kBackward>
 constexpr Kernels<C> MakeKernels() {
+  constexpr int kTwice = kForward > 1 ? kForward / 2 : 1;
   return {
-      kForward2 > 0 ? 2 : 1,
-      {0, kForward1, kForward2},
-      {0, kGradient1, kGradient2},
+      kForward,
+      kTwice,
+      kInputGradient,
       kFilters,
       kBackward,
-      &ForwardOf<C, kForward1, kForward2>,
-      &InputGradientOf<C, kGradient1, kGradient2>,
+      &ForwardUpTo<C, kForward, 1>,
+      &ForwardUpTo<C, kTwice, 2>,
+      &InputGradientUpTo<C, kInputGradient>,
       &CorrelateFiltersUpTo<C, FullPrecision<C>, kFilters>,
       &CorrelateFiltersUpTo<C, SignOnly<C>, kFilters>,
       &BackwardUpTo<C, true, kBackward>,
