@@ -150,14 +150,14 @@ void Correlate(const CorrelationBlock<C>& block) {
 // before it is summed directly: each doubling costs a bit of its accuracy.
 constexpr int kCancellation = 4;
 
-// Whether sums of maxima give the distances of these lanes: not so if they
-// cancel, or if anything overflows or is infinite or NaN.
+// The lanes whose distance sums of maxima do not give: those that cancel, and
+// those in which anything overflows or is infinite or NaN.
 template <typename C>
-inline typename VectorOf<C>::bits IsExact(Vector<C> magnitudes,
-                                          Vector<C> distances) {
+inline unsigned Inexact(Vector<C> magnitudes, Vector<C> distances) {
   // Below this, no sum of two or three of them overflows.
   constexpr C kLarge = std::numeric_limits<C>::max() / 16;
-  return magnitudes <= Min(Broadcast<C>(kLarge), kCancellation * distances);
+  return NotLessEqual(magnitudes,
+                      Min(Broadcast<C>(kLarge), kCancellation * distances));
 }
 
 // Replaces what cancelled in `sums` by direct sums.
@@ -171,10 +171,12 @@ __attribute__((noinline)) void ReplaceInexact(
     const auto exact = SumOverTaps<C, Direct<C>, 1, 1>(pixel);
     const C source = block.source_magnitudes[At::Slot(block, p)];
     for (int v = 0; v < kVectors<C>; ++v) {
-      const Vector<C> sum = sums->at[p][v];
-      const Vector<C> most =
-          Load(block.filter_magnitudes + v * kWidth<C>) + source;
-      sums->at[p][v] = IsExact<C>(most, sum) ? sum : exact.at[0][v];
+      Vector<C>& sum = sums->at[p][v];
+      const unsigned inexact = Inexact<C>(
+          Load(block.filter_magnitudes + v * kWidth<C>) + source, sum);
+      for (int lane = 0; lane < kWidth<C>; ++lane) {
+        if (inexact >> lane & 1) sum[lane] = exact.at[0][v][lane];
+      }
     }
   }
 }
@@ -185,7 +187,7 @@ template <typename C, int kPixels, int kRuns>
 void ForwardBlock(const CorrelationBlock<C>& block) {
   using At = Pixel<C, kPixels, kRuns>;
   auto sums = SumOverTaps<C, Maximum<C>, kPixels, kRuns>(block);
-  typename VectorOf<C>::bits inexact = {};
+  unsigned inexact = 0;
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors<C>; ++v) {
     const Vector<C> filters = Load(block.filter_sums + v * kWidth<C>);
@@ -196,10 +198,10 @@ void ForwardBlock(const CorrelationBlock<C>& block) {
       const Vector<C> maxima = sums.at[p][v];
       sums.at[p][v] = maxima + (maxima - (filters + block.source_sums[slot]));
       inexact |=
-          ~IsExact<C>(most + block.source_magnitudes[slot], sums.at[p][v]);
+          Inexact<C>(most + block.source_magnitudes[slot], sums.at[p][v]);
     }
   }
-  if (__builtin_expect(AnyBit<C>(inexact), 0)) {
+  if (__builtin_expect(inexact != 0, 0)) {
     // A copy, since sums whose address is known to others leave registers.
     auto mended = sums;
     ReplaceInexact<C, kPixels, kRuns>(block, &mended);

@@ -295,13 +295,39 @@ inline Vector<C> SumEach(Vector<C>* values) {
   return values[0];
 }
 
-// Whether any bit of a comparison's result is set.
-template <typename C>
-inline bool AnyBit(typename VectorOf<C>::bits bits) {
-  bool any = false;
-  for (int lane = 0; lane < kWidth<C>; ++lane) any |= bits[lane] != 0;
-  return any;
+// One bit for each lane in which not a <= b, so also for a NaN.
+#if defined(__AVX512F__)
+inline unsigned NotLessEqual(Vector<float> a, Vector<float> b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ);
 }
+inline unsigned NotLessEqual(Vector<double> a, Vector<double> b) {
+  return _mm512_cmp_pd_mask(a, b, _CMP_NLE_UQ);
+}
+#elif defined(__AVX2__)
+inline unsigned NotLessEqual(Vector<float> a, Vector<float> b) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ));
+}
+inline unsigned NotLessEqual(Vector<double> a, Vector<double> b) {
+  return _mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_NLE_UQ));
+}
+#elif defined(__SSE2__)
+inline unsigned NotLessEqual(Vector<float> a, Vector<float> b) {
+  return _mm_movemask_ps(_mm_cmpnle_ps(a, b));
+}
+inline unsigned NotLessEqual(Vector<double> a, Vector<double> b) {
+  return _mm_movemask_pd(_mm_cmpnle_pd(a, b));
+}
+#else
+template <typename V>
+inline unsigned NotLessEqual(V a, V b) {
+  const auto less_equal = a <= b;
+  unsigned bits = 0;
+  for (unsigned lane = 0; lane < sizeof(V) / sizeof(a[0]); ++lane) {
+    bits |= (less_equal[lane] == 0) << lane;
+  }
+  return bits;
+}
+#endif
 
 template <typename C>
 inline Vector<C> HardTanh(Vector<C> value) {
