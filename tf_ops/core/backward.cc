@@ -96,14 +96,14 @@ void BackwardPlan::ChooseBlocks() {
   input_scratch_ =
       block_images_ * input_rows_.slots * input_columns_.slots * kLanes;
   gradient_scratch_ = block_images_ * band_rows_ * block_columns_ * kLanes;
+  skipped_scratch_ = Planes(output_.channels) * height_.kernel * kLanes;
 }
 
 int64_t BackwardPlan::workspace_bytes() const {
   const int64_t alignment = kWorkspaceAlignment / element_;
   return element_ * (RoundUp(filters_.size(), alignment) +
                      partials_.elements() +
-                     threads_ * RoundUp(2 * input_scratch_ + gradient_scratch_,
-                                        alignment));
+                     threads_ * RoundUp(worker_elements(), alignment));
 }
 
 BlockOrigin BackwardPlan::TileAt(int64_t tile) const {
@@ -133,8 +133,7 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
   C* const packed = static_cast<C*>(workspace);
   C* const partials = packed + RoundUp(filters_.size(), alignment);
   C* const scratch = partials + partials_.elements();
-  const int64_t scratch_stride =
-      RoundUp(2 * input_scratch_ + gradient_scratch_, alignment);
+  const int64_t scratch_stride = RoundUp(worker_elements(), alignment);
   std::atomic<bool> finite{true};
   const int packers = filters_.size() > (1 << 16) ? threads_ : 1;
   ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
@@ -146,6 +145,7 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
                 worker.input = scratch + number * scratch_stride;
                 worker.input_gradient = worker.input + input_scratch_;
                 worker.gradient = worker.input_gradient + input_scratch_;
+                worker.skipped = worker.gradient + gradient_scratch_;
                 RunUnit<C>(unit, input, gradient, packed, finite, partials,
                            input_gradient, worker);
               });
@@ -169,6 +169,7 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
   const int64_t size = filters_.destination_plane_stride();
   C* const partial = partials + chunk * partials_.stride() + block * size;
   std::memset(partial, 0, size * sizeof(C));
+  std::fill_n(worker.skipped, skipped_scratch_, C{0});
   const int64_t slots = input_rows_.slots * input_columns_.slots;
   for (int64_t tile = tiles_ * chunk / partials_.chunks();
        tile < tiles_ * (chunk + 1) / partials_.chunks(); ++tile) {
@@ -184,6 +185,7 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
     UnpackTile(set_, worker.input_gradient, input_, input_rows_,
                input_columns_, at, plane, 1, 0, C{1}, input_gradient);
   }
+  AddPadding(packed + block * size, partial, worker);
 }
 
 template <typename C, typename O>
@@ -203,19 +205,31 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t plane, bool finite,
   for (int64_t row = 0; row < at.rows; row += band_rows_) {
     BlockOrigin band = at;
     band.row += row;
-    band.rows = block.rows = std::min(band_rows_, at.rows - row);
+    band.rows = std::min(band_rows_, at.rows - row);
     for (int64_t q = 0; q < Planes(output_.channels); ++q) {
       PackTile(set_, gradient, output_, rows_, columns_, band, q, 1, 0,
                worker.gradient);
       const int channels = PlaneChannels(output_.channels, q);
       for (int64_t i = 0; i < height_.kernel; ++i) {
+        const int64_t filter_row =
+            q * filters_.source_plane_stride() + i * filters_.row_stride();
+        // Rows that meet this tap in the padding, where the input is zero, add
+        // to the filters' gradients alone, and to all alike: AddPadding. (A NaN
+        // or an infinity would not be alike.)
+        const RowRange inside =
+            finite ? RowsInside(band, i) : RowRange{0, band.rows};
+        SumSkipped(band, inside,
+                   worker.skipped + (q * height_.kernel + i) * kLanes, worker);
+        if (inside.count == 0) continue;
+        block.rows = inside.count;
+        const C* gradient_rows =
+            worker.gradient + inside.first * block.gradient_row;
         for (int64_t j = 0; j < width_.kernel; ++j) {
           const int64_t slot =
-              (input_rows_.tap_slots[i].slot + row) * input_columns_.slots +
+              (input_rows_.tap_slots[i].slot + row + inside.first) *
+                  input_columns_.slots +
               input_columns_.tap_slots[j].slot;
-          const int64_t tap =
-              q * filters_.source_plane_stride() +
-              (i * width_.kernel + j) * filters_.tap_stride();
+          const int64_t tap = filter_row + j * filters_.tap_stride();
           block.input = worker.input + slot * kLanes;
           both.input_gradient = worker.input_gradient + slot * kLanes;
           // Dealt out evenly: 9 channels are 5 and 4, not 8 and 1.
@@ -223,10 +237,66 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t plane, bool finite,
               CeilDiv(channels, kernels.max_backward_filters));
           for (int part = 0; part < parts; ++part) {
             const int first = channels * part / parts;
-            block.gradient = worker.gradient + first;
+            block.gradient = gradient_rows + first;
             block.filters = packed + tap + first * kLanes;
             block.total = partial + tap + first * kLanes;
             kernel(both, channels * (part + 1) / parts - first);
+          }
+        }
+      }
+    }
+  }
+}
+
+// The band's rows whose sources under tap row `i` lie inside the image.
+BackwardPlan::RowRange BackwardPlan::RowsInside(const BlockOrigin& band,
+                                                int64_t i) const {
+  const int64_t first = band.row * height_.stride + i * height_.dilation -
+                        height_.pad_before;
+  const auto rows_before = [&](int64_t position) {
+    const int64_t rows =
+        position > first ? CeilDiv(position - first, height_.stride) : 0;
+    return std::min(rows, band.rows);
+  };
+  const int64_t start = rows_before(0);
+  return {start, rows_before(height_.input) - start};
+}
+
+// Adds up the output gradients of the band's rows that are not inside.
+template <typename C>
+void BackwardPlan::SumSkipped(const BlockOrigin& band, const RowRange& inside,
+                              C* sums, const Worker<C>& worker) const {
+  if (inside.count == band.rows) return;
+  for (int64_t image = 0; image < band.images; ++image) {
+    for (int64_t row = 0; row < band.rows; ++row) {
+      if (row >= inside.first && row < inside.first + inside.count) continue;
+      const C* gradient = worker.gradient + (image * band_rows_ + row) *
+                                                block_columns_ * kLanes;
+      for (int64_t column = 0; column < band.columns; ++column) {
+        for (int t = 0; t < kLanes; ++t) sums[t] += gradient[t];
+        gradient += kLanes;
+      }
+    }
+  }
+}
+
+// Adds what was skipped: the sum of gradient * (0 - filter).
+template <typename C>
+void BackwardPlan::AddPadding(const C* packed, C* partial,
+                              const Worker<C>& worker) const {
+  const C* sums = worker.skipped;
+  for (int64_t q = 0; q < Planes(output_.channels); ++q) {
+    const int channels = PlaneChannels(output_.channels, q);
+    for (int64_t i = 0; i < height_.kernel; ++i, sums += kLanes) {
+      for (int64_t j = 0; j < width_.kernel; ++j) {
+        const int64_t tap = q * filters_.source_plane_stride() +
+                            i * filters_.row_stride() +
+                            j * filters_.tap_stride();
+        for (int t = 0; t < channels; ++t) {
+          if (sums[t] == 0) continue;  // also where filters are not finite
+          for (int lane = 0; lane < kLanes; ++lane) {
+            const int64_t at = tap + t * kLanes + lane;
+            partial[at] -= sums[t] * packed[at];
           }
         }
       }

@@ -44,6 +44,14 @@ class BackwardPlan {
     C* input;
     C* input_gradient;
     C* gradient;
+    // For each plane of output channels and row of taps: the sum of the output
+    // gradients whose inputs lie in the padding.
+    C* skipped;
+  };
+
+  struct RowRange {
+    int64_t first;
+    int64_t count;
   };
 
   void ChooseBlocks();
@@ -56,6 +64,13 @@ class BackwardPlan {
   void SumTile(const BlockOrigin& at, int64_t plane, bool finite,
                const O* gradient, const C* packed, C* partial,
                const Worker<C>& worker) const;
+
+  RowRange RowsInside(const BlockOrigin& band, int64_t i) const;
+  template <typename C>
+  void SumSkipped(const BlockOrigin& band, const RowRange& inside, C* sums,
+                  const Worker<C>& worker) const;
+  template <typename C>
+  void AddPadding(const C* packed, C* partial, const Worker<C>& worker) const;
 
   const KernelSet& set_;
   int64_t element_;
@@ -72,7 +87,10 @@ class BackwardPlan {
   AxisPlan input_rows_, input_columns_, rows_, columns_;
   int64_t tiles_ = 0;
   PartialFilters partials_;
-  int64_t input_scratch_ = 0, gradient_scratch_ = 0;
+  int64_t input_scratch_ = 0, gradient_scratch_ = 0, skipped_scratch_ = 0;
+  int64_t worker_elements() const {
+    return 2 * input_scratch_ + gradient_scratch_ + skipped_scratch_;
+  }
 };
 
 }  // namespace internal

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 
 #include "core/passes.h"
 
@@ -98,6 +99,7 @@ void CorrelationPlan::ChooseTerms(int64_t phases) {
   const int64_t taps = CeilDiv(most.rows * most.columns, phases);
   most.planes =
       std::clamp<int64_t>(kChainTerms / (taps * kLanes), 1, source_planes);
+  int64_t rows = 0;
   for (int64_t plane = 0; plane < source_planes; plane += most.planes) {
     for (int64_t row = 0; row < height_.kernel; row += most.rows) {
       for (int64_t column = 0; column < width_.kernel;
@@ -106,9 +108,12 @@ void CorrelationPlan::ChooseTerms(int64_t phases) {
                           row, std::min(most.rows, height_.kernel - row),
                           column,
                           std::min(most.columns, width_.kernel - column)});
+        term_rows_.push_back(rows);
+        rows += terms_.back().rows;
       }
     }
   }
+  term_rows_.push_back(rows);
 }
 
 int64_t CorrelationPlan::SourceSlots(const Phase& rows,
@@ -217,8 +222,8 @@ void CorrelationPlan::SizeScratch() {
   }
 }
 
-// Packed filters and, in the forward pass, two sums for each of the terms and
-// each destination lane.
+// Packed filters and, in the forward pass, two sums for each row of taps of each of
+// the terms and each destination lane.
 int64_t CorrelationPlan::filters_elements() const {
   const int64_t sums =
       pass_ == Pass::kForward ? 2 * FilterSumsOffset(filters_.units()) : 0;
@@ -226,7 +231,7 @@ int64_t CorrelationPlan::filters_elements() const {
 }
 
 int64_t CorrelationPlan::FilterSumsOffset(int64_t filter_unit) const {
-  return filter_unit * static_cast<int64_t>(terms_.size()) * kLanes;
+  return filter_unit * term_rows_.back() * kLanes;
 }
 
 int64_t CorrelationPlan::workspace_bytes() const {
@@ -310,7 +315,7 @@ CorrelationPlan::Filters<C> CorrelationPlan::PackFilters(
     for (const Terms& terms : terms_) {
       filters_.Sum(result.packed, unit, terms, result.sums + offset,
                    result.magnitudes + offset);
-      offset += kLanes;
+      offset += terms.rows * kLanes;
     }
   });
   result.finite = finite;
@@ -336,6 +341,8 @@ void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
       careful = !AllFinite(worker.centre + p * total_plane, filled);
     }
   }
+  // Terms of the same rows of taps share their lines.
+  std::map<int64_t, std::vector<Lines>> lines;
   for (const Terms& terms : terms_) {
     if (terms.first_row == 0 && terms.first_column == 0) {
       PackTile(set_, source, source_, unit.rows->source, unit.columns->source,
@@ -349,8 +356,16 @@ void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
             worker.slot_magnitudes);
       }
     }
-    SumTerms(unit, terms, careful, filters, worker);
+    std::vector<Lines>& here = lines[terms.first_row];
+    if (here.empty()) {
+      here = LinesOf(unit, pass_ == Pass::kForward ? terms.first_row : 0,
+                     pass_ == Pass::kForward
+                         ? terms.rows
+                         : unit.rows->source.tap_slots.size());
+    }
+    SumTerms(unit, terms, here, careful, filters, worker);
   }
+  if (pass_ == Pass::kForward) AddPadding(unit, filters, worker);
   const C scale = pass_ == Pass::kForward ? -1 : 1;
   UnpackTile(set_, worker.totals, destination_, unit.rows->destination,
              unit.columns->destination, at, unit.planes.first,
@@ -380,7 +395,8 @@ void CorrelationPlan::SumSources(const Unit& unit,
 // Adds what some terms contribute to all of a unit's totals.
 template <typename C>
 void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
-                               bool careful, const Filters<C>& filters,
+                               const std::vector<Lines>& lines, bool careful,
+                               const Filters<C>& filters,
                                const Worker<C>& worker) const {
   const bool forward = pass_ == Pass::kForward;
   const AxisPlan& rows = unit.rows->source;
@@ -417,71 +433,157 @@ void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
                     terms.first_plane * block.filter_plane;
     block.total = worker.totals + offset;
     block.centre = forward ? block.total : worker.centre + offset;
-    const int64_t sums =
-        FilterSumsOffset(filter_unit) + (&terms - terms_.data()) * kLanes;
+    const int64_t sums = FilterSumsOffset(filter_unit) +
+                         term_rows_[&terms - terms_.data()] * kLanes;
     block.filter_sums = filters.sums + sums;
     block.filter_magnitudes = filters.magnitudes + sums;
     if (careful) {
       SumPlaneInside(unit, block);
     } else {
-      SumPlane(unit, block);
+      SumPlane(unit, lines, block);
     }
   }
 }
 
-// Walks over a unit's pixels in runs that a kernel takes at once.
+std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
+    const Unit& unit, int64_t first_tap, int64_t taps) const {
+  const AxisPlan& plan = unit.rows->source;
+  const int64_t row_slots = unit.columns->source.slots;
+  const BlockOrigin& at = unit.at;
+  // Without overlap, full rows follow each other in both tiles.
+  const bool joined = at.columns == row_slots && at.columns == block_columns_;
+  const bool all_joined =
+      joined && at.rows == plan.slots && at.rows == block_rows_;
+  const int64_t images = all_joined ? 1 : at.images;
+  const int64_t rows = joined ? 1 : at.rows;
+  std::vector<Lines> all_lines;
+  for (int64_t row = 0; row < rows; ++row) {
+    Lines lines{first_tap, taps,
+                at.columns * (joined ? at.rows : 1) *
+                    (all_joined ? at.images : 1),
+                {}};
+    if (!joined) {
+      // Taps come in the order of their shifts, or against it.
+      const auto outside = [&](int64_t tap) {
+        const int64_t source =
+            (at.row + row) * plan.step + plan.taps[tap].shift;
+        return source < 0 || source >= source_.height;
+      };
+      while (lines.taps > 0 && outside(lines.first_tap)) {
+        ++lines.first_tap;
+        --lines.taps;
+      }
+      while (lines.taps > 0 && outside(lines.first_tap + lines.taps - 1)) {
+        --lines.taps;
+      }
+    }
+    const auto same = [&](const Lines& other) {
+      return other.first_tap == lines.first_tap && other.taps == lines.taps;
+    };
+    auto found = std::find_if(all_lines.begin(), all_lines.end(), same);
+    if (found == all_lines.end()) {
+      all_lines.push_back(lines);
+      found = all_lines.end() - 1;
+    }
+    for (int64_t image = 0; image < images; ++image) {
+      found->starts.push_back(
+          {(image * plan.slots + row) * row_slots,
+           (image * block_rows_ + row) * block_columns_});
+    }
+  }
+  return all_lines;
+}
+
+// Adds what rows of taps in the padding contribute: the filters' magnitudes.
+template <typename C>
+void CorrelationPlan::AddPadding(const Unit& unit, const Filters<C>& filters,
+                                 const Worker<C>& worker) const {
+  for (const Lines& lines : LinesOf(unit, 0, height_.kernel)) {
+    if (lines.taps == height_.kernel) continue;
+    for (int64_t p = 0; p < unit.planes.planes; ++p) {
+      const int64_t filter_unit =
+          unit.at.group * Planes(destination_.channels) + unit.planes.first + p;
+      const C* magnitudes =
+          filters.magnitudes + FilterSumsOffset(filter_unit);
+      C rest[kLanes] = {};
+      for (const Terms& terms : terms_) {
+        for (int64_t row = 0; row < terms.rows; ++row, magnitudes += kLanes) {
+          const int64_t tap = terms.first_row + row - lines.first_tap;
+          if (tap >= 0 && tap < lines.taps) continue;
+          for (int lane = 0; lane < kLanes; ++lane) {
+            rest[lane] += magnitudes[lane];
+          }
+        }
+      }
+      C* const totals = worker.totals + p * block_slots() * kLanes;
+      for (const Lines::Start& start : lines.starts) {
+        for (int64_t pixel = 0; pixel < lines.pixels; ++pixel) {
+          C* total = totals + (start.pixel + pixel) * kLanes;
+          for (int lane = 0; lane < kLanes; ++lane) total[lane] += rest[lane];
+        }
+      }
+    }
+  }
+}
+
+// Walks over a unit's pixels in runs that a kernel takes at once. `block` has
+// the rows of taps, and sums of filters for each of them.
 template <typename C>
 void CorrelationPlan::SumPlane(const Unit& unit,
+                               const std::vector<Lines>& all_lines,
                                const CorrelationBlock<C>& block) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
   const bool forward = pass_ == Pass::kForward;
   const auto kernel = forward ? kernels.forward : kernels.input_gradient;
   const int most =
       forward ? kernels.max_forward : kernels.max_input_gradient;
-  const int64_t row_slots = unit.columns->source.slots;
-  int64_t rows = unit.at.rows;
-  int64_t lines = unit.at.images * rows;
-  int64_t columns = unit.at.columns;
-  // Without overlap, full rows follow each other in both tiles.
-  if (columns == row_slots && columns == block_columns_) {
-    const bool images_too =
-        rows == unit.rows->source.slots && rows == block_rows_;
-    columns *= images_too ? lines : rows;
-    lines = images_too ? 1 : unit.at.images;
-    rows = 1;
-  }
-  const auto slot_of = [&](int64_t line) {
-    return (line / rows * unit.rows->source.slots + line % rows) * row_slots;
-  };
-  const auto pixel_of = [&](int64_t line) {
-    return (line / rows * block_rows_ + line % rows) * block_columns_;
-  };
-  const auto run = [&](int64_t line, int64_t first) {
-    CorrelationBlock<C> here = block;
-    const int64_t pixel = pixel_of(line) + first;
-    here.source += (slot_of(line) + first) * kLanes;
-    here.total += pixel * kLanes;
-    here.centre += pixel * kLanes;
-    here.source_sums += pixel;
-    here.source_magnitudes += pixel;
-    return here;
-  };
-  int64_t line = 0;
-  // Short rows two at a time.
-  if (forward && columns <= kernels.max_forward_twice) {
-    for (; line + 1 < lines; line += 2) {
-      CorrelationBlock<C> here = run(line, 0);
-      here.second_source = (slot_of(line + 1) - slot_of(line)) * kLanes;
-      here.second_slot = pixel_of(line + 1) - pixel_of(line);
-      kernels.forward_twice(here, static_cast<int>(columns));
+  for (const Lines& lines : all_lines) {
+    CorrelationBlock<C> whole = block;
+    const int64_t skipped =
+        lines.first_tap -
+        (block.row_taps - unit.rows->source.tap_slots.data());
+    whole.row_taps += skipped;
+    whole.row_tap_count = lines.taps;
+    if (lines.taps == 0) continue;
+    C sums[kLanes] = {}, magnitudes[kLanes] = {};
+    if (forward) {
+      for (int64_t i = skipped; i < skipped + lines.taps; ++i) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+          sums[lane] += block.filter_sums[i * kLanes + lane];
+          magnitudes[lane] += block.filter_magnitudes[i * kLanes + lane];
+        }
+      }
+      whole.filter_sums = sums;
+      whole.filter_magnitudes = magnitudes;
     }
-  }
-  const int64_t runs = CeilDiv(columns, most);
-  for (; line < lines; ++line) {
-    for (int64_t i = 0; i < runs; ++i) {
-      const int64_t first = columns * i / runs;
-      kernel(run(line, first),
-             static_cast<int>(columns * (i + 1) / runs - first));
+    const auto run = [&](const typename Lines::Start& start, int64_t first) {
+      CorrelationBlock<C> here = whole;
+      here.source += (start.slot + first) * kLanes;
+      here.total += (start.pixel + first) * kLanes;
+      here.centre += (start.pixel + first) * kLanes;
+      here.source_sums += start.pixel + first;
+      here.source_magnitudes += start.pixel + first;
+      return here;
+    };
+    size_t line = 0;
+    // Short rows two at a time.
+    if (forward && lines.pixels <= kernels.max_forward_twice) {
+      for (; line + 1 < lines.starts.size(); line += 2) {
+        const auto& one = lines.starts[line];
+        const auto& two = lines.starts[line + 1];
+        CorrelationBlock<C> here = run(one, 0);
+        here.second_source = (two.slot - one.slot) * kLanes;
+        here.second_slot = two.pixel - one.pixel;
+        kernels.forward_twice(here, static_cast<int>(lines.pixels));
+      }
+    }
+    const int64_t runs = CeilDiv(lines.pixels, most);
+    for (; line < lines.starts.size(); ++line) {
+      for (int64_t i = 0; i < runs; ++i) {
+        const int64_t first = lines.pixels * i / runs;
+        kernel(run(lines.starts[line], first),
+               static_cast<int>(lines.pixels * (i + 1) / runs - first));
+      }
     }
   }
 }

@@ -7,6 +7,8 @@
 // Work is cut into units: a block of destination pixels of one group and a few
 // planes of its channels. A unit gathers the sources it needs into a tile (real
 // zeros where the padding is), sums in a tile of totals and writes that out.
+// Rows of taps that lie in the padding are skipped, and what they contribute in
+// the forward pass, the filters' magnitudes, is added without looking.
 // Nothing else is kept: scratch memory is fixed per thread, whatever the batch.
 //
 // The order in which a destination's terms are summed depends on the geometry
@@ -66,6 +68,17 @@ class CorrelationPlan {
     PlaneRange planes;  // of destinations
   };
 
+  // Runs of a unit's pixels that meet the same rows of taps (of some terms)
+  // inside the image: a unit's rows or, where nothing overlaps, whole images.
+  struct Lines {
+    int64_t first_tap, taps;
+    int64_t pixels;  // of each
+    struct Start {
+      int64_t slot, pixel;  // in the source tile and in the totals
+    };
+    std::vector<Start> starts;
+  };
+
   // How many elements of a worker's scratch each part takes.
   struct Scratch {
     int64_t source, totals, centre;
@@ -88,8 +101,8 @@ class CorrelationPlan {
     C* magnitudes;
   };
 
-  // All filters as the kernels read them and, for each of terms_ and each
-  // destination lane, their sums.
+  // All filters as the kernels read them and, for each of terms_, each row of
+  // taps in it and each destination lane, their sums.
   template <typename C>
   struct Filters {
     C* packed;
@@ -104,6 +117,8 @@ class CorrelationPlan {
   AxisPhase PlanPhase(const Phase& phase, const Axis& axis,
                       int64_t length) const;
   void SizeScratch();
+  std::vector<Lines> LinesOf(const Unit& unit, int64_t first_tap,
+                             int64_t taps) const;
   int64_t UnitsOfPhase(int64_t rows, int64_t columns) const;
   int64_t SourceSlots(const Phase& rows, const Phase& columns) const;
   Unit UnitAt(int64_t index) const;
@@ -128,10 +143,15 @@ class CorrelationPlan {
   void SumSources(const Unit& unit, const CorrelationBlock<C>& block,
                   const Worker<C>& worker) const;
   template <typename C>
-  void SumTerms(const Unit& unit, const Terms& terms, bool careful,
+  void SumTerms(const Unit& unit, const Terms& terms,
+                const std::vector<Lines>& lines, bool careful,
                 const Filters<C>& filters, const Worker<C>& worker) const;
   template <typename C>
-  void SumPlane(const Unit& unit, const CorrelationBlock<C>& block) const;
+  void AddPadding(const Unit& unit, const Filters<C>& filters,
+                  const Worker<C>& worker) const;
+  template <typename C>
+  void SumPlane(const Unit& unit, const std::vector<Lines>& all_lines,
+                const CorrelationBlock<C>& block) const;
   template <typename C>
   void SumPlaneInside(const Unit& unit,
                       const CorrelationBlock<C>& block) const;
@@ -150,6 +170,7 @@ class CorrelationPlan {
   // A sum is made up of sums over these, in this order: a matter of accuracy,
   // so of the filters' geometry alone.
   std::vector<Terms> terms_;
+  std::vector<int64_t> term_rows_;  // rows of taps in all terms before
   std::vector<PlaneRange> parts_;  // destination planes that a unit handles
   int64_t block_images_, block_rows_, block_columns_;
   std::vector<AxisPhase> row_phases_, column_phases_;

@@ -81,13 +81,14 @@ class PackedFilters {
     });
   }
 
-  // Sums over `terms` of a packed unit, and sums of magnitudes, lane by lane.
+  // Sums over `terms` of a packed unit, and sums of magnitudes, lane by lane:
+  // one of each for every row of taps.
   template <typename C>
   void Sum(const C* packed, int64_t unit, const Terms& terms, C* sums,
            C* magnitudes) const {
     const C* from = packed + unit * destination_plane_stride();
-    std::fill_n(sums, kLanes, C{0});
-    std::fill_n(magnitudes, kLanes, C{0});
+    std::fill_n(sums, terms.rows * kLanes, C{0});
+    std::fill_n(magnitudes, terms.rows * kLanes, C{0});
     for (int64_t p = 0; p < terms.planes; ++p) {
       const int64_t plane = terms.first_plane + p;
       for (int64_t i = 0; i < terms.rows; ++i) {
@@ -95,7 +96,8 @@ class PackedFilters {
           AddRows(from + plane * source_plane_stride() +
                       (terms.first_row + i) * row_stride() +
                       (terms.first_column + j) * tap_stride(),
-                  PlaneChannels(sources(), plane), sums, magnitudes);
+                  PlaneChannels(sources(), plane), sums + i * kLanes,
+                  magnitudes + i * kLanes);
         }
       }
     }

@@ -259,12 +259,16 @@ void Backward(const BackwardBlock<C>& both) {
                 Difference<C>(x, filters[t], one, t % kFusedEvery == 1);
             const Vector<C> slope = kFinite ? FiniteHardTanh<C>(difference)
                                             : HardTanh<C>(difference);
+            // Half of the weights as operands, half as a register: loads and
+            // broadcasts are each scarce on some processors.
             if (t % 2 == 0) {
               rest = FnmaBroadcast(slope, gradient + t, rest);
+              sums[t] = FmaBroadcast(difference, gradient + t, sums[t]);
             } else {
-              taken = FmaBroadcast(slope, gradient + t, taken);
+              const Vector<C> weight = Broadcast(gradient[t]);
+              taken = Fma(slope, weight, taken);
+              sums[t] = Fma(difference, weight, sums[t]);
             }
-            sums[t] = FmaBroadcast(difference, gradient + t, sums[t]);
           }
           Store(rest - taken, input_gradient);
           input += kLanes;
