@@ -14,6 +14,8 @@ namespace {
 // sums, few enough for inputs, gradients and outputs to share the first-level
 // cache.
 constexpr int64_t kBandPixels = 128;
+// Planes of input channels that share the output gradients of 1x1 filters.
+constexpr int64_t kPointwisePlanes = 4;
 // Bytes of a tile's inputs, and again of their gradients: together a good part
 // of the second-level cache.
 constexpr int64_t kTileBytes = 288 << 10;
@@ -53,17 +55,20 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
              geometry.group_out()};
   fits_ = filter_size_ > 0 && geometry.output_size() > 0;
   if (!fits_) return;
+  parts_ = DealPlanes(Planes(input_.channels),
+                      original.kernel_taps() == 1 ? kPointwisePlanes : 1);
   ChooseBlocks();
   fits_ = input_scratch_ * element_ <= kTileBytes;
   if (!fits_) return;
   tiles_ = CeilDiv(output_.batch, block_images_) *
            CeilDiv(output_.height, block_rows_) *
            CeilDiv(output_.width, block_columns_);
-  partials_ = PartialFilters(filters_, element_, filters_.units(), tiles_);
+  const int64_t units = groups_ * static_cast<int64_t>(parts_.size());
+  partials_ = PartialFilters(filters_, element_, units, tiles_);
   threads_ = UsefulThreads(
       threads,
       geometry.output_size() * original.kernel_taps() * geometry.group_in(),
-      partials_.chunks() * filters_.units());
+      partials_.chunks() * units);
 }
 
 // Tiles must not overlap in the input: an axis is cut only where the filters
@@ -93,8 +98,10 @@ void BackwardPlan::ChooseBlocks() {
              !(block_columns_ == output_.width
                    ? CoversAxis(input_columns_, input_.width)
                    : width_.stride == 1 && output_.width == input_.width);
-  input_scratch_ =
-      block_images_ * input_rows_.slots * input_columns_.slots * kLanes;
+  int64_t planes = 0;
+  for (const PlaneRange& part : parts_) planes = std::max(planes, part.planes);
+  input_scratch_ = planes * block_images_ * input_rows_.slots *
+                   input_columns_.slots * kLanes;
   gradient_scratch_ = block_images_ * band_rows_ * block_columns_ * kLanes;
   skipped_scratch_ = Planes(output_.channels) * height_.kernel * kLanes;
 }
@@ -139,7 +146,8 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
   ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
     if (!filters_.Pack(set_, filters, unit, packed)) finite = false;
   });
-  ForEachUnit(pool, partials_.chunks() * filters_.units(), threads_,
+  const int64_t units = groups_ * static_cast<int64_t>(parts_.size());
+  ForEachUnit(pool, partials_.chunks() * units, threads_,
               [&](int64_t unit, int number) {
                 Worker<C> worker;
                 worker.input = scratch + number * scratch_stride;
@@ -155,42 +163,81 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
   });
 }
 
-// A unit is a chunk of tiles and one packed block: a group and a plane of its
-// input channels.
+// A unit is a chunk of tiles, a group and some planes of its input channels.
 template <typename C, typename T, typename O>
 void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
                            const C* packed, bool packed_finite, C* partials,
                            T* input_gradient, const Worker<C>& worker) const {
-  const int64_t block = unit % filters_.units();
-  const int64_t chunk = unit / filters_.units();
-  const int64_t planes = Planes(input_.channels);
-  const int64_t group = block / planes;
-  const int64_t plane = block % planes;
+  const int64_t parts = parts_.size();
+  const PlaneRange& part = parts_[unit % parts];
+  const int64_t group = unit / parts % groups_;
+  const int64_t chunk = unit / parts / groups_;
   const int64_t size = filters_.destination_plane_stride();
-  C* const partial = partials + chunk * partials_.stride() + block * size;
-  std::memset(partial, 0, size * sizeof(C));
+  const int64_t offset =
+      (group * Planes(input_.channels) + part.first) * size;
+  C* const partial = partials + chunk * partials_.stride() + offset;
+  std::memset(partial, 0, part.planes * size * sizeof(C));
   std::fill_n(worker.skipped, skipped_scratch_, C{0});
   const int64_t slots = input_rows_.slots * input_columns_.slots;
+  const int64_t plane_stride = block_images_ * slots * kLanes;
   for (int64_t tile = tiles_ * chunk / partials_.chunks();
        tile < tiles_ * (chunk + 1) / partials_.chunks(); ++tile) {
     BlockOrigin at = TileAt(tile);
     at.group = group;
-    PackTile(set_, input, input_, input_rows_, input_columns_, at, plane, 1, 0,
-             worker.input);
-    const int64_t filled = at.images * slots * kLanes;
-    std::memset(worker.input_gradient, 0, filled * sizeof(C));
-    const bool finite = packed_finite && AllFinite(worker.input, filled);
-    SumTile(at, plane, finite, gradient, packed + block * size, partial,
+    PackTile(set_, input, input_, input_rows_, input_columns_, at, part.first,
+             part.planes, plane_stride, worker.input);
+    std::memset(worker.input_gradient, 0,
+                part.planes * plane_stride * sizeof(C));
+    bool finite = packed_finite;
+    for (int64_t p = 0; p < part.planes && finite; ++p) {
+      finite = AllFinite(worker.input + p * plane_stride,
+                         at.images * slots * kLanes);
+    }
+    SumTile(at, part.planes, finite, gradient, packed + offset, partial,
             worker);
     UnpackTile(set_, worker.input_gradient, input_, input_rows_,
-               input_columns_, at, plane, 1, 0, C{1}, input_gradient);
+               input_columns_, at, part.first, part.planes, plane_stride, C{1},
+               input_gradient);
   }
-  AddPadding(packed + block * size, partial, worker);
+  for (int64_t p = 0; p < part.planes; ++p) {
+    AddPadding(packed + offset + p * size, partial + p * size, worker);
+  }
 }
 
 template <typename C, typename O>
-void BackwardPlan::SumTile(const BlockOrigin& at, int64_t plane, bool finite,
+void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes, bool finite,
                            const O* gradient, const C* packed, C* partial,
+                           const Worker<C>& worker) const {
+  for (int64_t row = 0; row < at.rows; row += band_rows_) {
+    BlockOrigin band = at;
+    band.row += row;
+    band.rows = std::min(band_rows_, at.rows - row);
+    for (int64_t q = 0; q < Planes(output_.channels); ++q) {
+      PackTile(set_, gradient, output_, rows_, columns_, band, q, 1, 0,
+               worker.gradient);
+      for (int64_t i = 0; i < height_.kernel; ++i) {
+        // Rows that meet this tap in the padding, where the input is zero, add
+        // to the filters' gradients alone, and to all alike: AddPadding. (A NaN
+        // or an infinity would not be alike.)
+        const RowRange inside =
+            finite ? RowsInside(band, i) : RowRange{0, band.rows};
+        SumSkipped(band, inside,
+                   worker.skipped + (q * height_.kernel + i) * kLanes, worker);
+        if (inside.count == 0) continue;
+        for (int64_t plane = 0; plane < planes; ++plane) {
+          SumTaps(band, row, plane, q, i, inside, finite, packed, partial,
+                  worker);
+        }
+      }
+    }
+  }
+}
+
+// One row of taps, one plane of input channels, one plane of output channels.
+template <typename C>
+void BackwardPlan::SumTaps(const BlockOrigin& band, int64_t row, int64_t plane,
+                           int64_t q, int64_t i, const RowRange& inside,
+                           bool finite, const C* packed, C* partial,
                            const Worker<C>& worker) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
   const auto kernel = finite ? kernels.backward : kernels.backward_careful;
@@ -200,50 +247,32 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t plane, bool finite,
   block.input_image = input_rows_.slots * block.input_row;
   block.gradient_row = block_columns_ * kLanes;
   block.gradient_image = band_rows_ * block.gradient_row;
-  block.images = at.images;
-  block.columns = at.columns;
-  for (int64_t row = 0; row < at.rows; row += band_rows_) {
-    BlockOrigin band = at;
-    band.row += row;
-    band.rows = std::min(band_rows_, at.rows - row);
-    for (int64_t q = 0; q < Planes(output_.channels); ++q) {
-      PackTile(set_, gradient, output_, rows_, columns_, band, q, 1, 0,
-               worker.gradient);
-      const int channels = PlaneChannels(output_.channels, q);
-      for (int64_t i = 0; i < height_.kernel; ++i) {
-        const int64_t filter_row =
-            q * filters_.source_plane_stride() + i * filters_.row_stride();
-        // Rows that meet this tap in the padding, where the input is zero, add
-        // to the filters' gradients alone, and to all alike: AddPadding. (A NaN
-        // or an infinity would not be alike.)
-        const RowRange inside =
-            finite ? RowsInside(band, i) : RowRange{0, band.rows};
-        SumSkipped(band, inside,
-                   worker.skipped + (q * height_.kernel + i) * kLanes, worker);
-        if (inside.count == 0) continue;
-        block.rows = inside.count;
-        const C* gradient_rows =
-            worker.gradient + inside.first * block.gradient_row;
-        for (int64_t j = 0; j < width_.kernel; ++j) {
-          const int64_t slot =
-              (input_rows_.tap_slots[i].slot + row + inside.first) *
-                  input_columns_.slots +
-              input_columns_.tap_slots[j].slot;
-          const int64_t tap = filter_row + j * filters_.tap_stride();
-          block.input = worker.input + slot * kLanes;
-          both.input_gradient = worker.input_gradient + slot * kLanes;
-          // Dealt out evenly: 9 channels are 5 and 4, not 8 and 1.
-          const int parts = static_cast<int>(
-              CeilDiv(channels, kernels.max_backward_filters));
-          for (int part = 0; part < parts; ++part) {
-            const int first = channels * part / parts;
-            block.gradient = gradient_rows + first;
-            block.filters = packed + tap + first * kLanes;
-            block.total = partial + tap + first * kLanes;
-            kernel(both, channels * (part + 1) / parts - first);
-          }
-        }
-      }
+  block.images = band.images;
+  block.rows = inside.count;
+  block.columns = band.columns;
+  const C* gradient = worker.gradient + inside.first * block.gradient_row;
+  const int channels = PlaneChannels(output_.channels, q);
+  // Dealt out evenly: 9 channels are 5 and 4, not 8 and 1.
+  const int parts =
+      static_cast<int>(CeilDiv(channels, kernels.max_backward_filters));
+  for (int64_t j = 0; j < width_.kernel; ++j) {
+    const int64_t tile = plane * block_images_ * block.input_image +
+                         ((input_rows_.tap_slots[i].slot + row +
+                           inside.first) *
+                              input_columns_.slots +
+                          input_columns_.tap_slots[j].slot) *
+                             kLanes;
+    const int64_t tap = plane * filters_.destination_plane_stride() +
+                        q * filters_.source_plane_stride() +
+                        i * filters_.row_stride() + j * filters_.tap_stride();
+    block.input = worker.input + tile;
+    both.input_gradient = worker.input_gradient + tile;
+    for (int part = 0; part < parts; ++part) {
+      const int first = channels * part / parts;
+      block.gradient = gradient + first;
+      block.filters = packed + tap + first * kLanes;
+      block.total = partial + tap + first * kLanes;
+      kernel(both, channels * (part + 1) / parts - first);
     }
   }
 }

@@ -1,7 +1,8 @@
 // Both gradients at once.
 //
 // A unit handles some tiles (whole images, or any pixels where the filters are
-// 1x1) of one plane of input channels. Per tile it keeps the inputs and their
+// 1x1) of one plane of input channels, or of a few where the filters are so small
+// that fetching the output gradients would show. Per tile it keeps the inputs and their
 // gradients, and meets them with every output channel and tap in bands of rows
 // that stay in the first-level cache. Input gradients are complete when a tile
 // is done, since no other tile overlaps it; filter gradients are summed as in
@@ -11,6 +12,7 @@
 #define KERAS_ADDER_CORE_BACKWARD_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "core/axis_plan.h"
 #include "core/geometry.h"
@@ -61,9 +63,13 @@ class BackwardPlan {
                const C* packed, bool packed_finite, C* partials,
                T* input_gradient, const Worker<C>& worker) const;
   template <typename C, typename O>
-  void SumTile(const BlockOrigin& at, int64_t plane, bool finite,
+  void SumTile(const BlockOrigin& at, int64_t planes, bool finite,
                const O* gradient, const C* packed, C* partial,
                const Worker<C>& worker) const;
+  template <typename C>
+  void SumTaps(const BlockOrigin& band, int64_t row, int64_t plane, int64_t q,
+               int64_t i, const RowRange& inside, bool finite, const C* packed,
+               C* partial, const Worker<C>& worker) const;
 
   RowRange RowsInside(const BlockOrigin& band, int64_t i) const;
   template <typename C>
@@ -82,6 +88,7 @@ class BackwardPlan {
   Image input_, output_;
   Axis height_, width_;
   PackedFilters filters_;
+  std::vector<PlaneRange> parts_;  // planes of input channels of a unit
   int64_t block_images_ = 0, block_rows_ = 0, block_columns_ = 0;
   int64_t band_rows_ = 0;
   AxisPlan input_rows_, input_columns_, rows_, columns_;

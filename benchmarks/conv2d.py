@@ -1,0 +1,302 @@
+"""Measures the adder convolution beside the stock one and all else there is.
+
+    python benchmarks/conv2d.py
+
+prints tables and writes them, the figures as JSON and a picture to
+`results/speed/`. All contenders of a row take turns in one process. Leave the
+machine alone meanwhile: `--self-check` says what its noise is.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import tensorflow as tf  # noqa: E402
+
+import contenders  # noqa: E402
+import measuring  # noqa: E402
+import report  # noqa: E402
+import roofline  # noqa: E402
+import scaling  # noqa: E402
+import shapes  # noqa: E402
+
+# Instruction sets by our names, and what limits oneDNN to the same.
+ISAS = {"baseline": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}
+
+PARTS = ("noise", "main", "configurations", "scaling", "memory")
+
+
+def main():
+    args = parse()
+    limit_isa(args.isa)
+    threads = args.threads or measuring.cores()
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    plan = Plan.quick() if args.quick else Plan(args.seconds)
+    isa = os.environ.get("KERAS_ADDER_ISA")
+    results = {
+        "machine": measuring.machine(threads, isa),
+        "command": " ".join(["python", *sys.argv]),
+        "quick": args.quick,
+        "load": [measuring.load()],
+    }
+    if results["load"][0] > report.BUSY:
+        print("Warning: the machine is busy.", file=sys.stderr)
+
+    if args.self_check:
+        progress("self-check")
+        noise = self_check(plan)
+        print(noise_table(noise), end="")
+        return
+    if "noise" in args.parts:
+        progress("noise")
+        results["noise"] = self_check(plan)
+    progress("peak")
+    results["roofline"] = roofline.measure(isa, threads, *plan.peak)
+    if "main" in args.parts:
+        # XNNPACK cannot be held to an instruction set.
+        others = not args.isa
+        results["main"] = list(main_rows(plan, threads, others))
+    if "configurations" in args.parts:
+        results["configurations"] = [
+            configuration_row(configuration, plan)
+            for configuration in plan.configurations
+        ]
+    if "scaling" in args.parts:
+        progress("threads")
+        large = scaling.measure(
+            plan.large, ("forward", "step"), threads, plan.seconds, plan.rounds
+        )
+        small = scaling.measure(
+            plan.small, ("forward",), threads, plan.seconds, plan.rounds
+        )
+        results["scaling"] = large + small
+    if "memory" in args.parts:
+        progress("memory")
+        results["memory"] = scaling.memory(plan.memory)
+    progress("peak")
+    results["roofline"] = roofline.better(
+        results["roofline"], roofline.measure(isa, threads, *plan.peak)
+    )
+    for row in results.get("main", ()):
+        peak = results["roofline"]["peak"]
+        row["fraction_of_peak"] = row["speeds"]["ours"] / peak
+    if "main" in results:
+        results["summary"] = report.summary(results)
+    results["load"].append(measuring.load())
+
+    text = report.markdown(results)
+    print(text, end="")
+    args.output.mkdir(parents=True, exist_ok=True)
+    name = f"conv2d-{args.isa}" if args.isa else "conv2d"
+    report.write_json(args.output / f"{name}.json", results)
+    (args.output / f"{name}.md").write_text(text, "utf-8")
+    if results.get("main"):
+        report.picture(results, args.output / f"{name}.png")
+
+
+def parse():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--output", type=pathlib.Path, default=pathlib.Path("results/speed")
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=3.0,
+        help="for each row of a table (default: %(default)s)",
+    )
+    parser.add_argument("--threads", type=int, help="default: one a core")
+    parser.add_argument(
+        "--isa",
+        choices=ISAS,
+        help="hold ours and oneDNN to an instruction set; the environment "
+        "variable KERAS_ADDER_ISA holds ours alone",
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny shapes; figures mean nothing"
+    )
+    parser.add_argument(
+        "--self-check",
+        action="store_true",
+        help="only time the stock op, and ours, beside themselves",
+    )
+    return parser.parse_args()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is measured, and for how long."""
+
+    seconds: float
+    rounds: int = 1000
+    main: tuple = shapes.MAIN
+    configurations: tuple = shapes.CONFIGURATIONS
+    large: tuple = shapes.LARGE
+    small: tuple = shapes.SMALL
+    memory: tuple = (
+        shapes.MAIN[0].but(batch=1),
+        *shapes.MAIN,
+        shapes.Shape(1, 1024, 1024, 16, 16),
+    )
+    peak: tuple = (2048, 2.0)  # size of the matrices, seconds
+
+    @classmethod
+    def quick(cls):
+        return cls(
+            seconds=0.05,
+            rounds=3,
+            main=shapes.QUICK,
+            configurations=shapes.QUICK_CONFIGURATIONS,
+            large=shapes.QUICK[:1],
+            small=shapes.SMALL[:1],
+            memory=shapes.QUICK,
+            peak=(256, 0.05),
+        )
+
+
+def limit_isa(isa):
+    """Starts this program anew where the environment differs from `isa`."""
+    if isa is None:
+        return
+    wanted = {"KERAS_ADDER_ISA": isa, "ONEDNN_MAX_CPU_ISA": ISAS[isa]}
+    if all(os.environ.get(name) == value for name, value in wanted.items()):
+        return
+    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)
+
+
+def progress(what):
+    print(f"... {what}", file=sys.stderr, flush=True)
+
+
+def self_check(plan):
+    """Ratios of ops to themselves, which should be 1: the measuring's error."""
+    rows = []
+    for shape in plan.main:
+        for name, build in scaling.CONTENDERS.items():
+            twice = {
+                copy: build(shape, "forward").run for copy in ("one", "two")
+            }
+            times = measuring.interleave(twice, plan.seconds / 2, plan.rounds)
+            ratio = times["two"].seconds / times["one"].seconds
+            rows.append(
+                {"shape": str(shape), "contender": name, "ratio": ratio}
+            )
+    ratios = [row["ratio"] for row in rows if row["contender"] == "stock"]
+    return {
+        "mean": measuring.geometric_mean(ratios),
+        "least": min(ratios),
+        "most": max(ratios),
+        "rows": rows,
+    }
+
+
+def noise_table(noise):
+    rows = [
+        [row["shape"], report.LABELS[row["contender"]], f"{row['ratio']:.3f}"]
+        for row in noise["rows"]
+    ]
+    return report.table(["n,h,w,ci,co", "beside itself", "ratio"], rows)
+
+
+def main_rows(plan, threads, others):
+    for shape in plan.main:
+        progress(str(shape))
+        for what in contenders.PASSES:
+            for call in report.CALLS:
+                if (what, call) != ("backward", "function"):
+                    yield main_row(shape, what, call, plan, threads, others)
+
+
+def main_row(shape, what, call, plan, threads, others):
+    traced = call == "function"
+    works = {
+        "ours": contenders.ours(shape, what, traced),
+        "stock": contenders.stock(shape, what, traced),
+    }
+    if what == "forward" and not traced and others:
+        works["litert"] = contenders.litert(shape, threads)
+    times, speeds = measure(works, plan.seconds, plan.rounds)
+    if what != "backward" and not traced:
+        # Hundreds of times slower, so apart, and few rounds of them.
+        slow = {
+            "broadcast": contenders.broadcast(shape, what),
+            "im2col": contenders.im2col(shape, what, threads),
+        }
+        slow_times, slow_speeds = measure(slow, 0, 2, 2, measuring.once)
+        times |= slow_times
+        speeds |= slow_speeds
+    row = {
+        "shape": str(shape),
+        "pass": what,
+        "call": call,
+        "ratio": times["ours"].seconds / times["stock"].seconds,
+        "over_litert": None,
+        "speeds": speeds,
+        "times": {n: dataclasses.asdict(t) for n, t in times.items()},
+    }
+    if "litert" in speeds:
+        row["over_litert"] = speeds["ours"] / speeds["litert"]
+    return row
+
+
+def measure(works, seconds, rounds, min_rounds=3, take=measuring.turn):
+    """Timings, and speeds in G differences/s; None among works is left out."""
+    works = {name: work for name, work in works.items() if work}
+    times = measuring.interleave(
+        {name: work.run for name, work in works.items()},
+        seconds,
+        rounds,
+        min_rounds,
+        take,
+    )
+    speeds = {
+        name: work.differences / times[name].seconds / 1e9
+        for name, work in works.items()
+    }
+    return times, speeds
+
+
+def configuration_row(configuration, plan):
+    progress(configuration.name)
+    passes = {}
+    for what in ("forward", "step"):
+        works = {
+            "ours": contenders.ours(configuration.shape, what),
+            "like": contenders.ours(configuration.like, what),
+        }
+        stock = contenders.stock(configuration.shape, what)
+        try:
+            stock.run()
+            works["stock"] = stock
+        except (tf.errors.OpError, ValueError):
+            pass  # it does not do all that ours does
+        times, speeds = measure(works, plan.seconds / 2, plan.rounds)
+        over_stock = None
+        if "stock" in times:
+            over_stock = times["ours"].seconds / times["stock"].seconds
+        passes[what] = {
+            "speed": speeds["ours"],
+            "like_speed": speeds["like"],
+            "ratio": speeds["like"] / speeds["ours"],
+            "over_stock": over_stock,
+        }
+    return {
+        "name": configuration.name,
+        "shape": str(configuration.shape),
+        "like": str(configuration.like),
+        "limit": configuration.limit,
+        "passes": passes,
+    }
+
+
+if __name__ == "__main__":
+    main()

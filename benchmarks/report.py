@@ -1,0 +1,275 @@
+"""Results as Markdown, as JSON and as a picture."""
+
+import json
+
+import measuring
+
+LABELS = {
+    "ours": "ours",
+    "stock": "Conv2D",
+    "litert": "LiteRT",
+    "broadcast": "broadcast",
+    "im2col": "im2col, PyTorch",
+}
+
+PASSES = {
+    "forward": "forward",
+    "backward": "both gradients",
+    "step": "forward and both gradients",
+}
+
+CALLS = {"eager": "eager", "function": "in one tf.function"}
+
+# What the ratio to the stock convolution should be: in the geometric mean and
+# for the worst shape.
+GOALS = {"forward": (1.0, 1.15), "step": (1.05, 1.25)}
+LITERT_GOAL = 0.95
+SPEEDUP_GOAL = 1.85
+BUSY = 0.5
+
+
+def table(header, rows):
+    """A Markdown table of strings, the first column of which is text."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def number(value, digits=2):
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def rows_of(results, what, call="eager"):
+    return [
+        row
+        for row in results["main"]
+        if row["pass"] == what and row["call"] == call
+    ]
+
+
+def summary(results):
+    """Ratios over all shapes: dicts, one a pass and way of calling."""
+    found = []
+    for what in PASSES:
+        for call in CALLS:
+            rows = rows_of(results, what, call)
+            if not rows:
+                continue
+            ratios = [row["ratio"] for row in rows]
+            litert = [r["over_litert"] for r in rows if r.get("over_litert")]
+            found.append(
+                {
+                    "pass": what,
+                    "call": call,
+                    "mean": measuring.geometric_mean(ratios),
+                    "worst": max(ratios),
+                    "over_litert": measuring.geometric_mean(litert),
+                    "peak": measuring.geometric_mean(
+                        [row["fraction_of_peak"] for row in rows]
+                    ),
+                }
+            )
+    return found
+
+
+def summary_table(results):
+    rows = []
+    for line in results["summary"]:
+        goal = GOALS.get(line["pass"])
+        rows.append(
+            [
+                f"{PASSES[line['pass']]}, {CALLS[line['call']]}",
+                number(line["mean"]),
+                number(line["worst"]),
+                f"{goal[0]:.2f}, {goal[1]:.2f}" if goal else "-",
+                number(line["over_litert"]),
+                f"{line['peak']:.0%}",
+            ]
+        )
+    header = ["time over Conv2D's", "geometric mean", "worst shape"]
+    return table(
+        header + ["goal", "speed over LiteRT's", "of the fma peak"], rows
+    )
+
+
+def main_table(results, what, call="eager"):
+    rows = rows_of(results, what, call)
+    names = [n for n in LABELS if any(n in r["speeds"] for r in rows)]
+    lines = [
+        [
+            row["shape"],
+            *(number(row["speeds"].get(n), 1) for n in names),
+            number(row["ratio"]),
+            f"{row['fraction_of_peak']:.0%}",
+        ]
+        for row in rows
+    ]
+    header = ["n,h,w,ci,co", *(LABELS[n] for n in names)]
+    return table(header + ["time over Conv2D's", "of the fma peak"], lines)
+
+
+def configurations_table(results):
+    lines = []
+    for row in results["configurations"]:
+        cells = [row["name"], row["shape"]]
+        for what in ("forward", "step"):
+            found = row["passes"].get(what)
+            cells += (
+                [
+                    number(found["speed"], 1),
+                    number(found["ratio"]),
+                    number(found["over_stock"]),
+                ]
+                if found
+                else ["-"] * 3
+            )
+        lines.append(cells + [number(row["limit"], 1)])
+    header = ["configuration", "n,h,w,ci,co", "forward, G/s", "over 3x3"]
+    header += ["over Conv2D", "step, G/s", "over 3x3", "over Conv2D", "limit"]
+    return table(header, lines)
+
+
+def scaling_table(results):
+    lines = [
+        [
+            f"{row['shape']}, {row['kernel']}x{row['kernel']}",
+            PASSES[row["pass"]],
+            LABELS[row["contender"]],
+            number(row["seconds_one_thread"] * 1e3, 3),
+            number(row["seconds"] * 1e3, 3),
+            number(row["speedup"]),
+        ]
+        for row in results["scaling"]
+    ]
+    threads = results["machine"]["threads"]
+    header = ["n,h,w,ci,co", "pass", "", "1 thread, ms"]
+    return table(header + [f"{threads} threads, ms", "speed-up"], lines)
+
+
+def memory_table(results):
+    def kibibytes(size):
+        return f"{size / 2**10:,.0f}"
+
+    lines = [
+        [
+            row["shape"],
+            *(kibibytes(row[k]) for k in ("forward", "backward", "patches")),
+        ]
+        for row in results["memory"]
+    ]
+    header = ["n,h,w,ci,co", "forward, KiB", "both gradients, KiB"]
+    return table(header + ["all patches would take, KiB"], lines)
+
+
+def machine_lines(results):
+    machine = results["machine"]
+    peak = results.get("roofline")
+    lines = [
+        f"{machine['processor']}, {machine['threads']} threads on "
+        f"{machine['cores']} cores; instruction set: {machine['isa']}, "
+        f"oneDNN's: {machine['onednn_max_cpu_isa'] or 'any'}",
+        ", ".join(f"{k} {v}" for k, v in machine["versions"].items() if v),
+        "load average {0} at the start, {1} at the end".format(
+            *results["load"]
+        ),
+    ]
+    if peak:
+        extra = ""
+        if peak["max_fma"]:
+            extra = (
+                f"; one thread {peak['fma_one_thread']:.0f} G/s; max + fma: "
+                f"{peak['max_fma']:.0f} G pairs/s"
+            )
+        lines.append(
+            f"peak: {peak['peak']:.0f} G/s ({peak['peak_is']}); "
+            f"matmul: {peak['matmul']:.0f} G/s{extra}"
+        )
+    if results.get("noise"):
+        noise = results["noise"]
+        lines.append(
+            "Conv2D beside itself, measured the same way: "
+            f"{noise['mean']:.2f} in the geometric mean, "
+            f"{noise['least']:.2f} to {noise['most']:.2f}"
+        )
+    return lines
+
+
+def markdown(results):
+    """The whole report."""
+    parts = ["# Speed\n"]
+    parts.append("".join(f"- {line}\n" for line in machine_lines(results)))
+    if busy(results):
+        parts.append(
+            "**The machine was busy with other work: trust no figure.**\n"
+        )
+    if results.get("main"):
+        parts.append("## 3x3, SAME, NHWC, float32\n")
+        parts.append(summary_table(results))
+        for what in PASSES:
+            for call in CALLS:
+                if rows_of(results, what, call):
+                    title = f"{PASSES[what]}, {CALLS[call]}, G differences/s"
+                    parts.append(f"### {title[0].upper()}{title[1:]}\n")
+                    parts.append(main_table(results, what, call))
+    if results.get("configurations"):
+        parts.append("## Every other configuration\n")
+        parts.append(
+            "Time per difference over that of the 3x3 of like size (see "
+            "`benchmarks/shapes.py`), and time over the stock op's.\n"
+        )
+        parts.append(configurations_table(results))
+    if results.get("scaling"):
+        parts.append("## Threads, and the cost of a small call\n")
+        parts.append(scaling_table(results))
+    if results.get("memory"):
+        parts.append("## Scratch memory of the op, all threads together\n")
+        parts.append(memory_table(results))
+    return "\n".join(parts)
+
+
+def busy(results):
+    """Whether others were at work before the measuring began."""
+    return results["load"][0] > BUSY
+
+
+def write_json(path, results):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+
+
+def picture(results, path):
+    """Bars of all contenders, by shape. Does nothing without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        return False
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    passes = [w for w in ("forward", "step") if rows_of(results, w)]
+    figure, axes = plt.subplots(
+        1, len(passes), figsize=(6 * len(passes), 4), squeeze=False
+    )
+    for axis, what in zip(axes[0], passes):
+        rows = rows_of(results, what)
+        names = [n for n in LABELS if any(n in r["speeds"] for r in rows)]
+        for i, name in enumerate(names):
+            axis.bar(
+                [j + (i + 0.5) / len(names) * 0.8 for j in range(len(rows))],
+                [row["speeds"].get(name) or 0 for row in rows],
+                0.8 / len(names),
+                label=LABELS[name],
+            )
+        axis.set_xticks(
+            [j + 0.4 for j in range(len(rows))],
+            [row["shape"] for row in rows],
+            rotation=30,
+            ha="right",
+            fontsize=7,
+        )
+        axis.set_title(PASSES[what])
+        axis.set_ylabel("G differences/s")
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return True

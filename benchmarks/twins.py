@@ -1,0 +1,184 @@
+"""Trains ResNet-20 and its CNN twin in turns, and lets both predict.
+
+    python benchmarks/twins.py
+
+prints images a second of both, by `model.fit` and `model.predict` on random
+images in memory, and writes them to `results/speed/twins.json`.
+"""
+
+import argparse
+import os
+import pathlib
+import statistics
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+
+import conv2d  # noqa: E402
+import keras_adder  # noqa: E402
+import measuring  # noqa: E402
+import report  # noqa: E402
+
+# Training and inference of the adder network over its twin's, at least.
+GOAL = 0.95
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--output", type=pathlib.Path, default=pathlib.Path("results/speed")
+    )
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument(
+        "--steps", type=int, default=8, help="of each twin in a round"
+    )
+    parser.add_argument("--isa", choices=conv2d.ISAS, help="as in conv2d.py")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny twins; figures mean nothing"
+    )
+    args = parser.parse_args()
+    conv2d.limit_isa(args.isa)
+    blocks = 3
+    if args.quick:
+        args.batch_size, args.rounds, args.steps, blocks = 4, 1, 3, 1
+
+    load = [measuring.load()]
+    twins = {
+        "adder": resnet(adder=True, blocks=blocks),
+        "cnn": resnet(adder=False, blocks=blocks),
+    }
+    for twin in twins.values():
+        # As SGD for all but adder filters, of which the CNN has none.
+        twin.compile(
+            keras_adder.ALR(0.1, momentum=0.9, weight_decay=5e-4),
+            "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+    speeds = measure(twins, args.batch_size, args.steps, args.rounds)
+    results = {
+        "machine": measuring.machine(
+            measuring.cores(), os.environ.get("KERAS_ADDER_ISA")
+        ),
+        "command": " ".join(["python", *sys.argv]),
+        "quick": args.quick,
+        "load": [*load, measuring.load()],
+        "model": f"ResNet-{6 * blocks + 2}",
+        "batch_size": args.batch_size,
+        "speeds": speeds,
+        "ratios": {
+            what: found["adder"] / found["cnn"]
+            for what, found in speeds.items()
+        },
+    }
+    print("".join(f"- {line}\n" for line in report.machine_lines(results)))
+    print(markdown(results), end="")
+    name = f"twins-{args.isa}.json" if args.isa else "twins.json"
+    report.write_json(args.output / name, results)
+
+
+def markdown(results):
+    rows = [
+        [
+            what,
+            *(f"{found[twin]:.0f}" for twin in ("adder", "cnn")),
+            report.number(results["ratios"][what]),
+            report.number(GOAL),
+        ]
+        for what, found in results["speeds"].items()
+    ]
+    header = [f"{results['model']}, images/s", "adder", "CNN twin", "ratio"]
+    return report.table(header + ["goal"], rows)
+
+
+def measure(twins, batch_size, steps, rounds):
+    """Images a second of each twin: medians over all steps of all rounds.
+
+    A round is some steps of one twin, then of the other. The first step of each
+    (and the first round, in which functions are traced) does not count.
+    """
+    generator = np.random.default_rng(0)
+    count = batch_size * (steps + 1)
+    images = generator.standard_normal((count, 32, 32, 3), dtype=np.float32)
+    labels = generator.integers(0, 10, count)
+    seconds = {
+        what: {name: [] for name in twins} for what in ("training", "inference")
+    }
+    for index in range(rounds + 1):
+        for name, twin in twins.items():
+            clock = Clock()
+            twin.fit(images, labels, batch_size, verbose=0, callbacks=[clock])
+            if index:
+                seconds["training"][name] += clock.steps()
+        for name, twin in twins.items():
+            clock = Clock()
+            twin.predict(images, batch_size, verbose=0, callbacks=[clock])
+            if index:
+                seconds["inference"][name] += clock.steps()
+    return {
+        what: {
+            name: batch_size / statistics.median(steps)
+            for name, steps in found.items()
+        }
+        for what, found in seconds.items()
+    }
+
+
+class Clock(keras.callbacks.Callback):
+    """Notes when each step ends."""
+
+    def __init__(self):
+        super().__init__()
+        self.ends = []
+
+    def steps(self):
+        """Seconds of every step but the first."""
+        return np.diff(self.ends).tolist()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.ends.append(time.perf_counter())
+
+    on_predict_batch_end = on_train_batch_end
+
+
+def resnet(adder, blocks=3, classes=10):
+    """The CIFAR ResNet of 6 `blocks` + 2 layers, as an AdderNet or as a CNN.
+
+    First and last layers are ordinary convolutions; a shortcut where the shape
+    changes is a 1x1 adder layer. Batch normalization follows every layer.
+    """
+    layer = keras_adder.AdderConv2D if adder else keras.layers.Conv2D
+
+    def convolve(x, layer, filters, kernel, strides=1):
+        x = layer(filters, kernel, strides, padding="same", use_bias=False)(x)
+        return keras.layers.BatchNormalization()(x)
+
+    inputs = keras.Input((32, 32, 3))
+    x = convolve(inputs, keras.layers.Conv2D, 16, 3)
+    x = keras.layers.ReLU()(x)
+    for stage, filters in enumerate((16, 32, 64)):
+        for block in range(blocks):
+            strides = 2 if stage and not block else 1
+            shortcut = x
+            if strides > 1:
+                shortcut = convolve(x, layer, filters, 1, strides)
+            x = convolve(x, layer, filters, 3, strides)
+            x = keras.layers.ReLU()(x)
+            x = convolve(x, layer, filters, 3)
+            x = keras.layers.ReLU()(keras.layers.Add()([x, shortcut]))
+    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    x = convolve(x, keras.layers.Conv2D, classes, 1)
+    x = keras.layers.Softmax()(keras.layers.Flatten()(x))
+    return keras.Model(inputs, x)
+
+
+if __name__ == "__main__":
+    main()
