@@ -23,6 +23,7 @@ import conv2d  # noqa: E402
 import keras_adder  # noqa: E402
 import measuring  # noqa: E402
 import report  # noqa: E402
+from keras_adder.applications import ResNet20  # noqa: E402
 
 # Training and inference of the adder network over its twin's, at least.
 GOAL = 0.95
@@ -43,18 +44,17 @@ def main():
     )
     parser.add_argument("--isa", choices=conv2d.ISAS, help="as in conv2d.py")
     parser.add_argument(
-        "--quick", action="store_true", help="tiny twins; figures mean nothing"
+        "--quick", action="store_true", help="tiny batches; figures mean nothing"
     )
     args = parser.parse_args()
     conv2d.limit_isa(args.isa)
-    blocks = 3
     if args.quick:
-        args.batch_size, args.rounds, args.steps, blocks = 4, 1, 3, 1
+        args.batch_size, args.rounds, args.steps = 4, 1, 3
 
     load = [measuring.load()]
     twins = {
-        "adder": resnet(adder=True, blocks=blocks),
-        "cnn": resnet(adder=False, blocks=blocks),
+        "adder": ResNet20(adder=True),
+        "cnn": ResNet20(adder=False),
     }
     for twin in twins.values():
         # As SGD for all but adder filters, of which the CNN has none.
@@ -71,7 +71,7 @@ def main():
         "command": " ".join(["python", *sys.argv]),
         "quick": args.quick,
         "load": [*load, measuring.load()],
-        "model": f"ResNet-{6 * blocks + 2}",
+        "model": "ResNet-20",
         "batch_size": args.batch_size,
         "speeds": speeds,
         "ratios": {
@@ -147,37 +147,6 @@ class Clock(keras.callbacks.Callback):
         self.ends.append(time.perf_counter())
 
     on_predict_batch_end = on_train_batch_end
-
-
-def resnet(adder, blocks=3, classes=10):
-    """The CIFAR ResNet of 6 `blocks` + 2 layers, as an AdderNet or as a CNN.
-
-    First and last layers are ordinary convolutions; a shortcut where the shape
-    changes is a 1x1 adder layer. Batch normalization follows every layer.
-    """
-    layer = keras_adder.AdderConv2D if adder else keras.layers.Conv2D
-
-    def convolve(x, layer, filters, kernel, strides=1):
-        x = layer(filters, kernel, strides, padding="same", use_bias=False)(x)
-        return keras.layers.BatchNormalization()(x)
-
-    inputs = keras.Input((32, 32, 3))
-    x = convolve(inputs, keras.layers.Conv2D, 16, 3)
-    x = keras.layers.ReLU()(x)
-    for stage, filters in enumerate((16, 32, 64)):
-        for block in range(blocks):
-            strides = 2 if stage and not block else 1
-            shortcut = x
-            if strides > 1:
-                shortcut = convolve(x, layer, filters, 1, strides)
-            x = convolve(x, layer, filters, 3, strides)
-            x = keras.layers.ReLU()(x)
-            x = convolve(x, layer, filters, 3)
-            x = keras.layers.ReLU()(keras.layers.Add()([x, shortcut]))
-    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
-    x = convolve(x, keras.layers.Conv2D, classes, 1)
-    x = keras.layers.Softmax()(keras.layers.Flatten()(x))
-    return keras.Model(inputs, x)
 
 
 if __name__ == "__main__":
