@@ -268,7 +268,8 @@ def picture(results, path):
         )
         axis.set_title(PASSES[what])
         axis.set_ylabel("G differences/s")
-        axis.legend(fontsize=7)
+        axis.set_ylim(top=1.3 * axis.get_ylim()[1])  # room for the legend
+        axis.legend(fontsize=7, ncols=3, loc="upper left")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
