@@ -60,9 +60,7 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
   ChooseBlocks();
   fits_ = input_scratch_ * element_ <= kTileBytes;
   if (!fits_) return;
-  tiles_ = CeilDiv(output_.batch, block_images_) *
-           CeilDiv(output_.height, block_rows_) *
-           CeilDiv(output_.width, block_columns_);
+  tiles_ = grid().size();
   const int64_t units = groups_ * static_cast<int64_t>(parts_.size());
   partials_ = PartialFilters(filters_, element_, units, tiles_);
   threads_ = UsefulThreads(
@@ -111,23 +109,6 @@ int64_t BackwardPlan::workspace_bytes() const {
   return element_ * (RoundUp(filters_.size(), alignment) +
                      partials_.elements() +
                      threads_ * RoundUp(worker_elements(), alignment));
-}
-
-BlockOrigin BackwardPlan::TileAt(int64_t tile) const {
-  const auto take = [&tile](int64_t count) {
-    const int64_t digit = tile % count;
-    tile /= count;
-    return digit;
-  };
-  BlockOrigin at;
-  at.column = take(CeilDiv(output_.width, block_columns_)) * block_columns_;
-  at.row = take(CeilDiv(output_.height, block_rows_)) * block_rows_;
-  at.image = tile * block_images_;
-  at.columns = std::min(block_columns_, output_.width - at.column);
-  at.rows = std::min(block_rows_, output_.height - at.row);
-  at.images = std::min(block_images_, output_.batch - at.image);
-  at.group = 0;
-  return at;
 }
 
 template <typename T, typename O>
@@ -182,7 +163,7 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
   const int64_t plane_stride = block_images_ * slots * kLanes;
   for (int64_t tile = tiles_ * chunk / partials_.chunks();
        tile < tiles_ * (chunk + 1) / partials_.chunks(); ++tile) {
-    BlockOrigin at = TileAt(tile);
+    BlockOrigin at = grid().At(tile);
     at.group = group;
     PackTile(set_, input, input_, input_rows_, input_columns_, at, part.first,
              part.planes, plane_stride, worker.input);

@@ -47,9 +47,7 @@ FilterGradientPlan::FilterGradientPlan(const Geometry& original,
   input_parts_ = DealPlanes(Planes(input_.channels), kPartPlanes);
   output_parts_ = DealPlanes(Planes(output_.channels), kPartPlanes);
   ChooseBlocks();
-  tiles_ = CeilDiv(output_.batch, block_images_) *
-           CeilDiv(output_.height, block_rows_) *
-           CeilDiv(output_.width, block_columns_);
+  tiles_ = grid().size();
   const int64_t filter_units =
       groups_ * input_parts_.size() * output_parts_.size();
   partials_ = PartialFilters(filters_, element_, filter_units, tiles_);
@@ -93,23 +91,6 @@ int64_t FilterGradientPlan::workspace_bytes() const {
   return element_ *
          (RoundUp(filters_.size(), alignment) + partials_.elements() +
           threads_ * RoundUp(input_scratch_ + output_scratch_, alignment));
-}
-
-BlockOrigin FilterGradientPlan::TileAt(int64_t tile) const {
-  const auto take = [&tile](int64_t count) {
-    const int64_t digit = tile % count;
-    tile /= count;
-    return digit;
-  };
-  BlockOrigin at;
-  at.column = take(CeilDiv(output_.width, block_columns_)) * block_columns_;
-  at.row = take(CeilDiv(output_.height, block_rows_)) * block_rows_;
-  at.image = tile * block_images_;
-  at.columns = std::min(block_columns_, output_.width - at.column);
-  at.rows = std::min(block_rows_, output_.height - at.row);
-  at.images = std::min(block_images_, output_.batch - at.image);
-  at.group = 0;
-  return at;
 }
 
 template <typename T, typename O>
@@ -172,7 +153,7 @@ void FilterGradientPlan::RunUnit(int64_t unit, const T* input,
   C* const gradient_tile = scratch + input_scratch_;
   for (int64_t tile = tiles_ * chunk / partials_.chunks();
        tile < tiles_ * (chunk + 1) / partials_.chunks(); ++tile) {
-    BlockOrigin at = TileAt(tile);
+    BlockOrigin at = grid().At(tile);
     at.group = group;
     PackTile(set_, input, input_, input_rows_, input_columns_, at,
              inputs.first, inputs.planes,

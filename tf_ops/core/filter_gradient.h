@@ -34,7 +34,10 @@ class FilterGradientPlan {
 
  private:
   void ChooseBlocks();
-  BlockOrigin TileAt(int64_t tile) const;
+  TileGrid grid() const {
+    return {output_.batch,  output_.height, output_.width,
+            block_images_, block_rows_,    block_columns_};
+  }
 
   template <typename C, typename T, typename O>
   void RunUnit(int64_t unit, const T* input, const O* gradient,

@@ -76,6 +76,35 @@ struct BlockOrigin {
   int64_t group;
 };
 
+// The pixels of a batch of images, cut into tiles.
+struct TileGrid {
+  int64_t batch, height, width;
+  int64_t images, rows, columns;  // of a tile
+
+  int64_t size() const {
+    return CeilDiv(batch, images) * CeilDiv(height, rows) *
+           CeilDiv(width, columns);
+  }
+
+  // Tile number `tile`, of group 0; those at the ends may be smaller.
+  BlockOrigin At(int64_t tile) const {
+    const auto take = [&tile](int64_t count) {
+      const int64_t digit = tile % count;
+      tile /= count;
+      return digit;
+    };
+    BlockOrigin at;
+    at.column = take(CeilDiv(width, columns)) * columns;
+    at.row = take(CeilDiv(height, rows)) * rows;
+    at.image = tile * images;
+    at.columns = std::min(columns, width - at.column);
+    at.rows = std::min(rows, height - at.row);
+    at.images = std::min(images, batch - at.image);
+    at.group = 0;
+    return at;
+  }
+};
+
 namespace internal {
 
 // The part of a segment that lies inside 0 .. size-1.
