@@ -96,9 +96,7 @@ void BackwardPlan::ChooseBlocks() {
              !(block_columns_ == output_.width
                    ? CoversAxis(input_columns_, input_.width)
                    : width_.stride == 1 && output_.width == input_.width);
-  int64_t planes = 0;
-  for (const PlaneRange& part : parts_) planes = std::max(planes, part.planes);
-  input_scratch_ = planes * block_images_ * input_rows_.slots *
+  input_scratch_ = MostPlanes(parts_) * block_images_ * input_rows_.slots *
                    input_columns_.slots * kLanes;
   gradient_scratch_ = block_images_ * band_rows_ * block_columns_ * kLanes;
   skipped_scratch_ = Planes(output_.channels) * height_.kernel * kLanes;

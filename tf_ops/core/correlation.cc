@@ -208,10 +208,8 @@ void CorrelationPlan::SizeScratch() {
   };
   const int64_t slots =
       most_slots(row_phases_) * most_slots(column_phases_) * block_images_;
-  int64_t planes = 0;
-  for (const PlaneRange& part : parts_) planes = std::max(planes, part.planes);
   scratch_.source = slots * terms_[0].planes * kLanes;
-  scratch_.totals = block_slots() * planes * kLanes;
+  scratch_.totals = block_slots() * MostPlanes(parts_) * kLanes;
   if (pass_ == Pass::kForward) {
     // Kernels that sum up slots may touch so many more.
     scratch_.source += kLanes * kLanes;

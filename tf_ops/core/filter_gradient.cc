@@ -14,14 +14,6 @@ constexpr int64_t kTileBytes = 128 << 10;
 // Planes of input and output channels that a unit handles.
 constexpr int64_t kPartPlanes = 4;
 
-int64_t MostPlanes(const std::vector<PlaneRange>& parts) {
-  int64_t most = 0;
-  for (const PlaneRange& part : parts) {
-    most = std::max<int64_t>(most, part.planes);
-  }
-  return most;
-}
-
 }  // namespace
 
 FilterGradientPlan::FilterGradientPlan(const Geometry& original,
@@ -138,7 +130,8 @@ void FilterGradientPlan::RunUnit(int64_t unit, const T* input,
   const int64_t group = take(groups_);
   const int64_t chunk = unit;
 
-  const int64_t base = group * Planes(input_.channels) * filters_.destination_plane_stride();
+  const int64_t base = group * Planes(input_.channels) *
+                       filters_.destination_plane_stride();
   C* const partial = partials + chunk * partials_.stride() + base;
   for (int p = 0; p < inputs.planes; ++p) {
     C* plane = partial +

@@ -43,6 +43,12 @@ inline std::vector<PlaneRange> DealPlanes(int64_t planes, int64_t most) {
   return ranges;
 }
 
+inline int64_t MostPlanes(const std::vector<PlaneRange>& ranges) {
+  int64_t most = 0;
+  for (const PlaneRange& range : ranges) most = std::max(most, range.planes);
+  return most;
+}
+
 // Channels of plane `plane` out of `channels`.
 inline int PlaneChannels(int64_t channels, int64_t plane) {
   return static_cast<int>(
