@@ -24,7 +24,9 @@ constexpr int64_t kUnitPlanes = 8;
 constexpr int64_t kTileBytes = 256 << 10;
 // Terms summed in registers before they are added to the totals, about: every
 // term of a chain rounds, so short chains are accurate ones.
-constexpr int64_t kChainTerms = 160;
+constexpr int64_t kChainTerms = 576;
+// Destination planes that a kernel takes at once.
+constexpr int kMostPlanes = 2;
 
 int64_t Spread(int64_t count, int64_t most) {
   return CeilDiv(count, CeilDiv(count, most));
@@ -73,6 +75,7 @@ CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
     partial_ = true;
     return;
   }
+  if (forward) FindOutsideColumns();
   ChooseTerms(rows.size() * columns.size());
   ChooseBlocks(rows, columns);
   for (const Phase& phase : rows) {
@@ -82,6 +85,33 @@ CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
     column_phases_.push_back(PlanPhase(phase, width_, block_columns_));
   }
   SizeScratch();
+}
+
+// The same for every block of an image, since results must not depend on blocks:
+// only an image's very first and last column leave out taps, and no tap is left
+// out by both.
+void CorrelationPlan::FindOutsideColumns() {
+  if (width_.kernel == 1) return;
+  const std::vector<AxisTap> taps = ForwardTaps(width_);
+  const auto outside = [&](int64_t tap, int64_t pixel) {
+    const int64_t source = pixel * width_.stride + taps[tap].shift;
+    return source < 0 || source >= source_.width;
+  };
+  while (outside_.first < width_.kernel && outside(outside_.first, 0)) {
+    ++outside_.first;
+  }
+  if (width_.output == 1) return;
+  while (outside_.first + outside_.last < width_.kernel &&
+         outside(width_.kernel - 1 - outside_.last, width_.output - 1)) {
+    ++outside_.last;
+  }
+}
+
+CorrelationPlan::Outside CorrelationPlan::OutsideOf(const Terms& terms) const {
+  const int64_t after = width_.kernel - terms.first_column - terms.columns;
+  return {std::clamp<int64_t>(outside_.first - terms.first_column, 0,
+                              terms.columns),
+          std::clamp<int64_t>(outside_.last - after, 0, terms.columns)};
 }
 
 // In the forward pass, sums of sources and filters belong to each of the terms,
@@ -220,11 +250,13 @@ void CorrelationPlan::SizeScratch() {
   }
 }
 
-// Packed filters and, in the forward pass, two sums for each row of taps of each of
-// the terms and each destination lane.
+// Packed filters and, in the forward pass, some sums for each row of taps of each
+// of the terms and each destination lane.
 int64_t CorrelationPlan::filters_elements() const {
-  const int64_t sums =
-      pass_ == Pass::kForward ? 2 * FilterSumsOffset(filters_.units()) : 0;
+  const int64_t sums = pass_ == Pass::kForward
+                           ? FilterSums<float>::kArrays *
+                                 FilterSumsOffset(filters_.units())
+                           : 0;
   return RoundUp(filters_.size() + sums, kWorkspaceAlignment / element_);
 }
 
@@ -301,8 +333,8 @@ CorrelationPlan::Filters<C> CorrelationPlan::PackFilters(
     ThreadPool& pool, const Filter* filters, C* workspace) const {
   Filters<C> result;
   result.packed = workspace;
-  result.sums = workspace + filters_.size();
-  result.magnitudes = result.sums + FilterSumsOffset(filters_.units());
+  result.sums = FilterSums<C>::At(workspace + filters_.size(),
+                                  FilterSumsOffset(filters_.units()));
   std::atomic<bool> finite{true};
   const int packers =
       filters_.size() > (1 << 16) ? threads_ : 1;  // not worth a thread below
@@ -311,8 +343,9 @@ CorrelationPlan::Filters<C> CorrelationPlan::PackFilters(
     if (pass_ != Pass::kForward) return;
     int64_t offset = FilterSumsOffset(unit);
     for (const Terms& terms : terms_) {
-      filters_.Sum(result.packed, unit, terms, result.sums + offset,
-                   result.magnitudes + offset);
+      const Outside outside = OutsideOf(terms);
+      filters_.Sum(result.packed, unit, terms, outside.first, outside.last,
+                   offset, &result.sums);
       offset += terms.rows * kLanes;
     }
   });
@@ -327,9 +360,10 @@ void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
                               const Worker<C>& worker) const {
   const BlockOrigin& at = unit.at;
   const int64_t total_plane = block_slots() * kLanes;
-  std::memset(worker.totals, 0, total_plane * unit.planes.planes * sizeof(C));
   bool careful = false;
   if (pass_ == Pass::kInputGradient) {
+    std::memset(worker.totals, 0,
+                total_plane * unit.planes.planes * sizeof(C));
     PackTile(set_, centre, destination_, unit.rows->destination,
              unit.columns->destination, at, unit.planes.first,
              unit.planes.planes, total_plane, worker.centre);
@@ -415,6 +449,8 @@ void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
   block.source_sums = worker.sums;
   block.source_magnitudes = worker.magnitudes;
   block.second_source = block.second_slot = 0;
+  block.outside_first = block.outside_last = 0;
+  block.fresh = forward && &terms == terms_.data();
   if (forward) {
     block.row_taps += terms.first_row;
     block.row_tap_count = terms.rows;
@@ -422,7 +458,13 @@ void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
     block.column_tap_count = terms.columns;
     SumSources(unit, block, worker);
   }
-  for (int64_t p = 0; p < unit.planes.planes; ++p) {
+  block.next_filters = filters_.destination_plane_stride();
+  block.next_totals = block_slots() * kLanes;
+  const int64_t most =
+      forward && KernelsOf<C>(set_).max_forward_pair > 0 ? kMostPlanes : 1;
+  int64_t planes = 1;
+  for (int64_t p = 0; p < unit.planes.planes; p += planes) {
+    planes = std::min(most, unit.planes.planes - p);
     const int64_t filter_unit =
         unit.at.group * Planes(destination_.channels) + unit.planes.first + p;
     const int64_t offset = p * block_slots() * kLanes;
@@ -433,12 +475,14 @@ void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
     block.centre = forward ? block.total : worker.centre + offset;
     const int64_t sums = FilterSumsOffset(filter_unit) +
                          term_rows_[&terms - terms_.data()] * kLanes;
-    block.filter_sums = filters.sums + sums;
-    block.filter_magnitudes = filters.magnitudes + sums;
+    block.filter_sums = filters.sums.sums + sums;
+    block.filter_magnitudes = filters.sums.magnitudes + sums;
+    block.first_filter_sums = filters.sums.first_sums + sums;
+    block.last_filter_sums = filters.sums.last_sums + sums;
     if (careful) {
       SumPlaneInside(unit, block);
     } else {
-      SumPlane(unit, lines, block);
+      SumPlanes(unit, lines, block, planes, OutsideOf(terms));
     }
   }
 }
@@ -449,9 +493,9 @@ std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
   const int64_t row_slots = unit.columns->source.slots;
   const BlockOrigin& at = unit.at;
   // Without overlap, full rows follow each other in both tiles.
-  const bool joined = at.columns == row_slots && at.columns == block_columns_;
-  const bool all_joined =
-      joined && at.rows == plan.slots && at.rows == block_rows_;
+  const bool joined = at.columns == row_slots && at.columns == block_columns_ &&
+                      at.rows == plan.slots;
+  const bool all_joined = joined && at.rows == block_rows_;
   const int64_t images = all_joined ? 1 : at.images;
   const int64_t rows = joined ? 1 : at.rows;
   std::vector<Lines> all_lines;
@@ -459,6 +503,8 @@ std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
     Lines lines{first_tap, taps,
                 at.columns * (joined ? at.rows : 1) *
                     (all_joined ? at.images : 1),
+                !joined && at.column == 0,
+                !joined && at.column + at.columns == unit.columns->count,
                 {}};
     if (!joined) {
       // Taps come in the order of their shifts, or against it.
@@ -492,96 +538,190 @@ std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
   return all_lines;
 }
 
-// Adds what rows of taps in the padding contribute: the filters' magnitudes.
+// Adds what taps in the padding contribute: the filters' magnitudes.
 template <typename C>
 void CorrelationPlan::AddPadding(const Unit& unit, const Filters<C>& filters,
                                  const Worker<C>& worker) const {
   for (const Lines& lines : LinesOf(unit, 0, height_.kernel)) {
-    if (lines.taps == height_.kernel) continue;
+    const bool first = lines.starts_row && outside_.first > 0;
+    const bool last = lines.ends_row && outside_.last > 0;
+    const bool rows = lines.taps < height_.kernel;
+    if (!first && !last && !rows) continue;
     for (int64_t p = 0; p < unit.planes.planes; ++p) {
       const int64_t filter_unit =
           unit.at.group * Planes(destination_.channels) + unit.planes.first + p;
-      const C* magnitudes =
-          filters.magnitudes + FilterSumsOffset(filter_unit);
-      C rest[kLanes] = {};
+      const FilterSums<C>& sums = filters.sums;
+      int64_t offset = FilterSumsOffset(filter_unit);
+      // Of a pixel's row of taps in the padding, and of the columns besides.
+      C rest[kLanes] = {}, leading[kLanes] = {}, trailing[kLanes] = {};
       for (const Terms& terms : terms_) {
-        for (int64_t row = 0; row < terms.rows; ++row, magnitudes += kLanes) {
+        for (int64_t row = 0; row < terms.rows; ++row, offset += kLanes) {
           const int64_t tap = terms.first_row + row - lines.first_tap;
-          if (tap >= 0 && tap < lines.taps) continue;
+          const bool inside = tap >= 0 && tap < lines.taps;
           for (int lane = 0; lane < kLanes; ++lane) {
-            rest[lane] += magnitudes[lane];
+            if (inside) {
+              leading[lane] += sums.leading_magnitudes[offset + lane];
+              trailing[lane] += sums.trailing_magnitudes[offset + lane];
+            } else {
+              rest[lane] += sums.magnitudes[offset + lane];
+            }
           }
         }
       }
+      const auto add = [](const C* values, C* total) {
+        for (int lane = 0; lane < kLanes; ++lane) total[lane] += values[lane];
+      };
       C* const totals = worker.totals + p * block_slots() * kLanes;
       for (const Lines::Start& start : lines.starts) {
-        for (int64_t pixel = 0; pixel < lines.pixels; ++pixel) {
-          C* total = totals + (start.pixel + pixel) * kLanes;
-          for (int lane = 0; lane < kLanes; ++lane) total[lane] += rest[lane];
+        C* const total = totals + start.pixel * kLanes;
+        for (int64_t pixel = 0; rows && pixel < lines.pixels; ++pixel) {
+          add(rest, total + pixel * kLanes);
         }
+        if (first) add(leading, total);
+        if (last) add(trailing, total + (lines.pixels - 1) * kLanes);
       }
     }
   }
 }
 
+// Sums over the rows of taps first ... first + rows - 1, lane by lane, of some
+// planes, each of which lies `next_plane` elements behind the one before.
+template <typename C>
+struct RowSums {
+  C lanes[kMostPlanes * kLanes] = {};
+  RowSums(const C* sums, int64_t planes, ptrdiff_t next_plane, int64_t first,
+          int64_t rows) {
+    for (int64_t p = 0; p < planes; ++p) {
+      for (int64_t i = first; i < first + rows; ++i) {
+        const C* row = sums + p * next_plane + i * kLanes;
+        for (int lane = 0; lane < kLanes; ++lane) {
+          lanes[p * kLanes + lane] += row[lane];
+        }
+      }
+    }
+  }
+};
+
 // Walks over a unit's pixels in runs that a kernel takes at once. `block` has
 // the rows of taps, and sums of filters for each of them.
 template <typename C>
-void CorrelationPlan::SumPlane(const Unit& unit,
-                               const std::vector<Lines>& all_lines,
-                               const CorrelationBlock<C>& block) const {
+void CorrelationPlan::SumPlanes(const Unit& unit,
+                                const std::vector<Lines>& all_lines,
+                                const CorrelationBlock<C>& block,
+                                int64_t planes,
+                                const Outside& outside) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
-  const bool forward = pass_ == Pass::kForward;
-  const auto kernel = forward ? kernels.forward : kernels.input_gradient;
-  const int most =
-      forward ? kernels.max_forward : kernels.max_input_gradient;
-  for (const Lines& lines : all_lines) {
-    CorrelationBlock<C> whole = block;
-    const int64_t skipped =
-        lines.first_tap -
-        (block.row_taps - unit.rows->source.tap_slots.data());
-    whole.row_taps += skipped;
-    whole.row_tap_count = lines.taps;
-    if (lines.taps == 0) continue;
-    C sums[kLanes] = {}, magnitudes[kLanes] = {};
-    if (forward) {
-      for (int64_t i = skipped; i < skipped + lines.taps; ++i) {
-        for (int lane = 0; lane < kLanes; ++lane) {
-          sums[lane] += block.filter_sums[i * kLanes + lane];
-          magnitudes[lane] += block.filter_magnitudes[i * kLanes + lane];
-        }
-      }
-      whole.filter_sums = sums;
-      whole.filter_magnitudes = magnitudes;
+  if (pass_ == Pass::kInputGradient) {
+    for (const Lines& lines : all_lines) {
+      ForEachBlock(lines, WithRows(unit, lines, block), 0,
+                   kernels.max_input_gradient, kernels.input_gradient);
     }
-    const auto run = [&](const typename Lines::Start& start, int64_t first) {
-      CorrelationBlock<C> here = whole;
-      here.source += (start.slot + first) * kLanes;
-      here.total += (start.pixel + first) * kLanes;
-      here.centre += (start.pixel + first) * kLanes;
-      here.source_sums += start.pixel + first;
-      here.source_magnitudes += start.pixel + first;
-      return here;
+    return;
+  }
+  for (const Lines& lines : all_lines) {
+    CorrelationBlock<C> whole = WithRows(unit, lines, block);
+    if (lines.taps == 0) {
+      if (block.fresh) ClearTotals(lines, whole, planes);
+      continue;
+    }
+    const int64_t skipped = whole.row_taps - block.row_taps;
+    const auto sum = [&](const C* of) {
+      return RowSums<C>(of, planes, FilterSumsOffset(1), skipped, lines.taps);
     };
-    size_t line = 0;
+    const RowSums<C> sums = sum(block.filter_sums);
+    const RowSums<C> magnitudes = sum(block.filter_magnitudes);
+    const RowSums<C> first = sum(block.first_filter_sums);
+    const RowSums<C> last = sum(block.last_filter_sums);
+    whole.filter_sums = sums.lanes;
+    whole.filter_magnitudes = magnitudes.lanes;
+    whole.last_filter_sums = lines.ends_row ? last.lanes : sums.lanes;
+    whole.first_filter_sums = lines.starts_row ? first.lanes
+                              : lines.pixels == 1 ? whole.last_filter_sums
+                                                  : sums.lanes;
+    whole.outside_first = lines.starts_row ? outside.first : 0;
+    whole.outside_last = lines.ends_row ? outside.last : 0;
+    const bool pair = planes > 1;
+    const int most_twice =
+        pair ? kernels.max_forward_pair_twice : kernels.max_forward_twice;
+    const auto twice =
+        pair ? kernels.forward_pair_twice : kernels.forward_twice;
+    size_t done = 0;
     // Short rows two at a time.
-    if (forward && lines.pixels <= kernels.max_forward_twice) {
-      for (; line + 1 < lines.starts.size(); line += 2) {
-        const auto& one = lines.starts[line];
-        const auto& two = lines.starts[line + 1];
-        CorrelationBlock<C> here = run(one, 0);
+    if (lines.pixels <= most_twice && lines.pixels > 1) {
+      for (; done + 1 < lines.starts.size(); done += 2) {
+        const Lines::Start& one = lines.starts[done];
+        const Lines::Start& two = lines.starts[done + 1];
+        CorrelationBlock<C> here = BlockAt(whole, one, 0);
         here.second_source = (two.slot - one.slot) * kLanes;
         here.second_slot = two.pixel - one.pixel;
-        kernels.forward_twice(here, static_cast<int>(lines.pixels));
+        twice(here, static_cast<int>(lines.pixels));
       }
     }
-    const int64_t runs = CeilDiv(lines.pixels, most);
-    for (; line < lines.starts.size(); ++line) {
-      for (int64_t i = 0; i < runs; ++i) {
-        const int64_t first = lines.pixels * i / runs;
-        kernel(run(lines.starts[line], first),
-               static_cast<int>(lines.pixels * (i + 1) / runs - first));
+    ForEachBlock(lines, whole, done,
+                 pair ? kernels.max_forward_pair : kernels.max_forward,
+                 pair ? kernels.forward_pair : kernels.forward);
+  }
+}
+
+template <typename C>
+void CorrelationPlan::ClearTotals(const Lines& lines,
+                                  const CorrelationBlock<C>& block,
+                                  int64_t planes) const {
+  for (int64_t p = 0; p < planes; ++p) {
+    for (const Lines::Start& start : lines.starts) {
+      std::memset(block.total + p * block.next_totals + start.pixel * kLanes,
+                  0, lines.pixels * kLanes * sizeof(C));
+    }
+  }
+}
+
+// With the rows of taps that `lines` meet.
+template <typename C>
+CorrelationBlock<C> CorrelationPlan::WithRows(
+    const Unit& unit, const Lines& lines,
+    const CorrelationBlock<C>& block) const {
+  CorrelationBlock<C> result = block;
+  result.row_taps = unit.rows->source.tap_slots.data() + lines.first_tap;
+  result.row_tap_count = lines.taps;
+  return result;
+}
+
+template <typename C>
+CorrelationBlock<C> CorrelationPlan::BlockAt(const CorrelationBlock<C>& block,
+                                             const Lines::Start& start,
+                                             int64_t first) {
+  CorrelationBlock<C> here = block;
+  here.source += (start.slot + first) * kLanes;
+  here.total += (start.pixel + first) * kLanes;
+  here.centre += (start.pixel + first) * kLanes;
+  here.source_sums += start.pixel + first;
+  here.source_magnitudes += start.pixel + first;
+  return here;
+}
+
+// Runs `kernel` over lines[done ...], at most `most` pixels at a time.
+template <typename C>
+void CorrelationPlan::ForEachBlock(
+    const Lines& lines, const CorrelationBlock<C>& block, size_t done,
+    int64_t most, void (*kernel)(const CorrelationBlock<C>&, int)) const {
+  if (lines.taps == 0) return;
+  const int64_t runs = CeilDiv(lines.pixels, most);
+  for (; done < lines.starts.size(); ++done) {
+    for (int64_t i = 0; i < runs; ++i) {
+      const int64_t first = lines.pixels * i / runs;
+      const int64_t end = lines.pixels * (i + 1) / runs;
+      CorrelationBlock<C> here = BlockAt(block, lines.starts[done], first);
+      if (first > 0) {
+        here.outside_first = 0;
+        here.first_filter_sums = end == lines.pixels && end - first == 1
+                                     ? block.last_filter_sums
+                                     : block.filter_sums;
       }
+      if (end < lines.pixels) {
+        here.outside_last = 0;
+        here.last_filter_sums = block.filter_sums;
+      }
+      kernel(here, static_cast<int>(end - first));
     }
   }
 }

@@ -7,8 +7,9 @@
 // Work is cut into units: a block of destination pixels of one group and a few
 // planes of its channels. A unit gathers the sources it needs into a tile (real
 // zeros where the padding is), sums in a tile of totals and writes that out.
-// Rows of taps that lie in the padding are skipped, and what they contribute in
-// the forward pass, the filters' magnitudes, is added without looking.
+// Rows of taps that lie in the padding are skipped and, in the forward pass and
+// for the first and the last pixel of an image's row, so are columns of taps.
+// What they contribute there, the filters' magnitudes, is added without looking.
 // Nothing else is kept: scratch memory is fixed per thread, whatever the batch.
 //
 // The order in which a destination's terms are summed depends on the geometry
@@ -72,7 +73,8 @@ class CorrelationPlan {
   // inside the image: a unit's rows or, where nothing overlaps, whole images.
   struct Lines {
     int64_t first_tap, taps;
-    int64_t pixels;  // of each
+    int64_t pixels;       // of each
+    bool starts_row, ends_row;  // of the image: columns of taps may be outside
     struct Start {
       int64_t slot, pixel;  // in the source tile and in the totals
     };
@@ -106,11 +108,17 @@ class CorrelationPlan {
   template <typename C>
   struct Filters {
     C* packed;
-    C* sums;
-    C* magnitudes;
+    FilterSums<C> sums;
     bool finite;
   };
 
+  // Of the columns of taps of `terms`, how many lie in the padding for the first
+  // and for the last pixel of an image's row.
+  struct Outside {
+    int64_t first, last;
+  };
+  void FindOutsideColumns();
+  Outside OutsideOf(const Terms& terms) const;
   void ChooseTerms(int64_t phases);
   void ChooseBlocks(const std::vector<Phase>& rows,
                     const std::vector<Phase>& columns);
@@ -150,8 +158,22 @@ class CorrelationPlan {
   void AddPadding(const Unit& unit, const Filters<C>& filters,
                   const Worker<C>& worker) const;
   template <typename C>
-  void SumPlane(const Unit& unit, const std::vector<Lines>& all_lines,
-                const CorrelationBlock<C>& block) const;
+  void SumPlanes(const Unit& unit, const std::vector<Lines>& all_lines,
+                 const CorrelationBlock<C>& block, int64_t planes,
+                 const Outside& outside) const;
+  template <typename C>
+  void ClearTotals(const Lines& lines, const CorrelationBlock<C>& block,
+                   int64_t planes) const;
+  template <typename C>
+  CorrelationBlock<C> WithRows(const Unit& unit, const Lines& lines,
+                               const CorrelationBlock<C>& block) const;
+  template <typename C>
+  static CorrelationBlock<C> BlockAt(const CorrelationBlock<C>& block,
+                                     const Lines::Start& start, int64_t first);
+  template <typename C>
+  void ForEachBlock(const Lines& lines, const CorrelationBlock<C>& block,
+                    size_t done, int64_t most,
+                    void (*kernel)(const CorrelationBlock<C>&, int)) const;
   template <typename C>
   void SumPlaneInside(const Unit& unit,
                       const CorrelationBlock<C>& block) const;
@@ -171,6 +193,7 @@ class CorrelationPlan {
   // so of the filters' geometry alone.
   std::vector<Terms> terms_;
   std::vector<int64_t> term_rows_;  // rows of taps in all terms before
+  Outside outside_{0, 0};  // of all columns of taps
   std::vector<PlaneRange> parts_;  // destination planes that a unit handles
   int64_t block_images_, block_rows_, block_columns_;
   std::vector<AxisPhase> row_phases_, column_phases_;

@@ -26,6 +26,31 @@ struct Terms {
   int64_t first_column, columns;
 };
 
+// Sums of filters that depend on no pixel but on whether it is the first or the
+// last of its row: what those see of them, and what they do not.
+template <typename C>
+struct FilterSums {
+  static constexpr int kArrays = 6;
+  C* sums;
+  C* magnitudes;
+  C* first_sums;           // of what the first pixel sees
+  C* last_sums;            // of what the last pixel sees
+  C* leading_magnitudes;   // of what the first pixel does not see
+  C* trailing_magnitudes;  // of what the last pixel does not see
+
+  static FilterSums At(C* memory, int64_t size) {
+    return {memory,            memory + size,     memory + 2 * size,
+            memory + 3 * size, memory + 4 * size, memory + 5 * size};
+  }
+
+  void Clear(int64_t offset, int64_t count) {
+    for (C* array : {sums, magnitudes, first_sums, last_sums,
+                     leading_magnitudes, trailing_magnitudes}) {
+      std::fill_n(array + offset, count, C{0});
+    }
+  }
+};
+
 class PackedFilters {
  public:
   PackedFilters(const Geometry& geometry, FilterOrder order)
@@ -81,14 +106,14 @@ class PackedFilters {
     });
   }
 
-  // Sums over `terms` of a packed unit, and sums of magnitudes, lane by lane:
-  // one of each for every row of taps.
+  // Sums over `terms` of a packed unit, lane by lane: one of each for every row
+  // of taps. `leading` and `trailing` columns of taps lie in the padding for
+  // the first and the last pixel of a row.
   template <typename C>
-  void Sum(const C* packed, int64_t unit, const Terms& terms, C* sums,
-           C* magnitudes) const {
+  void Sum(const C* packed, int64_t unit, const Terms& terms, int64_t leading,
+           int64_t trailing, int64_t offset, FilterSums<C>* to) const {
     const C* from = packed + unit * destination_plane_stride();
-    std::fill_n(sums, terms.rows * kLanes, C{0});
-    std::fill_n(magnitudes, terms.rows * kLanes, C{0});
+    to->Clear(offset, terms.rows * kLanes);
     for (int64_t p = 0; p < terms.planes; ++p) {
       const int64_t plane = terms.first_plane + p;
       for (int64_t i = 0; i < terms.rows; ++i) {
@@ -96,8 +121,8 @@ class PackedFilters {
           AddRows(from + plane * source_plane_stride() +
                       (terms.first_row + i) * row_stride() +
                       (terms.first_column + j) * tap_stride(),
-                  PlaneChannels(sources(), plane), sums + i * kLanes,
-                  magnitudes + i * kLanes);
+                  PlaneChannels(sources(), plane), j < leading,
+                  j >= terms.columns - trailing, offset + i * kLanes, to);
         }
       }
     }
@@ -106,7 +131,8 @@ class PackedFilters {
  private:
   // Adds up one tap's rows first: shorter chains, smaller errors.
   template <typename C>
-  static void AddRows(const C* rows, int count, C* sums, C* magnitudes) {
+  static void AddRows(const C* rows, int count, bool leading, bool trailing,
+                      int64_t offset, FilterSums<C>* to) {
     C sum[kLanes] = {}, magnitude[kLanes] = {};
     for (int row = 0; row < count; ++row) {
       for (int lane = 0; lane < kLanes; ++lane) {
@@ -114,10 +140,17 @@ class PackedFilters {
         magnitude[lane] += std::abs(rows[row * kLanes + lane]);
       }
     }
-    for (int lane = 0; lane < kLanes; ++lane) {
-      sums[lane] += sum[lane];
-      magnitudes[lane] += magnitude[lane];
-    }
+    const auto add = [offset](const C* values, C* total) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        total[offset + lane] += values[lane];
+      }
+    };
+    add(sum, to->sums);
+    add(magnitude, to->magnitudes);
+    if (!leading) add(sum, to->first_sums);
+    if (!trailing) add(sum, to->last_sums);
+    if (leading) add(magnitude, to->leading_magnitudes);
+    if (trailing) add(magnitude, to->trailing_magnitudes);
   }
 
   // One run for each tap and source plane of a unit.

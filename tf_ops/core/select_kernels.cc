@@ -1,10 +1,34 @@
 #include "core/select_kernels.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <string>
+#include <utility>
 
 namespace keras_adder {
 
+namespace {
+
+// Of the processors with AVX-512, AMD's family 19h.
+bool IsZen4() {
+#if defined(__x86_64__)
+  unsigned eax, ebx, ecx, edx;
+  if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &eax, &ebx, &ecx, &edx)) {
+    return false;
+  }
+  const unsigned family = (eax >> 8 & 0xf) + (eax >> 20 & 0xff);
+  return family == 0x19;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
+// The best one last.
 std::vector<const KernelSet*> SupportedKernels() {
   std::vector<const KernelSet*> sets = {&kBaselineKernels};
 #if defined(__x86_64__)
@@ -16,7 +40,9 @@ std::vector<const KernelSet*> SupportedKernels() {
         __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl")) {
+      sets.push_back(&kAvx512OperandKernels);
       sets.push_back(&kAvx512Kernels);
+      if (IsZen4()) std::swap(sets.end()[-1], sets.end()[-2]);
     }
   }
 #elif defined(__aarch64__)

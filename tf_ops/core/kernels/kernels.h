@@ -34,7 +34,7 @@ struct TapSlot {
   int64_t tap;
 };
 
-// For some pixels and one plane of destinations:
+// For some pixels and one plane of destinations, or two:
 //
 //   forward          total += sum_taps,channels |filter - source|
 //   input gradient   total += sum_taps,channels source * HT(filter - centre)
@@ -46,6 +46,10 @@ struct TapSlot {
 //
 // The sums of magnitudes tell where that would cancel too many digits (or meet
 // an infinity or a NaN), and those lanes are summed directly instead.
+// Columns of taps that lie in the padding for the first pixel of a run (the
+// first so many) or for its last (the last so many) are left out there. What
+// filter sums those pixels need is told apart; a run of one pixel is a first.
+//
 // Pixels are neighbouring slots: one run of them or, to fill the registers where
 // rows are short, two runs of equal length, the second of which lies so many
 // elements (or slots of totals, for sums) behind the first.
@@ -64,8 +68,15 @@ struct CorrelationBlock {
   const C* source_magnitudes;
   const C* filter_sums;
   const C* filter_magnitudes;
+  const C* first_filter_sums;
+  const C* last_filter_sums;
+  int64_t outside_first, outside_last;
+  bool fresh;  // totals hold nothing yet
   C* total;
   ptrdiff_t second_source, second_slot;
+  // Elements from one plane of destinations to the next, where a block has two;
+  // sums of filters follow each other.
+  ptrdiff_t next_filters, next_totals;
 };
 
 // For one tap, one plane of input channels and `count` output channels t:
@@ -99,16 +110,22 @@ struct BackwardBlock {
 
 template <typename C>
 struct Kernels {
-  // The most pixels of a correlation block and of one of two runs (the input
-  // gradient takes one run only), the most filters of a filter gradient and of
-  // a backward block.
+  // The most pixels of a correlation block and of one of two runs, the same for
+  // two planes of destinations (0 where one is as good; the input gradient takes
+  // one run and one plane only), the most filters of a filter gradient and of a
+  // backward block.
   int max_forward;
   int max_forward_twice;
+  int max_forward_pair;
+  int max_forward_pair_twice;
   int max_input_gradient;
   int max_filters;
   int max_backward_filters;
   void (*forward)(const CorrelationBlock<C>&, int pixels);
   void (*forward_twice)(const CorrelationBlock<C>&, int pixels_of_each_run);
+  void (*forward_pair)(const CorrelationBlock<C>&, int pixels);
+  void (*forward_pair_twice)(const CorrelationBlock<C>&,
+                             int pixels_of_each_run);
   void (*input_gradient)(const CorrelationBlock<C>&, int pixels);
   void (*filter_gradient)(const FilterGradientBlock<C>&, int count);
   void (*filter_gradient_sign)(const FilterGradientBlock<C>&, int count);
@@ -182,6 +199,7 @@ extern const KernelSet kBaselineKernels;
 #if defined(__x86_64__)
 extern const KernelSet kAvx2Kernels;
 extern const KernelSet kAvx512Kernels;
+extern const KernelSet kAvx512OperandKernels;
 #elif defined(__aarch64__)
 extern const KernelSet kNeonKernels;
 #endif

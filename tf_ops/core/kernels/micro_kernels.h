@@ -6,6 +6,7 @@
 #define KERAS_ADDER_CORE_KERNELS_MICRO_KERNELS_H_
 
 #include <limits>
+#include <type_traits>
 
 #include "core/kernels/convert.h"
 #include "core/kernels/kernels.h"
@@ -21,18 +22,28 @@ constexpr int kVectors = kLanes / kWidth<C>;
 // |filter - source|, both operands exact: the error is that of a plain sum.
 template <typename C>
 struct Direct {
+  static constexpr bool kSkipsPadding = true;
+  static inline Vector<C> Factor() { return Opaque<C>(1); }
   static inline Vector<C> Add(Vector<C> sum, Vector<C> filter,
                               const C* source, const C*, Vector<C>) {
     return sum + AbsoluteDifference<C>(filter, Broadcast(*source));
   }
 };
 
-// max(filter, source), one instruction, and one more on another port.
-template <typename C>
+// 2 max(filter, source): one instruction, and one more on another port. The
+// source is an operand of each maximum or, where several filters meet it, a
+// register.
+template <typename C, bool kOperand>
 struct Maximum {
+  static constexpr bool kSkipsPadding = true;
+  static inline Vector<C> Factor() { return Opaque<C>(2); }
   static inline Vector<C> Add(Vector<C> sum, Vector<C> filter,
-                              const C* source, const C*, Vector<C> one) {
-    return Fma(MaxBroadcast(filter, source), one, sum);
+                              const C* source, const C*, Vector<C> two) {
+    if constexpr (kOperand) {
+      return Fma(MaxBroadcast(filter, source), two, sum);
+    } else {
+      return Fma(Max(filter, BroadcastLoad(source)), two, sum);
+    }
   }
 };
 
@@ -49,6 +60,8 @@ inline Vector<C> Difference(Vector<C> a, Vector<C> b, Vector<C> one,
 
 template <typename C>
 struct InputGradient {
+  static constexpr bool kSkipsPadding = false;
+  static inline Vector<C> Factor() { return Opaque<C>(1); }
   static inline Vector<C> Add(Vector<C> sum, Vector<C> filter,
                               const C* source, const C* centre,
                               Vector<C> one) {
@@ -57,16 +70,35 @@ struct InputGradient {
   }
 };
 
-// One sum for each pixel and each vector of the plane of destinations.
-template <typename C, int kPixels>
-struct Sums {
-  Vector<C> at[kPixels][kVectors<C>];
+// The shape of a block: pixels in all of its runs, runs, planes of destinations.
+template <int kPixels_, int kRuns_ = 1, int kPlanes_ = 1>
+struct Shape {
+  static constexpr int kPixels = kPixels_;
+  static constexpr int kRuns = kRuns_;
+  static constexpr int kPlanes = kPlanes_;
+  static constexpr int kRun = kPixels / kRuns;
 };
 
-// Pixel p of a block of `kRuns` runs, counted from the first of the block.
-template <typename C, int kPixels, int kRuns>
+// The vectors of all planes of destinations of a block.
+template <typename C, typename S>
+constexpr int kSpan = S::kPlanes* kVectors<C>;
+
+// Where vector v lies in an array that has the next plane `plane` elements on.
+template <typename C>
+inline ptrdiff_t VectorAt(int v, ptrdiff_t plane) {
+  return v / kVectors<C> * plane + v % kVectors<C> * kWidth<C>;
+}
+
+// One sum for each pixel and each vector of the planes of destinations.
+template <typename C, typename S>
+struct Sums {
+  Vector<C> at[S::kPixels][kSpan<C, S>];
+};
+
+// Pixel p of a block, counted from the first of the block.
+template <typename C, typename S>
 struct Pixel {
-  static constexpr int kRun = kPixels / kRuns;
+  static constexpr int kRun = S::kRun;
   static inline ptrdiff_t Source(const CorrelationBlock<C>& block, int p) {
     return p < kRun ? p * kLanes : block.second_source + (p - kRun) * kLanes;
   }
@@ -75,16 +107,52 @@ struct Pixel {
   }
 };
 
-// Sums stay in registers over all taps and channels of the block.
-template <typename C, typename Step, int kPixels, int kRuns>
-inline __attribute__((always_inline)) Sums<C, kPixels> SumOverTaps(
-    const CorrelationBlock<C>& block) {
-  constexpr int kSpan = kVectors<C>;
-  constexpr int kRun = kPixels / kRuns;
-  Sums<C, kPixels> sums = {};
-  const Vector<C> one = One<C>();
+// How many channels ahead filters are fetched.
+constexpr int kPrefetched = 8;
+
+// Adds one tap's terms to the sums of pixels kFirst ... kEnd - 1 of each run.
+template <typename C, typename Step, typename S, int kFirst, int kEnd>
+inline __attribute__((always_inline)) void AddTap(
+    const CorrelationBlock<C>& block, const C* source, const C* filter,
+    int64_t channels, Vector<C> factor, Sums<C, S>& sums) {
+  constexpr int kRun = S::kRun;
+  constexpr bool kByPixels = !kBroadcastOperands || S::kPlanes > 1;
+  const C* second = source + (S::kRuns > 1 ? block.second_source : 0);
+  const C* next_plane = filter + (S::kPlanes > 1 ? block.next_filters : 0);
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    // In the order that needs the fewest registers at a time.
+#pragma GCC unroll 64
+    for (int i = 0; i < S::kPixels * kSpan<C, S>; ++i) {
+      const int p = kByPixels ? i / kSpan<C, S> : i % S::kPixels;
+      const int v = kByPixels ? i % kSpan<C, S> : i / S::kPixels;
+      if (p % kRun < kFirst || p % kRun >= kEnd) continue;
+      const C* from =
+          p < kRun ? source + p * kLanes : second + (p - kRun) * kLanes;
+      const C* vector = (v < kVectors<C> ? filter : next_plane) +
+                        v % kVectors<C> * kWidth<C>;
+      sums.at[p][v] =
+          Step::Add(sums.at[p][v], Load(vector), from,
+                    block.centre + p * kLanes + v * kWidth<C>, factor);
+    }
+    source += 1;
+    second += 1;
+    filter += kLanes;
+    next_plane += kLanes;
+    // Filters of deep layers stream from the second-level cache.
+    __builtin_prefetch(filter + kPrefetched * kLanes);
+    if (S::kPlanes > 1) __builtin_prefetch(next_plane + kPrefetched * kLanes);
+  }
+}
+
+// Adds all taps and channels of the block to sums that stay in registers.
+template <typename C, typename Step, typename S>
+inline __attribute__((always_inline)) Sums<C, S> SumOverTaps(
+    const CorrelationBlock<C>& block, Sums<C, S> sums = {}) {
+  constexpr int kRun = S::kRun;
+  const Vector<C> factor = Step::Factor();
   const C* source_plane = block.source;
   const C* filter_plane = block.filters;
+  const int64_t inside_last = block.column_tap_count - block.outside_last;
   for (int64_t left = block.channels; left > 0; left -= kLanes) {
     const int64_t channels = left < kLanes ? left : kLanes;
     int64_t row = 0, column = 0;
@@ -93,28 +161,19 @@ inline __attribute__((always_inline)) Sums<C, kPixels> SumOverTaps(
       const TapSlot& column_tap = block.column_taps[column];
       const C* source = source_plane + row_tap.slot * block.source_row +
                         column_tap.slot * kLanes;
-      const C* second = source + (kRuns > 1 ? block.second_source : 0);
       const C* filter = filter_plane + row_tap.tap * block.filter_row +
                         column_tap.tap * block.filter_tap;
+      if (Step::kSkipsPadding && column < block.outside_first) {
+        AddTap<C, Step, S, 1, kRun>(block, source, filter, channels, factor, sums);
+      } else if (Step::kSkipsPadding && column >= inside_last) {
+        AddTap<C, Step, S, 0, kRun - 1>(block, source, filter, channels, factor,
+                                        sums);
+      } else {
+        AddTap<C, Step, S, 0, kRun>(block, source, filter, channels, factor, sums);
+      }
       if (++column == block.column_tap_count) {
         column = 0;
         ++row;
-      }
-      for (int64_t channel = 0; channel < channels; ++channel) {
-        // In the order that needs the fewest registers at a time.
-#pragma GCC unroll 64
-        for (int i = 0; i < kPixels * kSpan; ++i) {
-          const int p = kBroadcastOperands ? i % kPixels : i / kSpan;
-          const int v = kBroadcastOperands ? i / kPixels : i % kSpan;
-          const C* from =
-              p < kRun ? source + p * kLanes : second + (p - kRun) * kLanes;
-          sums.at[p][v] = Step::Add(
-              sums.at[p][v], Load(filter + v * kWidth<C>), from,
-              block.centre + p * kLanes + v * kWidth<C>, one);
-        }
-        source += 1;
-        second += 1;
-        filter += kLanes;
       }
     }
     source_plane += block.source_plane;
@@ -123,27 +182,34 @@ inline __attribute__((always_inline)) Sums<C, kPixels> SumOverTaps(
   return sums;
 }
 
-template <typename C, int kPixels, int kRuns>
+template <typename C, typename S>
 inline __attribute__((always_inline)) void AddToTotals(
-    const CorrelationBlock<C>& block, const Sums<C, kPixels>& sums) {
-#pragma GCC unroll 32
-  for (int p = 0; p < kPixels; ++p) {
+    const CorrelationBlock<C>& block, const Sums<C, S>& sums) {
+  constexpr int kRun = S::kRun;
+  const auto store = [&](auto add) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors<C>; ++v) {
-      C* to = block.total +
-              Pixel<C, kPixels, kRuns>::Slot(block, p) * kLanes +
-              v * kWidth<C>;
-      Store(Load(to) + sums.at[p][v], to);
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      C* const total = block.total + VectorAt<C>(v, block.next_totals);
+      C* const second = total + block.second_slot * kLanes;
+#pragma GCC unroll 32
+      for (int p = 0; p < S::kPixels; ++p) {
+        C* to = p < kRun ? total + p * kLanes : second + (p - kRun) * kLanes;
+        Store(add ? Load(to) + sums.at[p][v] : sums.at[p][v], to);
+      }
     }
+  };
+  if (block.fresh) {
+    store(std::false_type());
+  } else {
+    store(std::true_type());
   }
 }
 
 // Sums are added to the totals at the end of a block: shorter chains of
 // additions, smaller errors.
-template <typename C, typename Step, int kPixels, int kRuns>
+template <typename C, typename Step, typename S>
 void Correlate(const CorrelationBlock<C>& block) {
-  AddToTotals<C, kPixels, kRuns>(
-      block, SumOverTaps<C, Step, kPixels, kRuns>(block));
+  AddToTotals<C, S>(block, SumOverTaps<C, Step, S>(block));
 }
 
 // How many times smaller than the sum of all magnitudes a distance may be
@@ -160,78 +226,170 @@ inline unsigned Inexact(Vector<C> magnitudes, Vector<C> distances) {
                       Min(Broadcast<C>(kLarge), kCancellation * distances));
 }
 
+// The largest of the source magnitudes of a block; infinite if one is NaN. Up to
+// kWidth<C> - 1 values behind a run are read.
+template <typename C, typename S>
+inline C MostMagnitude(const CorrelationBlock<C>& block) {
+  constexpr int kRun = S::kRun;
+  Vector<C> most = {};
+  unsigned unordered = 0;
+#pragma GCC unroll 2
+  for (int run = 0; run < S::kRuns; ++run) {
+    const C* magnitudes =
+        block.source_magnitudes + (run > 0 ? block.second_slot : 0);
+#pragma GCC unroll 32
+    for (int p = 0; p < kRun; p += kWidth<C>) {
+      // The last whole vector overlaps the one before.
+      const bool whole = kRun >= kWidth<C>;
+      const int at = whole && p + kWidth<C> > kRun ? kRun - kWidth<C> : p;
+      Vector<C> next = Load(magnitudes + at);
+      if (!whole) next = KeepLanes<C, kRun>(next);
+      unordered |= NotLessEqual(next, next);
+      most = Max(most, next);
+    }
+  }
+  if (__builtin_expect(unordered != 0, 0)) {
+    return std::numeric_limits<C>::infinity();
+  }
+  return LargestLane<C>(most);
+}
+
 // Replaces what cancelled in `sums` by direct sums.
-template <typename C, int kPixels, int kRuns>
+template <typename C, typename S>
 __attribute__((noinline)) void ReplaceInexact(
-    const CorrelationBlock<C>& block, Sums<C, kPixels>* sums) {
-  using At = Pixel<C, kPixels, kRuns>;
-  for (int p = 0; p < kPixels; ++p) {
-    CorrelationBlock<C> pixel = block;
-    pixel.source += At::Source(block, p);
-    const auto exact = SumOverTaps<C, Direct<C>, 1, 1>(pixel);
-    const C source = block.source_magnitudes[At::Slot(block, p)];
-    for (int v = 0; v < kVectors<C>; ++v) {
-      Vector<C>& sum = sums->at[p][v];
-      const unsigned inexact = Inexact<C>(
-          Load(block.filter_magnitudes + v * kWidth<C>) + source, sum);
-      for (int lane = 0; lane < kWidth<C>; ++lane) {
-        if (inexact >> lane & 1) sum[lane] = exact.at[0][v][lane];
+    const CorrelationBlock<C>& block, Sums<C, S>* sums) {
+  using At = Pixel<C, S>;
+  using One = Shape<1>;
+  for (int p = 0; p < S::kPixels; ++p) {
+    for (int plane = 0; plane < S::kPlanes; ++plane) {
+      Vector<C>* const here = sums->at[p] + plane * kVectors<C>;
+      const C source = block.source_magnitudes[At::Slot(block, p)];
+      unsigned inexact[kVectors<C>], any = 0;
+      for (int v = 0; v < kVectors<C>; ++v) {
+        const C* filters =
+            block.filter_magnitudes + plane * kLanes + v * kWidth<C>;
+        inexact[v] = Inexact<C>(Load(filters) + source, here[v]);
+        any |= inexact[v];
+      }
+      if (!any) continue;
+      CorrelationBlock<C> pixel = block;
+      pixel.source += At::Source(block, p);
+      pixel.filters += plane * block.next_filters;
+      pixel.outside_first = pixel.outside_last = 0;
+      if (p % S::kRun == 0) {
+        pixel.column_taps += block.outside_first;
+        pixel.column_tap_count -= block.outside_first;
+      }
+      if (p % S::kRun == S::kRun - 1) {
+        pixel.column_tap_count -= block.outside_last;
+      }
+      const auto exact = pixel.column_tap_count > 0
+                             ? SumOverTaps<C, Direct<C>, One>(pixel)
+                             : Sums<C, One>{};
+      for (int v = 0; v < kVectors<C>; ++v) {
+        for (int lane = 0; lane < kWidth<C>; ++lane) {
+          if (inexact[v] >> lane & 1) here[v][lane] = exact.at[0][v][lane];
+        }
       }
     }
   }
 }
 
+// What sums of maxima start from: minus the sums of filters and sources. Partial
+// sums then run from there to the distance, and stay small on the way.
+template <typename C, typename S>
+inline __attribute__((always_inline)) Sums<C, S> MinusReach(
+    const CorrelationBlock<C>& block) {
+  constexpr int kRun = S::kRun;
+  const C* const source_sums = block.source_sums;
+  const C* const second_sums = source_sums + block.second_slot;
+  Sums<C, S> sums;
+#pragma GCC unroll 8
+  for (int v = 0; v < kSpan<C, S>; ++v) {
+    const int at = v * kWidth<C>;
+    const Vector<C> filters = -Load(block.filter_sums + at);
+#pragma GCC unroll 32
+    for (int p = 0; p < S::kPixels; ++p) {
+      Vector<C> from = filters;
+      if (p % kRun == 0) {
+        from = -Load(block.first_filter_sums + at);
+      } else if (p % kRun == kRun - 1) {
+        from = -Load(block.last_filter_sums + at);
+      }
+      const C* source = p < kRun ? source_sums + p : second_sums + (p - kRun);
+      sums.at[p][v] = from - Broadcast(*source);
+    }
+  }
+  return sums;
+}
+
+// The smallest of the sums of some pixels.
+template <typename C, typename S>
+inline __attribute__((always_inline)) Vector<C> Least(const Sums<C, S>& sums,
+                                                      int v, int first,
+                                                      int end) {
+  constexpr int kChains = 4;
+  Vector<C> least[kChains];
+#pragma GCC unroll 32
+  for (int p = first; p < end; ++p) {
+    const int chain = p % kChains;
+    least[chain] =
+        p < kChains ? sums.at[p][v] : Min(least[chain], sums.at[p][v]);
+  }
+#pragma GCC unroll 8
+  for (int chain = 1; chain < kChains && chain < end; ++chain) {
+    least[0] = Min(least[0], least[chain]);
+  }
+  return least[0];
+}
+
 // Distances from sums of maxima. What depends on a pixel and a lane depends on
-// nothing else of the block, so that any tiling gives the same bits.
-template <typename C, int kPixels, int kRuns>
+// nothing else of the block, so that any tiling gives the same bits: the block's
+// largest magnitudes and smallest distances only tell whether to look closer.
+template <typename C, typename S>
 void ForwardBlock(const CorrelationBlock<C>& block) {
-  using At = Pixel<C, kPixels, kRuns>;
-  auto sums = SumOverTaps<C, Maximum<C>, kPixels, kRuns>(block);
+  const auto sums = SumOverTaps<C, Maximum<C, S::kPlanes == 1>, S>(
+      block, MinusReach<C, S>(block));
+  const C magnitude = MostMagnitude<C, S>(block);
   unsigned inexact = 0;
 #pragma GCC unroll 8
-  for (int v = 0; v < kVectors<C>; ++v) {
-    const Vector<C> filters = Load(block.filter_sums + v * kWidth<C>);
-    const Vector<C> most = Load(block.filter_magnitudes + v * kWidth<C>);
-#pragma GCC unroll 32
-    for (int p = 0; p < kPixels; ++p) {
-      const ptrdiff_t slot = At::Slot(block, p);
-      const Vector<C> maxima = sums.at[p][v];
-      sums.at[p][v] = maxima + (maxima - (filters + block.source_sums[slot]));
-      inexact |=
-          Inexact<C>(most + block.source_magnitudes[slot], sums.at[p][v]);
-    }
+  for (int v = 0; v < kSpan<C, S>; ++v) {
+    inexact |= Inexact<C>(
+        Load(block.filter_magnitudes + v * kWidth<C>) + magnitude,
+        Least<C, S>(sums, v, 0, S::kPixels));
   }
   if (__builtin_expect(inexact != 0, 0)) {
     // A copy, since sums whose address is known to others leave registers.
     auto mended = sums;
-    ReplaceInexact<C, kPixels, kRuns>(block, &mended);
-    return AddToTotals<C, kPixels, kRuns>(block, mended);
+    ReplaceInexact<C, S>(block, &mended);
+    return AddToTotals<C, S>(block, mended);
   }
-  AddToTotals<C, kPixels, kRuns>(block, sums);
+  AddToTotals<C, S>(block, sums);
 }
 
 // Calls the instance for `pixels` (of each run) out of 1 ... kMost.
-template <typename C, int kMost, int kRuns>
+template <typename C, int kMost, int kRuns, int kPlanes>
 void ForwardUpTo(const CorrelationBlock<C>& block, int pixels) {
   if (pixels == kMost) {
-    if constexpr (kDirectForward) {
-      return Correlate<C, Direct<C>, kMost * kRuns, kRuns>(block);
-    }
-    return ForwardBlock<C, kMost * kRuns, kRuns>(block);
+    using S = Shape<kMost * kRuns, kRuns, kPlanes>;
+    if constexpr (kDirectForward) return Correlate<C, Direct<C>, S>(block);
+    return ForwardBlock<C, S>(block);
   }
-  if constexpr (kMost > 1) ForwardUpTo<C, kMost - 1, kRuns>(block, pixels);
+  if constexpr (kMost > 1) {
+    ForwardUpTo<C, kMost - 1, kRuns, kPlanes>(block, pixels);
+  }
 }
 
 template <typename C, int kMost>
 void InputGradientUpTo(const CorrelationBlock<C>& block, int pixels) {
-  if (pixels == kMost) return Correlate<C, InputGradient<C>, kMost, 1>(block);
+  if (pixels == kMost) return Correlate<C, InputGradient<C>, Shape<kMost>>(block);
   if constexpr (kMost > 1) InputGradientUpTo<C, kMost - 1>(block, pixels);
 }
 
 template <typename C, bool kFinite, int kFilters>
 void Backward(const BackwardBlock<C>& both) {
   const FilterGradientBlock<C>& block = both.filter;
-  const Vector<C> one = One<C>();
+  const Vector<C> one = Opaque<C>(1);
   for (int v = 0; v < kVectors<C>; ++v) {
     const int lane = v * kWidth<C>;
     Vector<C> filters[kFilters];
@@ -393,20 +551,28 @@ void TapSums(const C* slot_sums, ptrdiff_t row_stride,
   }
 }
 
-// The most pixels of a forward block, pixels of an input gradient, filters of a
+// The most pixels of a forward block, pixels of one with two planes of
+// destinations (0 if there is none), pixels of an input gradient, filters of a
 // filter gradient, and filters of a backward block.
-template <typename C, int kForward, int kInputGradient, int kFilters,
+template <typename C, int kForward, int kPair, int kInputGradient, int kFilters,
           int kBackward>
 constexpr Kernels<C> MakeKernels() {
   constexpr int kTwice = kForward > 1 ? kForward / 2 : 1;
+  constexpr int kPlanes = kPair > 0 ? 2 : 1;
+  constexpr int kPairOnce = kPair > 0 ? kPair : 1;
+  constexpr int kPairTwice = kPair > 1 ? kPair / 2 : 1;
   return {
       kForward,
       kTwice,
+      kPair,
+      kPairTwice,
       kInputGradient,
       kFilters,
       kBackward,
-      &ForwardUpTo<C, kForward, 1>,
-      &ForwardUpTo<C, kTwice, 2>,
+      &ForwardUpTo<C, kForward, 1, 1>,
+      &ForwardUpTo<C, kTwice, 2, 1>,
+      &ForwardUpTo<C, kPairOnce, 1, kPlanes>,
+      &ForwardUpTo<C, kPairTwice, 2, kPlanes>,
       &InputGradientUpTo<C, kInputGradient>,
       &CorrelateFiltersUpTo<C, FullPrecision<C>, kFilters>,
       &CorrelateFiltersUpTo<C, SignOnly<C>, kFilters>,

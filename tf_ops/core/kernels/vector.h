@@ -68,6 +68,11 @@ inline Vector<C> Broadcast(C value) {
 }
 
 template <typename C>
+inline Vector<C> BroadcastLoad(const C* from) {
+  return Broadcast(*from);
+}
+
+template <typename C>
 inline Vector<C> Abs(Vector<C> value) {
   using Bits = typename VectorOf<C>::bits;
   return (Vector<C>)((Bits)value & VectorOf<C>::kMagnitude);
@@ -254,17 +259,42 @@ inline Vector<C> FnmaBroadcast(Vector<C> a, const C* b, Vector<C> c) {
 }
 #endif
 
-// 1, in a way that keeps the compiler from turning Fma(x, One(), y) into an
-// addition: max and add compete for the same ports where max and fma do not.
+// A constant that the compiler does not know: it would turn Fma(x, 1, y) into an
+// addition, and Fma(x, 2, y) into two, but max and add compete for the same
+// ports where max and fma do not.
 template <typename C>
-inline Vector<C> One() {
-  Vector<C> one = Broadcast<C>(1);
+inline Vector<C> Opaque(C value) {
+  Vector<C> result = Broadcast<C>(value);
 #if defined(__AVX512F__)
-  asm("" : "+v"(one));
+  asm("" : "+v"(result));
 #elif defined(__AVX2__)
-  asm("" : "+x"(one));
+  asm("" : "+x"(result));
 #endif
-  return one;
+  return result;
+}
+
+// The first so many lanes, and zeros.
+template <typename C, int kLanesKept>
+inline Vector<C> KeepLanes(Vector<C> value) {
+  typename VectorOf<C>::bits mask;
+  for (int lane = 0; lane < kWidth<C>; ++lane) {
+    mask[lane] = lane < kLanesKept ? -1 : 0;
+  }
+  return (Vector<C>)((typename VectorOf<C>::bits)value & mask);
+}
+
+template <typename C, int kCount = kWidth<C>>
+inline C LargestLane(Vector<C> value) {
+  if constexpr (kCount == 1) {
+    return value[0];
+  } else {
+    typename VectorOf<C>::bits other;
+    for (int lane = 0; lane < kWidth<C>; ++lane) {
+      other[lane] = (lane + kCount / 2) % kWidth<C>;
+    }
+    return LargestLane<C, kCount / 2>(
+        Max(value, __builtin_shuffle(value, other)));
+  }
 }
 
 // In every segment of 2 * kHalf lanes: the sum of both halves of `a`, then that
