@@ -14,8 +14,8 @@ namespace {
 // sums, few enough for inputs, gradients and outputs to share the first-level
 // cache.
 constexpr int64_t kBandPixels = 128;
-// Planes of input channels that share the output gradients of 1x1 filters.
-constexpr int64_t kPointwisePlanes = 4;
+// Planes of input channels that share the output gradients.
+constexpr int64_t kSharedPlanes = 4;
 // Bytes of a tile's inputs, and again of their gradients: together a good part
 // of the second-level cache.
 constexpr int64_t kTileBytes = 288 << 10;
@@ -55,8 +55,6 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
              geometry.group_out()};
   fits_ = filter_size_ > 0 && geometry.output_size() > 0;
   if (!fits_) return;
-  parts_ = DealPlanes(Planes(input_.channels),
-                      original.kernel_taps() == 1 ? kPointwisePlanes : 1);
   ChooseBlocks();
   fits_ = input_scratch_ * element_ <= kTileBytes;
   if (!fits_) return;
@@ -96,10 +94,15 @@ void BackwardPlan::ChooseBlocks() {
              !(block_columns_ == output_.width
                    ? CoversAxis(input_columns_, input_.width)
                    : width_.stride == 1 && output_.width == input_.width);
-  input_scratch_ = MostPlanes(parts_) * block_images_ * input_rows_.slots *
-                   input_columns_.slots * kLanes;
+  const int64_t plane =
+      block_images_ * input_rows_.slots * input_columns_.slots * kLanes;
+  parts_ = DealPlanes(
+      Planes(input_.channels),
+      std::clamp<int64_t>(kTileBytes / (plane * element_), 1, kSharedPlanes));
+  input_scratch_ = MostPlanes(parts_) * plane;
   gradient_scratch_ = block_images_ * band_rows_ * block_columns_ * kLanes;
-  skipped_scratch_ = Planes(output_.channels) * height_.kernel * kLanes;
+  skipped_scratch_ =
+      Planes(output_.channels) * height_.kernel * width_.kernel * kLanes;
 }
 
 int64_t BackwardPlan::workspace_bytes() const {
@@ -194,30 +197,35 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes, bool finite,
     for (int64_t q = 0; q < Planes(output_.channels); ++q) {
       PackTile(set_, gradient, output_, rows_, columns_, band, q, 1, 0,
                worker.gradient);
-      for (int64_t i = 0; i < height_.kernel; ++i) {
-        // Rows that meet this tap in the padding, where the input is zero, add
-        // to the filters' gradients alone, and to all alike: AddPadding. (A NaN
-        // or an infinity would not be alike.)
-        const RowRange inside =
-            finite ? RowsInside(band, i) : RowRange{0, band.rows};
-        SumSkipped(band, inside,
-                   worker.skipped + (q * height_.kernel + i) * kLanes, worker);
-        if (inside.count == 0) continue;
-        for (int64_t plane = 0; plane < planes; ++plane) {
-          SumTaps(band, row, plane, q, i, inside, finite, packed, partial,
-                  worker);
-        }
+      // Pixels that meet a tap in the padding, where the input is zero, add to
+      // the filters' gradients alone, and to all alike: AddPadding. (A NaN or an
+      // infinity would not be alike.)
+      const auto inside = [&](int64_t i, int64_t j) {
+        if (!finite) return Inside{{0, band.rows}, {0, band.columns}};
+        return Inside{RangeInside(height_, i, band.row, band.rows),
+                      RangeInside(width_, j, band.column, band.columns)};
+      };
+      ForEachTap([&](int64_t i, int64_t j) {
+        const int64_t tap = (q * height_.kernel + i) * width_.kernel + j;
+        SumSkipped(band, inside(i, j), worker.skipped + tap * kLanes, worker);
+      });
+      for (int64_t plane = 0; plane < planes; ++plane) {
+        ForEachTap([&](int64_t i, int64_t j) {
+          SumTap(band, row, plane, q, i, j, inside(i, j), finite, packed,
+                 partial, worker);
+        });
       }
     }
   }
 }
 
-// One row of taps, one plane of input channels, one plane of output channels.
+// One tap, one plane of input channels, one plane of output channels.
 template <typename C>
-void BackwardPlan::SumTaps(const BlockOrigin& band, int64_t row, int64_t plane,
-                           int64_t q, int64_t i, const RowRange& inside,
-                           bool finite, const C* packed, C* partial,
-                           const Worker<C>& worker) const {
+void BackwardPlan::SumTap(const BlockOrigin& band, int64_t row, int64_t plane,
+                          int64_t q, int64_t i, int64_t j,
+                          const Inside& inside, bool finite, const C* packed,
+                          C* partial, const Worker<C>& worker) const {
+  if (inside.rows.count == 0 || inside.columns.count == 0) return;
   const Kernels<C>& kernels = KernelsOf<C>(set_);
   const auto kernel = finite ? kernels.backward : kernels.backward_careful;
   BackwardBlock<C> both;
@@ -227,65 +235,77 @@ void BackwardPlan::SumTaps(const BlockOrigin& band, int64_t row, int64_t plane,
   block.gradient_row = block_columns_ * kLanes;
   block.gradient_image = band_rows_ * block.gradient_row;
   block.images = band.images;
-  block.rows = inside.count;
-  block.columns = band.columns;
-  const C* gradient = worker.gradient + inside.first * block.gradient_row;
-  const int channels = PlaneChannels(output_.channels, q);
+  block.rows = inside.rows.count;
+  block.columns = inside.columns.count;
+  const C* gradient = worker.gradient +
+                      inside.rows.first * block.gradient_row +
+                      inside.columns.first * kLanes;
+  const int64_t tile =
+      plane * block_images_ * block.input_image +
+      (input_rows_.tap_slots[i].slot + row + inside.rows.first) *
+          block.input_row +
+      (input_columns_.tap_slots[j].slot + inside.columns.first) * kLanes;
+  const int64_t tap = plane * filters_.destination_plane_stride() +
+                      q * filters_.source_plane_stride() +
+                      i * filters_.row_stride() + j * filters_.tap_stride();
+  block.input = worker.input + tile;
+  both.input_gradient = worker.input_gradient + tile;
   // Dealt out evenly: 9 channels are 5 and 4, not 8 and 1.
+  const int channels = PlaneChannels(output_.channels, q);
   const int parts =
       static_cast<int>(CeilDiv(channels, kernels.max_backward_filters));
-  for (int64_t j = 0; j < width_.kernel; ++j) {
-    const int64_t tile = plane * block_images_ * block.input_image +
-                         ((input_rows_.tap_slots[i].slot + row +
-                           inside.first) *
-                              input_columns_.slots +
-                          input_columns_.tap_slots[j].slot) *
-                             kLanes;
-    const int64_t tap = plane * filters_.destination_plane_stride() +
-                        q * filters_.source_plane_stride() +
-                        i * filters_.row_stride() + j * filters_.tap_stride();
-    block.input = worker.input + tile;
-    both.input_gradient = worker.input_gradient + tile;
-    for (int part = 0; part < parts; ++part) {
-      const int first = channels * part / parts;
-      block.gradient = gradient + first;
-      block.filters = packed + tap + first * kLanes;
-      block.total = partial + tap + first * kLanes;
-      kernel(both, channels * (part + 1) / parts - first);
-    }
+  for (int part = 0; part < parts; ++part) {
+    const int first = channels * part / parts;
+    block.gradient = gradient + first;
+    block.filters = packed + tap + first * kLanes;
+    block.total = partial + tap + first * kLanes;
+    kernel(both, channels * (part + 1) / parts - first);
   }
 }
 
-// The band's rows whose sources under tap row `i` lie inside the image.
-BackwardPlan::RowRange BackwardPlan::RowsInside(const BlockOrigin& band,
-                                                int64_t i) const {
-  const int64_t first = band.row * height_.stride + i * height_.dilation -
-                        height_.pad_before;
-  const auto rows_before = [&](int64_t position) {
-    const int64_t rows =
-        position > first ? CeilDiv(position - first, height_.stride) : 0;
-    return std::min(rows, band.rows);
+// Of `count` output positions from `start` on, those whose sources under tap
+// `tap` lie inside the image.
+BackwardPlan::Range BackwardPlan::RangeInside(const Axis& axis, int64_t tap,
+                                              int64_t start, int64_t count) {
+  const int64_t first =
+      start * axis.stride + tap * axis.dilation - axis.pad_before;
+  const auto before = [&](int64_t position) {
+    const int64_t positions =
+        position > first ? CeilDiv(position - first, axis.stride) : 0;
+    return std::min(positions, count);
   };
-  const int64_t start = rows_before(0);
-  return {start, rows_before(height_.input) - start};
+  const int64_t begin = before(0);
+  return {begin, before(axis.input) - begin};
 }
 
-// Adds up the output gradients of the band's rows that are not inside.
+// Adds up the output gradients of the band's pixels that are not inside.
 template <typename C>
-void BackwardPlan::SumSkipped(const BlockOrigin& band, const RowRange& inside,
+void BackwardPlan::SumSkipped(const BlockOrigin& band, const Inside& inside,
                               C* sums, const Worker<C>& worker) const {
-  if (inside.count == band.rows) return;
+  const Range& rows = inside.rows;
+  const Range& columns = inside.columns;
+  if (rows.count == band.rows && columns.count == band.columns) return;
+  // A copy that nothing else can point to stays in registers.
+  C total[kLanes];
+  std::copy_n(sums, kLanes, total);
+  const auto add = [&](const C* row, int64_t first, int64_t end) {
+    for (int64_t column = first; column < end; ++column) {
+      for (int t = 0; t < kLanes; ++t) total[t] += row[column * kLanes + t];
+    }
+  };
+  const int64_t row_stride = block_columns_ * kLanes;
   for (int64_t image = 0; image < band.images; ++image) {
-    for (int64_t row = 0; row < band.rows; ++row) {
-      if (row >= inside.first && row < inside.first + inside.count) continue;
-      const C* gradient = worker.gradient + (image * band_rows_ + row) *
-                                                block_columns_ * kLanes;
-      for (int64_t column = 0; column < band.columns; ++column) {
-        for (int t = 0; t < kLanes; ++t) sums[t] += gradient[t];
-        gradient += kLanes;
+    const C* gradient = worker.gradient + image * band_rows_ * row_stride;
+    for (int64_t row = 0; row < band.rows; ++row, gradient += row_stride) {
+      if (row < rows.first || row >= rows.first + rows.count) {
+        add(gradient, 0, band.columns);
+      } else {
+        add(gradient, 0, columns.first);
+        add(gradient, columns.first + columns.count, band.columns);
       }
     }
   }
+  std::copy_n(total, kLanes, sums);
 }
 
 // Adds what was skipped: the sum of gradient * (0 - filter).
@@ -295,8 +315,8 @@ void BackwardPlan::AddPadding(const C* packed, C* partial,
   const C* sums = worker.skipped;
   for (int64_t q = 0; q < Planes(output_.channels); ++q) {
     const int channels = PlaneChannels(output_.channels, q);
-    for (int64_t i = 0; i < height_.kernel; ++i, sums += kLanes) {
-      for (int64_t j = 0; j < width_.kernel; ++j) {
+    for (int64_t i = 0; i < height_.kernel; ++i) {
+      for (int64_t j = 0; j < width_.kernel; ++j, sums += kLanes) {
         const int64_t tap = q * filters_.source_plane_stride() +
                             i * filters_.row_stride() +
                             j * filters_.tap_stride();

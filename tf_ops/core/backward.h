@@ -1,9 +1,9 @@
 // Both gradients at once.
 //
 // A unit handles some tiles (whole images, or any pixels where the filters are
-// 1x1) of one plane of input channels, or of a few where the filters are so small
-// that fetching the output gradients would show. Per tile it keeps the inputs and their
-// gradients, and meets them with every output channel and tap in bands of rows
+// 1x1) of a few planes of input channels, as many as share output gradients while
+// the tile is small. Per tile it keeps the inputs and their gradients, and meets
+// them with every output channel and tap in bands of rows
 // that stay in the first-level cache. Input gradients are complete when a tile
 // is done, since no other tile overlaps it; filter gradients are summed as in
 // filter_gradient.h, chunk by chunk.
@@ -46,14 +46,20 @@ class BackwardPlan {
     C* input;
     C* input_gradient;
     C* gradient;
-    // For each plane of output channels and row of taps: the sum of the output
-    // gradients whose inputs lie in the padding.
+    // For each plane of output channels and tap: the sum of the output gradients
+    // whose inputs lie in the padding.
     C* skipped;
   };
 
-  struct RowRange {
+  struct Range {
     int64_t first;
     int64_t count;
+  };
+
+  // The pixels of a band that meet a tap inside the image.
+  struct Inside {
+    Range rows;
+    Range columns;
   };
 
   void ChooseBlocks();
@@ -69,14 +75,20 @@ class BackwardPlan {
   void SumTile(const BlockOrigin& at, int64_t planes, bool finite,
                const O* gradient, const C* packed, C* partial,
                const Worker<C>& worker) const;
+  template <typename Visit>
+  void ForEachTap(const Visit& visit) const {
+    for (int64_t i = 0; i < height_.kernel; ++i) {
+      for (int64_t j = 0; j < width_.kernel; ++j) visit(i, j);
+    }
+  }
   template <typename C>
-  void SumTaps(const BlockOrigin& band, int64_t row, int64_t plane, int64_t q,
-               int64_t i, const RowRange& inside, bool finite, const C* packed,
-               C* partial, const Worker<C>& worker) const;
-
-  RowRange RowsInside(const BlockOrigin& band, int64_t i) const;
+  void SumTap(const BlockOrigin& band, int64_t row, int64_t plane, int64_t q,
+              int64_t i, int64_t j, const Inside& inside, bool finite,
+              const C* packed, C* partial, const Worker<C>& worker) const;
+  static Range RangeInside(const Axis& axis, int64_t tap, int64_t start,
+                           int64_t count);
   template <typename C>
-  void SumSkipped(const BlockOrigin& band, const RowRange& inside, C* sums,
+  void SumSkipped(const BlockOrigin& band, const Inside& inside, C* sums,
                   const Worker<C>& worker) const;
   template <typename C>
   void AddPadding(const C* packed, C* partial, const Worker<C>& worker) const;

@@ -4,27 +4,25 @@ namespace keras_adder {
 
 namespace {
 
-constexpr KernelSet Make(const char* name, bool pairs) {
-  KernelSet set = {
+template <int kPair, bool kOperands>
+constexpr KernelSet Make(const char* name) {
+  return {
       name,
-      MakeKernels<float, 28, 14, 16, 16, 8>(),
-      MakeKernels<double, 14, 0, 12, 16, 8>(),
+      MakeKernels<float, 28, kPair, 16, 16, 8, kOperands>(),
+      MakeKernels<double, 14, 0, 12, 16, 8, kOperands>(),
       MakeCopies<Half>(),
       MakeCopies<BFloat16>(),
       MakeCopies<float>(),
       MakeCopies<double>(),
   };
-  if (!pairs) set.f32.max_forward_pair = 0;
-  return set;
 }
 
 }  // namespace
 
-const KernelSet kAvx512Kernels = Make("avx512", true);
-
-// With two planes of filters a broadcast is shared by two maxima, which halves
-// the loads: +10 % on Zen 5. On Zen 4 a broadcast of its own takes the place of
-// an arithmetic instruction, so there every maximum has it as its operand.
-const KernelSet kAvx512OperandKernels = Make("avx512_operand", false);
+// A broadcast that two instructions share halves the loads, which are what Zen 5
+// runs out of: up to 10 % faster there. On Zen 4 a broadcast of its own takes the
+// place of an arithmetic instruction, so there it is an operand.
+const KernelSet kAvx512Kernels = Make<14, false>("avx512");
+const KernelSet kAvx512OperandKernels = Make<0, true>("avx512_operand");
 
 }  // namespace keras_adder

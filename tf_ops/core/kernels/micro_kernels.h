@@ -386,7 +386,9 @@ void InputGradientUpTo(const CorrelationBlock<C>& block, int pixels) {
   if constexpr (kMost > 1) InputGradientUpTo<C, kMost - 1>(block, pixels);
 }
 
-template <typename C, bool kFinite, int kFilters>
+// `kOperands`: scalars are operands of every instruction, not registers that two
+// share.
+template <typename C, bool kFinite, bool kOperands, int kFilters>
 void Backward(const BackwardBlock<C>& both) {
   const FilterGradientBlock<C>& block = both.filter;
   const Vector<C> one = Opaque<C>(1);
@@ -408,27 +410,23 @@ void Backward(const BackwardBlock<C>& both) {
                             row * block.gradient_row;
         for (int64_t column = 0; column < block.columns; ++column) {
           const Vector<C> x = Load(input);
-          // Two chains, so that one need not wait for the other.
           Vector<C> rest = Load(input_gradient);
-          Vector<C> taken = {};
 #pragma GCC unroll 16
           for (int t = 0; t < kFilters; ++t) {
             const Vector<C> difference =
-                Difference<C>(x, filters[t], one, t % kFusedEvery == 1);
+                Difference<C>(x, filters[t], one, kFuseHalf && t % 2 == 1);
             const Vector<C> slope = kFinite ? FiniteHardTanh<C>(difference)
                                             : HardTanh<C>(difference);
-            // Half of the weights as operands, half as a register: loads and
-            // broadcasts are each scarce on some processors.
-            if (t % 2 == 0) {
+            if constexpr (kOperands) {
               rest = FnmaBroadcast(slope, gradient + t, rest);
               sums[t] = FmaBroadcast(difference, gradient + t, sums[t]);
             } else {
-              const Vector<C> weight = Broadcast(gradient[t]);
-              taken = Fma(slope, weight, taken);
+              const Vector<C> weight = BroadcastLoad(gradient + t);
+              rest = Fma(-slope, weight, rest);
               sums[t] = Fma(difference, weight, sums[t]);
             }
           }
-          Store(rest - taken, input_gradient);
+          Store(rest, input_gradient);
           input += kLanes;
           input_gradient += kLanes;
           gradient += kLanes;
@@ -443,10 +441,12 @@ void Backward(const BackwardBlock<C>& both) {
   }
 }
 
-template <typename C, bool kFinite, int kMost>
+template <typename C, bool kFinite, bool kOperands, int kMost>
 void BackwardUpTo(const BackwardBlock<C>& block, int count) {
-  if (count == kMost) return Backward<C, kFinite, kMost>(block);
-  if constexpr (kMost > 1) BackwardUpTo<C, kFinite, kMost - 1>(block, count);
+  if (count == kMost) return Backward<C, kFinite, kOperands, kMost>(block);
+  if constexpr (kMost > 1) {
+    BackwardUpTo<C, kFinite, kOperands, kMost - 1>(block, count);
+  }
 }
 
 template <typename C>
@@ -555,7 +555,7 @@ void TapSums(const C* slot_sums, ptrdiff_t row_stride,
 // destinations (0 if there is none), pixels of an input gradient, filters of a
 // filter gradient, and filters of a backward block.
 template <typename C, int kForward, int kPair, int kInputGradient, int kFilters,
-          int kBackward>
+          int kBackward, bool kOperands>
 constexpr Kernels<C> MakeKernels() {
   constexpr int kTwice = kForward > 1 ? kForward / 2 : 1;
   constexpr int kPlanes = kPair > 0 ? 2 : 1;
@@ -576,8 +576,8 @@ constexpr Kernels<C> MakeKernels() {
       &InputGradientUpTo<C, kInputGradient>,
       &CorrelateFiltersUpTo<C, FullPrecision<C>, kFilters>,
       &CorrelateFiltersUpTo<C, SignOnly<C>, kFilters>,
-      &BackwardUpTo<C, true, kBackward>,
-      &BackwardUpTo<C, false, kBackward>,
+      &BackwardUpTo<C, true, kOperands, kBackward>,
+      &BackwardUpTo<C, false, kOperands, kBackward>,
       &SlotSums<C>,
       &TapSums<C>,
   };

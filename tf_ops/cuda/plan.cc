@@ -1,0 +1,283 @@
+#include "cuda/plan.h"
+
+#include <algorithm>
+#include <initializer_list>
+#include <limits>
+#include <numeric>
+
+namespace keras_adder {
+namespace cuda {
+namespace {
+
+// Tiles that keep every multiprocessor of a large GPU busy.
+constexpr int64_t kWantedBlocks = 512;
+// A split is worth its while from so many steps on.
+constexpr int64_t kMinStepsPerSplit = 16;
+constexpr int64_t kMaxPartialBytes = int64_t{256} << 20;
+// Fewer columns would leave most of a tile idle.
+constexpr int64_t kMinColumns = 4;
+constexpr int64_t kMaxGrid = 65535;
+// 32-bit indices reach so far; a tile may step a little beyond the end.
+constexpr int64_t kMaxIndex = std::numeric_limits<int32_t>::max() - (1 << 16);
+constexpr int64_t kMaxPosition = 1 << 29;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return a / b + (a % b != 0); }
+
+int64_t InputSize(const KerasAdderCall& call) {
+  return call.batch * call.height.input * call.width.input * call.in_channels;
+}
+
+int64_t OutputSize(const KerasAdderCall& call) {
+  return call.batch * call.height.output * call.width.output *
+         call.out_channels;
+}
+
+int64_t FilterSize(const KerasAdderCall& call) {
+  return call.height.kernel * call.width.kernel *
+         (call.in_channels / call.groups) * call.out_channels;
+}
+
+// Whether positions and their differences are 32-bit numbers.
+bool Fits32Bits(const KerasAdderAxis& axis) {
+  for (const int64_t size : {axis.input, axis.output, axis.kernel,
+                             axis.stride, axis.dilation, axis.pad_before}) {
+    if (size > kMaxPosition) return false;
+  }
+  return axis.kernel * axis.dilation <= kMaxPosition &&
+         axis.output * axis.stride <= kMaxPosition;
+}
+
+bool FitsTiles(const KerasAdderCall& call) {
+  if (call.kernel == KERAS_ADDER_GENERAL ||
+      call.type == KERAS_ADDER_FLOAT64) {
+    return false;
+  }
+  if (InputSize(call) > kMaxIndex || OutputSize(call) > kMaxIndex ||
+      FilterSize(call) > kMaxIndex) {
+    return false;
+  }
+  if (!Fits32Bits(call.height) || !Fits32Bits(call.width)) return false;
+  return call.pass != KERAS_ADDER_INPUT_GRADIENT ||
+         std::max(call.height.stride, call.width.stride) <= kMaxPhases;
+}
+
+Walk ForwardWalk(const KerasAdderAxis& axis) {
+  Walk walk = {};
+  walk.rows = static_cast<int32_t>(axis.output);
+  walk.row_step = static_cast<int32_t>(axis.stride);
+  walk.first = static_cast<int32_t>(-axis.pad_before);
+  walk.tap_step = static_cast<int32_t>(axis.dilation);
+  walk.taps = static_cast<int32_t>(axis.kernel);
+  walk.source = static_cast<int32_t>(axis.input);
+  walk.tap_stride = walk.result_step = 1;
+  return walk;
+}
+
+// Input o * stride + k * dilation - pad meets output o; solved for o, of the
+// inputs that are `phase` modulo the stride.
+Walk InputGradientWalk(const KerasAdderAxis& axis, int64_t phase) {
+  Walk walk = {};
+  const int64_t stride = axis.stride;
+  const int64_t period = stride / std::gcd(stride, axis.dilation);
+  const int64_t padded = phase + axis.pad_before;
+  int64_t tap = 0;
+  while (tap < period && (padded - tap * axis.dilation) % stride != 0) ++tap;
+  walk.rows = static_cast<int32_t>(
+      axis.input > phase ? CeilDiv(axis.input - phase, stride) : 0);
+  walk.row_step = 1;
+  walk.source = static_cast<int32_t>(axis.output);
+  walk.first_result = static_cast<int32_t>(phase);
+  walk.result_step = static_cast<int32_t>(stride);
+  walk.first_tap = static_cast<int32_t>(tap);
+  walk.tap_stride = static_cast<int32_t>(period);
+  if (tap == period || tap >= axis.kernel) return walk;  // no tap meets these
+  walk.taps = static_cast<int32_t>(CeilDiv(axis.kernel - tap, period));
+  walk.first = static_cast<int32_t>((padded - tap * axis.dilation) / stride);
+  walk.tap_step = static_cast<int32_t>(-period * axis.dilation / stride);
+  return walk;
+}
+
+int32_t MakeWalks(const KerasAdderCall& call, const KerasAdderAxis& axis,
+                  Walk* walks) {
+  if (call.pass != KERAS_ADDER_INPUT_GRADIENT) {
+    walks[0] = ForwardWalk(axis);
+    return 1;
+  }
+  for (int64_t phase = 0; phase < axis.stride; ++phase) {
+    walks[phase] = InputGradientWalk(axis, phase);
+  }
+  return static_cast<int32_t>(axis.stride);
+}
+
+Steps DenseSteps(bool channels_first, int64_t height, int64_t width,
+                 int64_t channels) {
+  const auto steps = [](int64_t b, int64_t h, int64_t w, int64_t c) {
+    return Steps{static_cast<int32_t>(b), static_cast<int32_t>(h),
+                 static_cast<int32_t>(w), static_cast<int32_t>(c)};
+  };
+  // In an empty tensor a product of the other sizes may be anything.
+  if (height == 0 || width == 0) return steps(0, 0, 0, 0);
+  if (channels_first) {
+    return steps(channels * height * width, width, 1, height * width);
+  }
+  return steps(height * width * channels, width * channels, channels, 1);
+}
+
+int64_t MaxRows(const Walk* walks, int32_t phases) {
+  int64_t rows = 0;
+  for (int32_t i = 0; i < phases; ++i) {
+    rows = std::max<int64_t>(rows, walks[i].rows);
+  }
+  return rows;
+}
+
+int64_t MaxTaps(const Walk* walks, int32_t phases) {
+  int64_t taps = 0;
+  for (int32_t i = 0; i < phases; ++i) {
+    taps = std::max<int64_t>(taps, walks[i].taps);
+  }
+  return taps;
+}
+
+// The narrow tile loads more for each difference: about a fifth slower.
+bool IsNarrowTile(int32_t kernel, int64_t columns, int64_t wide) {
+  if (kernel != KERAS_ADDER_AUTO) return kernel == KERAS_ADDER_NARROW;
+  const int64_t narrow = NarrowTile::kColumns;
+  return CeilDiv(columns, narrow) * narrow * 6 <
+         CeilDiv(columns, wide) * wide * 5;
+}
+
+void MakeSplits(int64_t blocks, int64_t depth, int64_t result_size,
+                Plan* plan) {
+  const int64_t steps = CeilDiv(depth, ForwardTile::kDepth);
+  const int64_t partial_bytes =
+      std::max<int64_t>(result_size, 1) * int64_t{sizeof(float)};
+  int64_t splits = CeilDiv(kWantedBlocks, std::max<int64_t>(blocks, 1));
+  splits = std::min(splits, steps / kMinStepsPerSplit);
+  splits = std::min(splits, kMaxPartialBytes / partial_bytes);
+  splits = std::max<int64_t>(splits, 1);
+  const int64_t per_split = CeilDiv(std::max<int64_t>(steps, 1), splits);
+  plan->steps_per_split = static_cast<int32_t>(per_split);
+  plan->splits = static_cast<int32_t>(
+      CeilDiv(std::max<int64_t>(steps, 1), per_split));
+}
+
+}  // namespace
+
+int64_t ResultSize(const KerasAdderCall& call) {
+  switch (call.pass) {
+    case KERAS_ADDER_FORWARD: return OutputSize(call);
+    case KERAS_ADDER_INPUT_GRADIENT: return InputSize(call);
+    default: return FilterSize(call);
+  }
+}
+
+Launch MakePlan(const KerasAdderCall& call, Plan* plan) {
+  *plan = Plan{};
+  plan->request.call = call;
+  Launch launch = {};
+  launch.general = true;
+  launch.result_size = plan->result_size = ResultSize(call);
+  if (!FitsTiles(call)) return launch;
+
+  const bool filters = call.pass == KERAS_ADDER_FILTER_GRADIENT;
+  const bool forward = call.pass == KERAS_ADDER_FORWARD;
+  plan->batch = static_cast<int32_t>(call.batch);
+  plan->groups = static_cast<int32_t>(call.groups);
+  plan->group_in = static_cast<int32_t>(call.in_channels / call.groups);
+  plan->group_out = static_cast<int32_t>(call.out_channels / call.groups);
+  plan->columns =
+      call.pass == KERAS_ADDER_INPUT_GRADIENT ? plan->group_in
+                                              : plan->group_out;
+  if (call.kernel == KERAS_ADDER_AUTO && plan->columns < kMinColumns &&
+      !(filters && call.groups == 1)) {
+    return launch;
+  }
+  plan->height_phases = MakeWalks(call, call.height, plan->height);
+  plan->width_phases = MakeWalks(call, call.width, plan->width);
+
+  const bool nchw = call.channels_first != 0;
+  const Steps input = DenseSteps(nchw, call.height.input, call.width.input,
+                                 call.in_channels);
+  const Steps output = DenseSteps(nchw, call.height.output, call.width.output,
+                                  call.out_channels);
+  const bool from_output = call.pass == KERAS_ADDER_INPUT_GRADIENT;
+  plan->source = from_output ? output : input;
+  plan->image = from_output ? input : output;
+  plan->channels = from_output ? plan->group_out : plan->group_in;
+  plan->filter_width = static_cast<int32_t>(call.width.kernel);
+  const int32_t out_channels = static_cast<int32_t>(call.out_channels);
+  plan->filter_tap = plan->group_in * out_channels;
+  plan->filter_channel = from_output ? 1 : out_channels;
+  plan->filter_column = from_output ? out_channels : 1;
+  // Groups begin at multiples of `channels`, pixels at multiples of all.
+  plan->vectors = !nchw && !filters && plan->channels % 4 == 0;
+
+  int64_t rows, depth;
+  if (filters) {
+    rows = call.height.kernel * call.width.kernel * plan->group_in;
+    depth = call.batch * call.height.output * call.width.output;
+  } else {
+    rows = call.batch * MaxRows(plan->height, plan->height_phases) *
+           MaxRows(plan->width, plan->width_phases);
+    depth = MaxTaps(plan->height, plan->height_phases) *
+            MaxTaps(plan->width, plan->width_phases) * plan->channels;
+  }
+  const int wide = forward ? ForwardTile::kColumns : GradientTile::kColumns;
+  launch.narrow = IsNarrowTile(call.kernel, plan->columns, wide);
+  launch.tile_columns = launch.narrow ? NarrowTile::kColumns : wide;
+  launch.tile_rows =
+      launch.narrow ? NarrowTile::kRows : ForwardTile::kRows;
+  launch.blocks_x = CeilDiv(rows, launch.tile_rows);
+  launch.blocks_y = CeilDiv(plan->columns, launch.tile_columns);
+  const int64_t images = call.groups *
+                         int64_t{plan->height_phases} * plan->width_phases;
+  MakeSplits(launch.blocks_x * launch.blocks_y * images, depth,
+             launch.result_size, plan);
+  launch.blocks_z = images * plan->splits;
+  launch.general = rows > kMaxIndex || depth > kMaxIndex ||
+                   launch.blocks_y > kMaxGrid || launch.blocks_z > kMaxGrid;
+  return launch;
+}
+
+namespace {
+
+bool IsValid(const KerasAdderAxis& axis) {
+  return axis.input >= 0 && axis.output >= 0 && axis.kernel >= 1 &&
+         axis.stride >= 1 && axis.dilation >= 1 && axis.pad_before >= 0;
+}
+
+}  // namespace
+
+const char* CheckCall(const KerasAdderCall& call) {
+  if (call.pass < KERAS_ADDER_FORWARD ||
+      call.pass > KERAS_ADDER_FILTER_GRADIENT) {
+    return "`pass` must be one of the three passes";
+  }
+  if (call.type < KERAS_ADDER_FLOAT16 || call.type > KERAS_ADDER_FLOAT64) {
+    return "`type` must be one of the four types";
+  }
+  if (call.kernel < KERAS_ADDER_AUTO || call.kernel > KERAS_ADDER_WIDE) {
+    return "`kernel` must be one of the kernels";
+  }
+  const bool reduced = call.type == KERAS_ADDER_FLOAT16 ||
+                       call.type == KERAS_ADDER_BFLOAT16;
+  if (call.output_type != call.type &&
+      !(reduced && call.output_type == KERAS_ADDER_FLOAT32)) {
+    return "`output_type` must equal `type`, or be float32 with float16 and "
+           "bfloat16";
+  }
+  if (call.batch < 0 || call.in_channels < 1 || call.out_channels < 0 ||
+      call.groups < 1 || call.in_channels % call.groups != 0 ||
+      call.out_channels % call.groups != 0) {
+    return "`groups` must divide the channels, and no size may be negative";
+  }
+  if (!IsValid(call.height) || !IsValid(call.width)) {
+    return "`height` and `width` must have sizes of at least 0, and filters, "
+           "strides and dilations of at least 1";
+  }
+  return nullptr;
+}
+
+}  // namespace cuda
+}  // namespace keras_adder
