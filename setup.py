@@ -19,6 +19,7 @@ PACKAGE = "keras_adder"
 LIBRARY = "libkeras_adder_ops.so"
 BUILD_INFO = "_build_info.json"
 TENSORFLOW_WHEELS = ("tensorflow", "tensorflow-cpu")
+CUDA_CHOICES = ("AUTO", "ON", "OFF")
 
 
 def minor_version(version):
@@ -100,6 +101,18 @@ def find_tool(name):
     return os.path.realpath(found)
 
 
+def cuda_choice():
+    """Returns whether to build the CUDA kernels, one of `CUDA_CHOICES`."""
+    choice = os.environ.get("KERAS_ADDER_CUDA", "AUTO").upper()
+    if choice not in CUDA_CHOICES:
+        raise PlatformError(
+            "The environment variable KERAS_ADDER_CUDA must be one of "
+            f"{CUDA_CHOICES}: AUTO builds the kernels for GPUs where nvcc is "
+            f"found. Received: KERAS_ADDER_CUDA={choice}"
+        )
+    return choice
+
+
 def cmake_arguments(build_dir, tensorflow):
     """Returns the command line that configures the build."""
     root = os.path.dirname(os.path.abspath(__file__))
@@ -115,14 +128,16 @@ def cmake_arguments(build_dir, tensorflow):
         f"-DPython_EXECUTABLE={sys.executable}",
         f"-DTENSORFLOW_CFLAGS={compile_flags}",
         f"-DTENSORFLOW_LFLAGS={link_flags}",
+        f"-DKERAS_ADDER_CUDA={cuda_choice()}",
     ]
 
 
 def start_afresh_if_changed(build_dir, configuration):
     """Empties the build folder unless it was configured like this.
 
-    CMake's cache does not survive another source folder, another TensorFlow or
-    an isolated build's tools, which are gone when that build ends.
+    CMake's cache does not survive another source folder, another TensorFlow,
+    another nvcc or an isolated build's tools, which are gone when that build
+    ends.
     """
     record = os.path.join(build_dir, "configured_by.json")
     try:
@@ -169,15 +184,23 @@ class BuildOps(build_ext):
         build_base = self.get_finalized_command("build").build_base
         build_dir = os.path.abspath(os.path.join(build_base, "cmake"))
         configure = cmake_arguments(build_dir, tensorflow)
-        start_afresh_if_changed(build_dir, [version, *configure])
+        nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc")
+        start_afresh_if_changed(build_dir, [version, nvcc, *configure])
         run(*configure)
         run(configure[0], "--build", build_dir, "--target", "keras_adder_ops")
 
         library, build_info = self._built_files()
         os.makedirs(os.path.dirname(library), exist_ok=True)
         replace(os.path.join(build_dir, LIBRARY), library)
+        with open(os.path.join(build_dir, "cuda_version.txt")) as file:
+            cuda_version = file.read() or None
+        info = {
+            "tensorflow_version": version,
+            "cuda": cuda_version is not None,
+            "cuda_version": cuda_version,
+        }
         with open(build_info, "w") as file:
-            json.dump({"tensorflow_version": version, "cuda": False}, file)
+            json.dump(info, file)
             file.write("\n")
         for built, in_place in self.get_output_mapping().items():
             replace(built, in_place)

@@ -92,8 +92,10 @@ def build_info():
 
     Returns:
         A dict: `"tensorflow_version"`, the version of TensorFlow that the
-        library was built against, a string such as `"2.21.0"`; and `"cuda"`,
-        whether it holds kernels for GPUs, a boolean.
+        library was built against, a string such as `"2.21.0"`; `"cuda"`,
+        whether it holds kernels for GPUs, a boolean; and `"cuda_version"`, the
+        version of the CUDA toolkit that compiled those, a string such as
+        `"12.5.82"`, or `None` without them.
 
     Raises:
         ImportError: If the library has not been built.

@@ -1,22 +1,19 @@
 // The ops on the CPU: validate, allocate, call the core.
 
-#include <array>
 #include <memory>
 #include <new>
-#include <string>
-#include <vector>
 
 #include "core/geometry.h"
 #include "core/parallel.h"
 #include "core/passes.h"
 #include "core/select_kernels.h"
+#include "ops/adder_op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/platform/threadpool.h"
 
 namespace keras_adder {
 namespace {
 
-using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
@@ -70,33 +67,10 @@ class IntraOpPool : public ThreadPool {
   const tensorflow::DeviceBase::CpuWorkerThreads& threads_;
 };
 
-absl::Status ShapeOf(const char* name, const Tensor& tensor,
-                     std::array<int64_t, 4>* shape) {
-  if (tensor.dims() != 4) {
-    return absl::InvalidArgumentError(
-        std::string(name) + " must have four dimensions. Received: shape " +
-        tensor.shape().DebugString());
-  }
-  for (int i = 0; i < 4; ++i) (*shape)[i] = tensor.dim_size(i);
-  return absl::OkStatus();
-}
-
-// What all ops have in common.
-class AdderOp : public OpKernel {
+// What all ops have in common on the CPU.
+class AdderCpuOp : public AdderOp {
  public:
-  explicit AdderOp(OpKernelConstruction* context) : OpKernel(context) {
-    std::string data_format, padding;
-    std::vector<int64_t> explicit_paddings, strides, dilations;
-    OP_REQUIRES_OK(context, context->GetAttr("data_format", &data_format));
-    OP_REQUIRES_OK(context, context->GetAttr("padding", &padding));
-    OP_REQUIRES_OK(context,
-                   context->GetAttr("explicit_paddings", &explicit_paddings));
-    OP_REQUIRES_OK(context, context->GetAttr("strides", &strides));
-    OP_REQUIRES_OK(context, context->GetAttr("dilations", &dilations));
-    const Error error =
-        ParseAttributes(data_format, padding, explicit_paddings, strides,
-                        dilations, &attributes_);
-    OP_REQUIRES(context, error.empty(), absl::InvalidArgumentError(error));
+  explicit AdderCpuOp(OpKernelConstruction* context) : AdderOp(context) {
     Error unusable;
     kernels_ = SelectKernels(&unusable);
     OP_REQUIRES(context, kernels_ != nullptr,
@@ -104,30 +78,6 @@ class AdderOp : public OpKernel {
   }
 
  protected:
-  absl::Status ReadGeometry(OpKernelContext* context,
-                            Geometry* geometry) const {
-    std::array<int64_t, 4> input, filter;
-    TF_RETURN_IF_ERROR(ShapeOf("input", context->input(0), &input));
-    TF_RETURN_IF_ERROR(ShapeOf("filter", context->input(1), &filter));
-    const Error error = MakeGeometry(attributes_, input, filter, geometry);
-    return error.empty() ? absl::OkStatus()
-                         : absl::InvalidArgumentError(error);
-  }
-
-  TensorShape ShapeOfOutput(const Geometry& geometry) const {
-    return TensorShape(OutputShape(geometry, attributes_.data_format));
-  }
-
-  absl::Status CheckGradient(OpKernelContext* context,
-                             const Geometry& geometry) const {
-    const TensorShape expected = ShapeOfOutput(geometry);
-    if (context->input(2).shape() == expected) return absl::OkStatus();
-    return absl::InvalidArgumentError(
-        "out_backprop must have the output's shape " +
-        expected.DebugString() + ". Received: shape " +
-        context->input(2).shape().DebugString());
-  }
-
   // Plans and runs a pass with a workspace from TensorFlow's allocator, so that
   // too large a request is an error like any other; plans are small, but take
   // their memory from C++.
@@ -157,14 +107,13 @@ class AdderOp : public OpKernel {
     pass.Run(pool, pointers..., workspace.flat<int8_t>().data());
   }
 
-  Attributes attributes_;
   const KernelSet* kernels_ = nullptr;
 };
 
 template <typename T, typename O>
-class AdderConv2DOp : public AdderOp {
+class AdderConv2DOp : public AdderCpuOp {
  public:
-  using AdderOp::AdderOp;
+  using AdderCpuOp::AdderCpuOp;
 
   void Compute(OpKernelContext* context) override {
     Geometry geometry;
@@ -184,9 +133,9 @@ class AdderConv2DOp : public AdderOp {
 };
 
 template <typename T, typename O>
-class AdderConv2DBackpropInputOp : public AdderOp {
+class AdderConv2DBackpropInputOp : public AdderCpuOp {
  public:
-  using AdderOp::AdderOp;
+  using AdderCpuOp::AdderCpuOp;
 
   void Compute(OpKernelContext* context) override {
     Geometry geometry;
@@ -207,27 +156,10 @@ class AdderConv2DBackpropInputOp : public AdderOp {
   }
 };
 
-// The ops whose result depends on how filters are treated.
-class FilterGradientOp : public AdderOp {
- public:
-  explicit FilterGradientOp(OpKernelConstruction* context) : AdderOp(context) {
-    std::string name;
-    OP_REQUIRES_OK(context, context->GetAttr("filter_gradient", &name));
-    const Error error = ParseFilterGradient(name, &mode_);
-    OP_REQUIRES(context, error.empty(), absl::InvalidArgumentError(error));
-  }
-
- protected:
-  FilterGradient mode() const { return mode_; }
-
- private:
-  FilterGradient mode_ = FilterGradient::kFullPrecision;
-};
-
 template <typename T, typename O>
-class AdderConv2DBackpropFilterOp : public FilterGradientOp {
+class AdderConv2DBackpropFilterOp : public AdderCpuOp {
  public:
-  using FilterGradientOp::FilterGradientOp;
+  using AdderCpuOp::AdderCpuOp;
 
   void Compute(OpKernelContext* context) override {
     Geometry geometry;
@@ -249,9 +181,9 @@ class AdderConv2DBackpropFilterOp : public FilterGradientOp {
 };
 
 template <typename T, typename O>
-class AdderConv2DBackpropOp : public FilterGradientOp {
+class AdderConv2DBackpropOp : public AdderCpuOp {
  public:
-  using FilterGradientOp::FilterGradientOp;
+  using AdderCpuOp::AdderCpuOp;
 
   void Compute(OpKernelContext* context) override {
     Geometry geometry;

@@ -1,0 +1,341 @@
+"""The CUDA kernels' C interface for Python, without TensorFlow.
+
+Tensors are NumPy arrays of bits here, and device memory is PyTorch's or CuPy's:
+whichever of the two is installed. The interface's emulation, which runs the
+kernels' code on the processor, takes host memory instead.
+"""
+
+import ctypes
+import dataclasses
+
+import numpy as np
+
+PASSES = ("forward", "input_gradient", "filter_gradient")
+KERNELS = ("auto", "general", "narrow", "wide")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+class Axis(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            "input",
+            "kernel",
+            "output",
+            "stride",
+            "dilation",
+            "pad_before",
+        )
+    ]
+
+
+class Call(ctypes.Structure):
+    """`KerasAdderCall` of keras_adder_cuda.h."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_int32)
+            for name in (
+                "pass_",
+                "type",
+                "output_type",
+                "sign",
+                "channels_first",
+                "kernel",
+            )
+        ),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("batch", "in_channels", "out_channels", "groups")
+        ),
+        ("height", Axis),
+        ("width", Axis),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """A convolution by its shapes, which are those of NHWC, and attributes."""
+
+    shape: tuple[int, int, int, int]
+    kernel: tuple[int, int] = (3, 3)
+    filters: int = 1
+    groups: int = 1
+    strides: tuple[int, int] = (1, 1)
+    # "SAME", "VALID" or ((top, bottom), (left, right)).
+    padding: str | tuple = "VALID"
+    dilations: tuple[int, int] = (1, 1)
+    data_format: str = "NHWC"
+    dtype: str = "float32"
+    # That of the output and its gradient; defaults to `dtype`.
+    output_dtype: str | None = None
+    sign: bool = False
+    # One of `KERNELS`.
+    force: str = "auto"
+
+    @property
+    def input_shape(self):
+        return self._in_order(*self.shape)
+
+    @property
+    def filter_shape(self):
+        return (*self.kernel, self.shape[3] // self.groups, self.filters)
+
+    @property
+    def output_shape(self):
+        height, width = (axis.output for axis in self.axes)
+        return self._in_order(self.shape[0], height, width, self.filters)
+
+    @property
+    def result_dtype(self):
+        return self.output_dtype or self.dtype
+
+    @property
+    def axes(self):
+        return tuple(self._axis(axis) for axis in range(2))
+
+    @property
+    def differences(self):
+        """Of a forward pass; taps in the padding count."""
+        height, width = (axis.output for axis in self.axes)
+        pixels = self.shape[0] * height * width
+        return pixels * int(np.prod(self.filter_shape, dtype=np.int64))
+
+    def call(self, what):
+        """The `Call` of one of `PASSES`."""
+        height, width = self.axes
+        return Call(
+            pass_=PASSES.index(what),
+            type=DTYPES.index(self.dtype),
+            output_type=DTYPES.index(self.result_dtype),
+            sign=self.sign,
+            channels_first=self.data_format == "NCHW",
+            kernel=KERNELS.index(self.force),
+            batch=self.shape[0],
+            in_channels=self.shape[3],
+            out_channels=self.filters,
+            groups=self.groups,
+            height=height,
+            width=width,
+        )
+
+    def _in_order(self, batch, height, width, channels):
+        if self.data_format == "NCHW":
+            return (batch, channels, height, width)
+        return (batch, height, width, channels)
+
+    def _axis(self, axis):
+        size, kernel = self.shape[1 + axis], self.kernel[axis]
+        stride, dilation = self.strides[axis], self.dilations[axis]
+        extent = (kernel - 1) * dilation + 1
+        before = after = 0
+        if self.padding == "SAME":
+            total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+            before, after = total // 2, total - total // 2
+        elif self.padding != "VALID":
+            before, after = self.padding[axis]
+        output = (size + before + after - extent + stride) // stride
+        if self.padding == "SAME":
+            output = -(-size // stride)
+        return Axis(size, kernel, output, stride, dilation, before)
+
+
+class Interface:
+    """A library of the C interface, and the memory that it works on.
+
+    Args:
+        path: The path of the library.
+        memory: What holds tensors: `Host`, `Torch` or `Cupy`.
+    """
+
+    def __init__(self, path, memory):
+        self.memory = memory
+        self._library = ctypes.CDLL(str(path))
+        call = ctypes.POINTER(Call)
+        pointer = ctypes.c_void_p
+        for name, result, arguments in (
+            ("unusable", ctypes.c_char_p, ()),
+            ("workspace", ctypes.c_int64, (call,)),
+            ("kernel", ctypes.c_char_p, (call,)),
+            ("run", ctypes.c_char_p, (call, *[pointer] * 6)),
+        ):
+            function = getattr(self._library, f"keras_adder_cuda_{name}")
+            function.restype, function.argtypes = result, arguments
+            setattr(self, f"_{name}", function)
+
+    def unusable(self):
+        """Why there is no GPU to use, or None."""
+        return _text(self._unusable())
+
+    def kernel(self, convolution, what):
+        return _text(self._kernel(convolution.call(what)))
+
+    def workspace_bytes(self, convolution, what):
+        return self._workspace(convolution.call(what))
+
+    def launcher(self, convolution, what, x, f, g, result):
+        """A function that enqueues a pass over tensors of `memory`."""
+        call = convolution.call(what)
+        workspace = self.memory.empty((self._workspace(call),), np.uint8)
+        tensors = (x, f, g, result, workspace)
+        pointers = [
+            None if tensor is None else self.memory.pointer(tensor)
+            for tensor in tensors
+        ]
+
+        def launch(tensors=tensors):  # which keeps them alive
+            error = self._run(call, *pointers, self.memory.stream())
+            if error:
+                raise RuntimeError(_text(error))
+
+        return launch
+
+    def run(self, convolution, what, x, f, g=None):
+        """One pass over arrays of float64, for tests.
+
+        They are rounded to the convolution's dtypes first. Returns the result
+        as float64. Memory behind it is checked to be untouched.
+        """
+        dtype = convolution.dtype
+        shape, result_dtype = {
+            "forward": (convolution.output_shape, convolution.result_dtype),
+            "input_gradient": (convolution.input_shape, dtype),
+            "filter_gradient": (convolution.filter_shape, dtype),
+        }[what]
+        put = self.memory.put
+        x, f = put(encode(x, dtype)), put(encode(f, dtype))
+        if g is not None:
+            g = put(encode(g, convolution.result_dtype))
+        size = int(np.prod(shape, dtype=np.int64))
+        # All bits set: NaN in every dtype.
+        fence = np.full(size + 16, -1, _INTEGERS[result_dtype])
+        result = put(fence)
+        self.launcher(convolution, what, x, f, g, result)()
+        bits = self.memory.get(result)
+        if not np.array_equal(bits[size:], fence[size:]):
+            raise RuntimeError("The kernel has written behind its result.")
+        return decode(bits[:size], result_dtype).reshape(shape)
+
+
+class Host:
+    """NumPy arrays, for the emulation."""
+
+    put = get = staticmethod(np.array)
+    empty = staticmethod(np.empty)
+
+    @staticmethod
+    def pointer(array):
+        return array.ctypes.data
+
+    @staticmethod
+    def stream():
+        return None
+
+
+class Torch:
+    """PyTorch's tensors on its current GPU and stream."""
+
+    def __init__(self):
+        import torch
+
+        self.torch = torch
+
+    def put(self, array):
+        array = np.ascontiguousarray(array)
+        # PyTorch knows few operations on unsigned integers, but moves bytes.
+        return self.torch.from_numpy(array.view(np.uint8)).cuda(), array.dtype
+
+    def get(self, tensor):
+        data, dtype = tensor
+        return data.cpu().numpy().view(dtype)
+
+    def empty(self, shape, dtype):
+        count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        data = self.torch.empty(count, dtype=self.torch.uint8, device="cuda")
+        return data, np.dtype(dtype)
+
+    @staticmethod
+    def pointer(tensor):
+        return tensor[0].data_ptr()
+
+    def stream(self):
+        return self.torch.cuda.current_stream().cuda_stream
+
+
+class Cupy:
+    """CuPy's arrays on its current GPU and stream."""
+
+    def __init__(self):
+        import cupy
+
+        self.cupy = cupy
+
+    def put(self, array):
+        return self.cupy.asarray(array)
+
+    def get(self, array):
+        return self.cupy.asnumpy(array)
+
+    def empty(self, shape, dtype):
+        return self.cupy.empty(shape, dtype)
+
+    @staticmethod
+    def pointer(array):
+        return array.data.ptr
+
+    def stream(self):
+        return self.cupy.cuda.get_current_stream().ptr
+
+
+def device_memory():
+    """`Torch` or `Cupy`, whichever sees a GPU, or None."""
+    try:
+        memory = Torch()
+        if memory.torch.cuda.is_available():
+            return memory
+    except ImportError:
+        pass
+    try:
+        memory = Cupy()
+        if memory.cupy.cuda.runtime.getDeviceCount() > 0:
+            return memory
+    except Exception:  # CuPy's errors are only importable with CuPy.
+        pass
+    return None
+
+
+_INTEGERS = {
+    "float16": np.int16,
+    "bfloat16": np.int16,
+    "float32": np.int32,
+    "float64": np.int64,
+}
+
+
+def encode(array, dtype):
+    """Rounds float64 to a dtype; returns the bits, flat, as integers."""
+    array = np.asarray(array, np.float64).ravel()
+    if dtype != "bfloat16":
+        with np.errstate(over="ignore"):
+            return array.astype(dtype).view(_INTEGERS[dtype])
+    bits = array.astype(np.float32).view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    rounded = np.where(np.isnan(array), 0x7FC0, rounded)
+    return rounded.astype(np.uint16).view(np.int16)
+
+
+def decode(bits, dtype):
+    """The float64 that some bits are."""
+    if dtype != "bfloat16":
+        return bits.view(dtype).astype(np.float64)
+    words = bits.view(np.uint16).astype(np.uint32) << 16
+    return words.view(np.float32).astype(np.float64)
+
+
+def rounded(array, dtype):
+    """What is left of float64 in a dtype, as float64."""
+    return decode(encode(array, dtype), dtype).reshape(np.shape(array))
+
+
+def _text(value):
+    return None if value is None else value.decode()

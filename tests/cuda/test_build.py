@@ -1,0 +1,271 @@
+"""What nvcc makes of the kernels, and that it loads where there is no GPU."""
+
+import ctypes
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+
+from keras_adder import sysconfig
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+needs_kernels = pytest.mark.skipif(
+    not sysconfig.build_info()["cuda"],
+    reason="the ops were built without CUDA kernels, which need nvcc",
+)
+needs_nvcc = pytest.mark.skipif(
+    shutil.which("nvcc") is None, reason="there is no nvcc"
+)
+
+OPS = ("", "BackpropInput", "BackpropFilter", "Backprop")
+
+
+def run(program, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+@needs_kernels
+def test_library_with_cuda_kernels_loads_and_runs_without_a_gpu():
+    program = (
+        "import tensorflow as tf\n"
+        "from keras_adder.ops import adder_conv2d\n"
+        "assert not tf.config.list_physical_devices('GPU')\n"
+        "y = adder_conv2d(tf.ones((1, 4, 4, 2)), tf.zeros((3, 3, 2, 3)))\n"
+        "print(float(tf.reduce_sum(y)))\n"
+    )
+    done = run(program, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout) == -216
+
+
+class _Buffer(ctypes.Structure):
+    """TF_Buffer of TensorFlow's C API."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("length", ctypes.c_size_t),
+        ("deallocator", ctypes.c_void_p),
+    ]
+
+
+@needs_kernels
+def test_every_op_has_a_gpu_kernel_beside_each_cpu_kernel():
+    folder = pathlib.Path(tf.sysconfig.get_lib())
+    tensorflow = ctypes.CDLL(str(next(folder.glob("libtensorflow_cc.so.*"))))
+    tensorflow.TF_NewStatus.restype = ctypes.c_void_p
+    registered = tensorflow.TF_GetRegisteredKernelsForOp
+    registered.restype = ctypes.POINTER(_Buffer)
+    registered.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+    for op in OPS:
+        name = f"KerasAdder>AdderConv2D{op}".encode()
+        buffer = registered(name, tensorflow.TF_NewStatus()).contents
+        kernels = ctypes.string_at(buffer.data, buffer.length)
+        assert kernels.count(b"GPU") == kernels.count(b"CPU") == 6
+
+
+UNUSABLE = """
+import ctypes, sys
+unusable = ctypes.CDLL(sys.argv[1]).keras_adder_cuda_unusable
+unusable.restype = ctypes.c_char_p
+print((unusable() or b"usable").decode())
+"""
+
+
+@needs_kernels
+def test_too_old_a_driver_is_a_clear_error(tmp_path):
+    """A driver of our own that is for CUDA 9.1 and can do nothing else."""
+    source = tmp_path / "driver.c"
+    source.write_text("int cuDriverGetVersion(int* v) { *v = 9010; return 0; }")
+    compiler = os.environ.get("CC", "cc")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no C compiler {compiler}")
+    library = tmp_path / "libcuda.so.1"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", library, source], check=True
+    )
+    # The library is linked with TensorFlow's, which nothing else loads here.
+    path = os.pathsep.join([str(tmp_path), tf.sysconfig.get_lib()])
+    done = run(UNUSABLE, sysconfig.get_lib(), LD_LIBRARY_PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert "driver is for CUDA 9.1: update the driver" in done.stdout
+    toolkit = ".".join(sysconfig.build_info()["cuda_version"].split(".")[:2])
+    assert f"built with CUDA {toolkit}," in done.stdout
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A cubin for the oldest and the newest common architecture, and what
+    ptxas said."""
+    folder = tmp_path_factory.mktemp("cubin")
+    results = {}
+    for architecture in (80, 90):
+        cubin = folder / f"{architecture}.cubin"
+        command = [
+            *("nvcc", "-std=c++17", "-O3", "-Xptxas=-v", "-cubin"),
+            *("-I", ROOT / "tf_ops", "-o", cubin),
+            f"-gencode=arch=compute_{architecture},code=sm_{architecture}",
+            ROOT / "tf_ops" / "cuda" / "kernels.cu",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        results[architecture] = cubin, done.stdout + done.stderr
+    return results
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_nothing_spills(compiled, architecture):
+    _, said = compiled[architecture]
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill", said)
+    registers = [int(n) for n in re.findall(r"Used (\d+) registers", said)]
+    assert len(spills) == len(registers) == 14
+    assert set(spills) == {("0", "0")}
+    # Two blocks of 128 threads, at the least, to a multiprocessor.
+    assert max(registers) <= 65536 / 256
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_a_difference_is_two_additions(compiled, architecture):
+    """In machine code: the absolute value is part of the second one."""
+    cuobjdump = _cuobjdump()
+    if cuobjdump is None:
+        pytest.skip("no cuobjdump: pip install nvidia-cuda-cuobjdump")
+    cubin, _ = compiled[architecture]
+    tools = f"{cuobjdump.parent}{os.pathsep}{os.environ['PATH']}"
+    text = subprocess.run(
+        [cuobjdump, "-sass", cubin],
+        env={**os.environ, "PATH": tools},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert not re.search(r"\b(ATOM|ATOMG|ATOMS|RED)\b", text)
+    functions = re.split(r"Function : ", text)[1:]
+    (wide,) = [f for f in functions if re.match(r"\S*7Forward\S*Li128", f)]
+    additions = re.findall(r"\bFADD [^;]*;", wide)
+    # 8 steps unrolled, and one for the rest, of 64 differences each.
+    assert sum("|" in addition for addition in additions) == 9 * 64
+    assert 2 * 9 * 64 <= len(additions) <= 2 * 9 * 64 + 4 * 64
+    (clipped,) = [
+        f for f in functions if re.match(r"\S*13InputGradient\S*Li128", f)
+    ]
+    assert len(re.findall(r"\bFMNMX\.NAN ", clipped)) >= 2 * 9 * 32
+
+
+def _cuobjdump():
+    if found := shutil.which("cuobjdump"):
+        return pathlib.Path(found)
+    spec = importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations if spec else ():
+        for found in pathlib.Path(folder).glob("*/bin/cuobjdump"):
+            return found
+    return None
+
+
+def configure(folder, choice, path):
+    return subprocess.run(
+        [
+            *(shutil.which("cmake"), "-S", ROOT / "tf_ops", "-B", folder),
+            f"-DKERAS_ADDER_CUDA={choice}",
+            # As if the op library were to be built.
+            "-DTENSORFLOW_CFLAGS=-DANY",
+        ],
+        env={**os.environ, "PATH": path, "CUDACXX": ""},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def path_without_nvcc(tmp_path):
+    """Programs that CMake needs to configure a build, and no others."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("c++", "g++", "cc", "gcc", "make", "ninja", "ld", "as", "ar"):
+        if found := shutil.which(name):
+            (folder / name).symlink_to(found)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "choice, built, message",
+    [
+        ("AUTO", True, "not built, since no working nvcc was found"),
+        ("OFF", True, "not built, since KERAS_ADDER_CUDA is OFF"),
+        ("ON", False, "KERAS_ADDER_CUDA is ON, but there is no nvcc"),
+        ("MAYBE", False, "must be AUTO, ON or OFF. Received: MAYBE"),
+    ],
+)
+def test_without_nvcc(tmp_path, path_without_nvcc, choice, built, message):
+    done = configure(tmp_path / "build", choice, path_without_nvcc)
+    said = " ".join((done.stdout + done.stderr).split())
+    if choice in ("AUTO", "ON") and "CUDA kernels: /" in said:
+        pytest.skip("CMake finds an nvcc that is not on PATH")
+    assert (done.returncode == 0) == built, said
+    assert message in said
+    if built:
+        assert (tmp_path / "build" / "cuda_version.txt").read_text() == ""
+
+
+def test_setup_refuses_other_choices(monkeypatch):
+    spec = importlib.util.spec_from_file_location("s", ROOT / "setup.py")
+    setup = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(setup)
+    monkeypatch.setenv("KERAS_ADDER_CUDA", "off")
+    assert setup.cuda_choice() == "OFF"
+    monkeypatch.delenv("KERAS_ADDER_CUDA")
+    assert setup.cuda_choice() == "AUTO"
+    monkeypatch.setenv("KERAS_ADDER_CUDA", "yes")
+    with pytest.raises(setup.PlatformError, match="KERAS_ADDER_CUDA=YES"):
+        setup.cuda_choice()
+
+
+def test_build_info_agrees_with_the_library():
+    info = sysconfig.build_info()
+    library = pathlib.Path(sysconfig.get_lib()).read_bytes()
+    assert info["cuda"] == (b"keras_adder_cuda_run" in library)
+    assert info["cuda"] == (info.get("cuda_version") is not None)
+
+
+def test_benchmark_runs_and_checks_by_emulation(emulation, tmp_path):
+    """The driver itself: its figures mean nothing here."""
+    script = [sys.executable, str(ROOT / "benchmarks" / "gpu.py")]
+    script += ["--emulate", f"--library={emulation}", "--quick"]
+    hide = "import sys; sys.modules['tensorflow'] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(hide)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def run_script(*arguments):
+        done = subprocess.run(
+            [*script, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    assert run_script("--check").endswith(" 0 wrong\n")
+    out = tmp_path / "out"
+    flags = ("--seconds=0.01", f"--output={out}", "--dtypes", "float32")
+    text = run_script(*flags)
+    assert (out / "gpu.md").read_text("utf-8") == text
+    rows = json.loads((out / "gpu.json").read_text("utf-8"))["rows"]
+    assert len(rows) == 6
+    for row in rows:
+        assert row["speeds"]["ours"] > 0
+        assert f"| {row['shape']} | {row['pass']} | {row['dtype']} |" in text
