@@ -36,6 +36,7 @@ def _require_tensorflow_backend():
 _require_tensorflow_backend()
 
 from keras_adder import applications  # noqa: E402
+from keras_adder import convert  # noqa: E402
 from keras_adder import layers  # noqa: E402
 from keras_adder import ops  # noqa: E402
 from keras_adder import optimizers  # noqa: E402
@@ -46,6 +47,7 @@ from keras_adder.layers import AdderConv2D  # noqa: E402
 from keras_adder.layers import AdderDense  # noqa: E402
 from keras_adder.optimizers import ALR  # noqa: E402
 from keras_adder.optimizers import ILR  # noqa: E402
+from keras_adder.summary import summary  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -56,10 +58,12 @@ __all__ = [
     "AdderDense",
     "__version__",
     "applications",
+    "convert",
     "is_adder_filter",
     "layers",
     "mark_adder_filter",
     "ops",
     "optimizers",
+    "summary",
     "sysconfig",
 ]

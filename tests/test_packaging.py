@@ -139,6 +139,11 @@ def test_wheel_contains_the_package_and_the_library(wheel):
     assert names == source_files("keras_adder") | {
         f"keras_adder/{name}" for name in BUILT
     }
+    weights = "keras_adder/applications/weights"
+    assert {
+        f"{weights}/manifest.json",
+        f"{weights}/lenet5_adder_mnist.weights.h5",
+    } <= names
     assert info["tensorflow_version"] == tf.__version__
 
 

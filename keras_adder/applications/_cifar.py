@@ -1,9 +1,7 @@
 """What the models for CIFAR share."""
 
-import keras
-import numpy as np
-
 from keras_adder.applications._model import ImageSpec
+from keras_adder.applications._preprocessing import normalize_pixels
 
 # Of the red, green and blue pixels of the training images, in units of 255.
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -43,30 +41,4 @@ def preprocess_input(x, data_format=None):
     >>> model.predict(x, verbose=0).shape
     (4, 10)
     """
-    if data_format is None:
-        data_format = keras.config.image_data_format()
-    if data_format not in ("channels_first", "channels_last"):
-        raise ValueError(
-            "Expected data_format to be one of `channels_first` or "
-            f"`channels_last`. Received: data_format={data_format}"
-        )
-    channels_first = data_format == "channels_first"
-    rank = len(x.shape)
-    if rank not in (3, 4) or x.shape[-3 if channels_first else -1] != 3:
-        raise ValueError(
-            "The `x` argument should be 3D or 4D and have 3 channels. "
-            f"Received: x.shape={x.shape}, data_format={data_format}"
-        )
-    shape = (3, 1, 1) if channels_first else (3,)
-    mean = 255 * np.reshape(MEAN, shape)
-    deviation = 255 * np.reshape(STANDARD_DEVIATION, shape)
-
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    if not keras.backend.is_float_dtype(dtype):
-        dtype = keras.config.floatx()
-    if isinstance(x, np.ndarray):
-        x = x.astype(dtype)
-        return (x - mean.astype(dtype)) / deviation.astype(dtype)
-    x = keras.ops.cast(x, dtype)
-    mean = keras.ops.convert_to_tensor(mean, dtype)
-    return (x - mean) / keras.ops.convert_to_tensor(deviation, dtype)
+    return normalize_pixels(x, MEAN, STANDARD_DEVIATION, data_format)

@@ -1,18 +1,20 @@
 """What all builders share: their arguments, checked and documented once."""
 
+import functools
 import inspect
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+from keras_adder.applications import _pretrained
+
 ARGUMENTS = """\
 Args:
     include_top: whether to include the classifier
         at the top of the network.
     weights: one of `None` (random initialization),
-        or the path to the weights file to be loaded.
-        No pretrained weights are shipped yet.
+        {weights}or the path to the weights file to be loaded.
     input_tensor: optional Keras tensor
         (i.e. output of `keras.Input()`)
         to use as image input for the model.
@@ -91,6 +93,7 @@ def document_arguments(images):
         if builder.__doc__ is None:  # python -OO
             return builder
         size, channels = images.size, images.channels
+        parameters = inspect.signature(builder).parameters
         arguments = ARGUMENTS.format(
             last=(size, size, channels),
             first=(channels, size, size),
@@ -98,7 +101,8 @@ def document_arguments(images):
             any_size="they may be `None`."
             if images.any_size
             else "they may be `None` if `include_top` is `False`.",
-            classes=inspect.signature(builder).parameters["classes"].default,
+            classes=parameters["classes"].default,
+            weights=_describe_weights(parameters["name"].default),
         )
         doc = inspect.cleandoc(builder.__doc__)
         builder.__doc__ = doc.replace("{arguments}", arguments)
@@ -108,6 +112,7 @@ def document_arguments(images):
 
 
 def build_model(
+    architecture,
     images,
     backbone,
     top,
@@ -124,6 +129,8 @@ def build_model(
     """Builds a model of a family from the arguments of its builder.
 
     Args:
+        architecture: string, the default of `name`, by which the package
+            knows its weights.
         images: `ImageSpec`, the images that the family takes.
         backbone: function of the images and `adder` that returns the features,
             a 4D tensor.
@@ -135,7 +142,7 @@ def build_model(
     Returns:
         A `Model` instance.
     """
-    _validate_weights(weights)
+    pretrained = _find_weights(architecture, adder, weights)
     if include_top:
         _validate_classes(classes)
         _validate_activation(classifier_activation, weights)
@@ -147,9 +154,50 @@ def build_model(
     image_shape = _obtain_input_shape(
         images, input_shape, input_tensor, include_top
     )
+    if pretrained is not None:
+        _validate_pretrained(
+            images, image_shape, include_top, classes, weights, pretrained
+        )
 
+    assemble = functools.partial(
+        _assemble, backbone=backbone, top=top, adder=adder, name=name
+    )
+    model = assemble(
+        include_top=include_top,
+        input_tensor=input_tensor,
+        input_shape=image_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+    )
+    if pretrained is not None:
+        donor = assemble(
+            input_shape=images.default_shape(), classes=pretrained["classes"]
+        )
+        donor.load_weights(
+            _pretrained.verified_path(architecture, adder, weights)
+        )
+        _copy_weights(donor, model)
+    elif weights is not None:
+        model.load_weights(weights)
+    return model
+
+
+def _assemble(
+    backbone,
+    top,
+    adder,
+    name,
+    input_shape,
+    classes,
+    include_top=True,
+    input_tensor=None,
+    pooling=None,
+    classifier_activation=None,
+):
+    """Builds a model from arguments that have been validated."""
     if input_tensor is None:
-        image = keras.Input(shape=image_shape)
+        image = keras.Input(shape=input_shape)
         inputs = image
     else:
         image = input_tensor
@@ -170,20 +218,76 @@ def build_model(
     elif pooling == "max":
         x = keras.layers.GlobalMaxPooling2D(name="max_pool")(x)
 
-    model = keras.Model(inputs, x, name=name)
-    if weights is not None:
-        model.load_weights(weights)
-    return model
+    return keras.Model(inputs, x, name=name)
 
 
-def _validate_weights(weights):
+def _describe_weights(architecture):
+    """The names of weights and their accuracies, for the documentation."""
+    networks = (("AdderNet", True), ("CNN", False))
+    accuracies = {}
+    for network, adder in networks:
+        known = _pretrained.known_weights(architecture, adder)
+        for data, entry in known.items():
+            accuracies.setdefault(data, []).append(
+                f"{entry['test_accuracy']:.2%} as {network}"
+            )
+    return "".join(
+        f'`"{data}"` (trained on that data set;\n'
+        f"        test accuracy {', '.join(values)}),\n        "
+        for data, values in sorted(accuracies.items())
+    )
+
+
+def _find_weights(architecture, adder, weights):
+    """Returns the manifest's entry, or None if `weights` is None or a path."""
+    known = _pretrained.known_weights(architecture, adder)
+    if isinstance(weights, str) and weights in known:
+        return known[weights]
     if weights is None or tf.io.gfile.exists(weights):
-        return
+        return None
+    names = "".join(f"{name!r}, " for name in sorted(known))
     raise ValueError(
         "The `weights` argument should be either `None` (random "
-        "initialization) or the path to the weights file to be loaded; no "
-        f"pretrained weights are known by name yet. Received: weights={weights}"
+        f"initialization), {names}or the path to the weights file to be "
+        f"loaded. Received: weights={weights}, adder={adder}"
     )
+
+
+def _validate_pretrained(
+    images, image_shape, include_top, classes, weights, pretrained
+):
+    if include_top and classes != pretrained["classes"]:
+        raise ValueError(
+            f"If using `weights='{weights}'` with `include_top=True`, "
+            f"`classes` should be {pretrained['classes']}. "
+            f"Received: classes={classes}"
+        )
+    default_shape = images.default_shape()
+    if include_top and not images.any_size and image_shape != default_shape:
+        raise ValueError(
+            "When setting `include_top=True` and loading "
+            f"`weights='{weights}'`, `input_shape` should be {default_shape}. "
+            f"Received: input_shape={image_shape}"
+        )
+    axis = 0 if keras.config.image_data_format() == "channels_first" else -1
+    if image_shape[axis] != images.channels:
+        raise ValueError(
+            f"The input must have {images.channels} "
+            f"channel{'s' if images.channels > 1 else ''} with "
+            f"`weights='{weights}'`. Received: input_shape={image_shape}"
+        )
+
+
+def _copy_weights(donor, model):
+    """Copies those of the layers that both have, by their names.
+
+    A file of weights goes by the order of the layers, and so fits neither a
+    model without the top nor one that begins before `input_tensor`.
+    """
+    names = {layer.name for layer in model.layers}
+    for layer in donor.layers:
+        if layer.name in names:
+            model.get_layer(layer.name).set_weights(layer.get_weights())
 
 
 def _validate_classes(classes):

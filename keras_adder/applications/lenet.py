@@ -6,6 +6,13 @@ from keras_adder.applications._blocks import plain_stack
 from keras_adder.applications._model import ImageSpec
 from keras_adder.applications._model import build_model
 from keras_adder.applications._model import document_arguments
+from keras_adder.applications._preprocessing import normalize_pixels
+
+__all__ = ["LeNet5", "LeNetPlusPlus", "preprocess_input"]
+
+# Of the pixels of MNIST's training images, in units of 255.
+MEAN = (0.1307,)
+STANDARD_DEVIATION = (0.3081,)
 
 # Below the least sizes, the last block has nothing left to pool.
 LENET5_IMAGES = ImageSpec(size=32, channels=1, min_size=16, any_size=False)
@@ -40,8 +47,8 @@ def LeNet5(
         https://doi.org/10.1109/5.726791) (Proceedings of the IEEE, 1998)
 
     The default input size for this model is 32x32, one channel: MNIST,
-    resized. Scale the pixels yourself, e.g. to zero mean and unit variance;
-    there is no preprocessing in the model. Its CNN twin takes 416,520
+    resized. Call `keras_adder.applications.lenet.preprocess_input` on the
+    images before passing them to the model. Its CNN twin takes 416,520
     multiplications an image, the AdderNet as many additions more and no
     multiplications outside the batch normalizations.
 
@@ -58,8 +65,17 @@ def LeNet5(
     >>> images = np.random.rand(4, 32, 32, 1)
     >>> model.predict(images, verbose=0).shape
     (4, 10)
+
+    With the weights that come with the package:
+
+    >>> model = keras_adder.applications.LeNet5(weights="mnist")
+    >>> _, (images, labels) = keras.datasets.mnist.load_data()
+    >>> x = keras.ops.image.resize(images[..., None], (32, 32))
+    >>> x = keras_adder.applications.lenet.preprocess_input(x)
+    >>> labels == model.predict(x, verbose=0).argmax(-1)
     """
     return build_model(
+        "lenet5",
         LENET5_IMAGES,
         _lenet5_backbone,
         _lenet5_top,
@@ -105,9 +121,10 @@ def LeNetPlusPlus(
         https://doi.org/10.1007/978-3-319-46478-7_31) (ECCV 2016), whose PReLU
         is a ReLU here
 
-    The default input size for this model is 28x28, one channel: MNIST. Scale
-    the pixels yourself; there is no preprocessing in the model. Its CNN twin
-    takes 80,911,124 multiplications an image.
+    The default input size for this model is 28x28, one channel: MNIST. Call
+    `keras_adder.applications.lenet.preprocess_input` on the images before
+    passing them to the model. Its CNN twin takes 80,911,124 multiplications an
+    image.
 
     {arguments}
 
@@ -122,6 +139,7 @@ def LeNetPlusPlus(
     (4, 2)
     """
     return build_model(
+        "lenet_plus_plus",
         LENET_PLUS_PLUS_IMAGES,
         _lenet_plus_plus_backbone,
         _lenet_plus_plus_top,
@@ -135,6 +153,31 @@ def LeNetPlusPlus(
         adder=adder,
         name=name,
     )
+
+
+def preprocess_input(x, data_format=None):
+    """Preprocesses a tensor or NumPy array encoding a batch of images.
+
+    The pixels are scaled between 0 and 1 and normalized with respect to MNIST.
+    The size of the images stays: `LeNet5` takes MNIST's resized to 32x32, for
+    example by `keras.ops.image.resize(images, (32, 32))`, before or after.
+
+    Args:
+        x: `numpy.array` or tensor, 3D or 4D with 1 channel, with values in the
+            range [0, 255], white on black. It is not written to.
+        data_format: Optional data format of the image tensor/array, either
+            `"channels_last"` or `"channels_first"`. Defaults to `None`, which
+            means the global setting `keras.config.image_data_format()`.
+
+    Returns:
+        The preprocessed array or tensor, of the type of `x` if that is a
+        floating-point one, else of type `keras.config.floatx()`.
+
+    Raises:
+        ValueError: In case of unknown `data_format` argument, or if there is
+            not 1 channel.
+    """
+    return normalize_pixels(x, MEAN, STANDARD_DEVIATION, data_format)
 
 
 def _lenet5_backbone(x, adder):

@@ -70,6 +70,7 @@ def ResNet18(
     (1, 512)
     """
     return build_model(
+        "resnet18",
         IMAGES,
         functools.partial(_backbone, block=basic_block, blocks=(2, 2, 2, 2)),
         _top,
@@ -115,6 +116,7 @@ def ResNet34(
     (1, 512)
     """
     return build_model(
+        "resnet34",
         IMAGES,
         functools.partial(_backbone, block=basic_block, blocks=(3, 4, 6, 3)),
         _top,
@@ -188,6 +190,7 @@ def ResNet50(
     (1, 2048)
     """
     return build_model(
+        "resnet50",
         IMAGES,
         functools.partial(
             _backbone, block=bottleneck_block, blocks=(3, 4, 6, 3)
@@ -236,6 +239,7 @@ def ResNet101(
     (1, 2048)
     """
     return build_model(
+        "resnet101",
         IMAGES,
         functools.partial(
             _backbone, block=bottleneck_block, blocks=(3, 4, 23, 3)

@@ -59,6 +59,7 @@ def ResNet20(
     (4, 100)
     """
     return build_model(
+        "resnet20",
         IMAGES,
         functools.partial(_backbone, blocks=3),
         _top,
@@ -102,6 +103,7 @@ def ResNet32(
     (4, 100)
     """
     return build_model(
+        "resnet32",
         IMAGES,
         functools.partial(_backbone, blocks=5),
         _top,

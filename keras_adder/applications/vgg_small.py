@@ -55,6 +55,7 @@ def VGGSmall(
     (4, 100)
     """
     return build_model(
+        "vgg_small",
         IMAGES,
         _backbone,
         _top,

@@ -1,0 +1,499 @@
+"""Adder models from Keras CNNs, and from the authors' PyTorch weights."""
+
+import sys
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from applications.authors import calibrated_forward
+from applications.authors import random_state_dict
+from applications.counting import images
+from keras import layers
+
+from keras_adder import ALR
+from keras_adder import AdderConv2D
+from keras_adder import AdderDense
+from keras_adder import applications
+from keras_adder import is_adder_filter
+from keras_adder.applications import LeNet5
+from keras_adder.applications import ResNet20
+from keras_adder.applications import VGGSmall
+from keras_adder.convert import load_torch_state_dict
+from keras_adder.convert import to_adder
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    """A warning fails the test, unless the test expects it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield
+
+
+def block(layer):
+    return [layer, layers.BatchNormalization(), layers.ReLU()]
+
+
+def small_cnn():
+    return keras.Sequential(
+        [
+            keras.Input((12, 12, 3)),
+            *block(layers.Conv2D(4, 3, name="first")),
+            *block(layers.Conv2D(8, 3, strides=2, name="middle")),
+            layers.Flatten(),
+            *block(layers.Dense(6, name="hidden")),
+            layers.Dense(5, name="last"),
+        ],
+        name="small",
+    )
+
+
+def types(model):
+    return {layer.name: type(layer) for layer in model.layers}
+
+
+def converted(model):
+    adder_layers = (AdderConv2D, AdderDense)
+    return {i.name for i in model.layers if isinstance(i, adder_layers)}
+
+
+@pytest.mark.parametrize("build", [ResNet20, VGGSmall])
+def test_a_twin_becomes_the_adder_net(build):
+    """The builders have the paper's first and last layers, too."""
+    cnn, adder = build(adder=False), build()
+    clone = to_adder(cnn)
+    assert clone.name == cnn.name
+    assert [i.name for i in clone.layers] == [i.name for i in cnn.layers]
+    assert converted(clone) == converted(adder)
+    for ours, theirs in zip(clone.layers[1:], adder.layers[1:], strict=True):
+        assert ours.get_config() == theirs.get_config()
+    marked = [is_adder_filter(variable) for variable in clone.variables]
+    assert marked == [is_adder_filter(variable) for variable in adder.variables]
+    clone.set_weights(adder.get_weights())
+    x = images(2, 32, 32, 3)
+    np.testing.assert_array_equal(clone(x), adder(x))
+
+
+def test_a_predicate_decides():
+    clone = to_adder(LeNet5(adder=False), predicate=lambda layer: True)
+    assert converted(clone) == converted(LeNet5())
+    asked = []
+
+    def strided(layer):
+        asked.append(layer.name)
+        return getattr(layer, "strides", None) == (2, 2)
+
+    assert converted(to_adder(small_cnn(), strided)) == {"middle"}
+    assert asked == ["first", "middle", "hidden", "last"]
+
+
+def test_a_sequential_model_stays_one():
+    model = small_cnn()
+    clone = to_adder(model)
+    assert isinstance(clone, keras.Sequential)
+    assert converted(clone) == {"middle", "hidden"}
+    assert [i.name for i in clone.layers] == [i.name for i in model.layers]
+    assert converted(model) == set()
+    assert clone(images(2, 12, 12, 3)).shape == (2, 5)
+
+
+def test_the_configuration_carries_over():
+    arguments = {
+        "filters": 6,
+        "kernel_size": (3, 2),
+        "strides": (2, 1),
+        "padding": "same",
+        "data_format": "channels_first",
+        "groups": 2,
+        "bias_initializer": "ones",
+        "kernel_regularizer": keras.regularizers.L2(0.5),
+        "bias_regularizer": keras.regularizers.L1(0.25),
+        "activity_regularizer": keras.regularizers.L2(0.125),
+        "kernel_constraint": keras.constraints.MaxNorm(2.0),
+        "bias_constraint": keras.constraints.NonNeg(),
+        "trainable": False,
+        "dtype": "float64",
+        "name": "grouped",
+    }
+    dilated = layers.Conv2D(
+        2, 3, dilation_rate=(2, 1), use_bias=False, name="dilated"
+    )
+    inputs = keras.Input((4, 9, 8))
+    x = layers.Conv2D(**arguments, kernel_initializer="he_normal")(inputs)
+    x = layers.BatchNormalization(axis=1)(x)
+    model = keras.Model(inputs, layers.BatchNormalization()(dilated(x)))
+    clone = to_adder(model, lambda layer: True)
+    layer = clone.get_layer("grouped")
+    expected = AdderConv2D(**arguments).get_config()
+    assert layer.get_config() == expected
+    expected = model.get_layer("dilated").get_config()
+    standard_normal = keras.initializers.serialize(
+        keras.initializers.RandomNormal(mean=0.0, stddev=1.0)
+    )
+    expected |= {
+        "kernel_initializer": standard_normal,
+        "filter_gradient": "full_precision",
+    }
+    assert clone.get_layer("dilated").get_config() == expected
+    assert clone.output_shape == model.output_shape
+
+
+def test_filters_start_from_the_standard_normal():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            *block(layers.Conv2D(64, 3, name="a")),
+            *block(layers.Conv2D(64, 3, name="b")),
+        ]
+    )
+    clone = to_adder(model, lambda layer: True)
+    a, b = (clone.get_layer(name).kernel.numpy() for name in "ab")
+    for kernel in (a, b):
+        assert abs(kernel.std() - 1) < 0.1
+    assert not np.isclose(a[0, 0, 0, 0], b[0, 0, 0, 0])
+
+
+class MyConv2D(layers.Conv2D):
+    pass
+
+
+def test_other_layers_stay():
+    inputs = keras.Input((10, 10, 4))
+    x = layers.Conv2D(4, 3, name="first")(inputs)
+    x = MyConv2D(4, 1, name="mine")(x)
+    x = layers.DepthwiseConv2D(3, name="depthwise")(x)
+    x = layers.SeparableConv2D(4, 1, name="separable")(x)
+    x = layers.Conv2DTranspose(4, 1, name="transposed")(x)
+    x = AdderConv2D(4, 1, filter_gradient="sign", name="adder")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Conv2D(4, 1, name="middle")(x)
+    x = layers.BatchNormalization()(x)
+    x = keras.ops.relu(x) + 1
+    model = keras.Model(inputs, layers.Dense(3, name="last")(x))
+    clone = to_adder(model)
+    assert types(clone) == types(model) | {"middle": AdderConv2D}
+    assert clone.get_layer("adder").filter_gradient == "sign"
+
+
+def test_the_first_and_the_last_layers_of_branches():
+    """They are known by what comes before and after, not by a list."""
+    left, right = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    normalize = layers.BatchNormalization
+    x = layers.Concatenate()(
+        [
+            layers.Conv2D(4, 3, name="left")(left),
+            layers.Conv2D(4, 3, name="right")(right),
+        ]
+    )
+    x = normalize()(layers.Conv2D(4, 3, name="middle")(x))
+    x = layers.Flatten()(x)
+    outputs = [
+        layers.Dense(2, name="head")(x),
+        layers.Dense(3, name="deep_head")(
+            normalize()(layers.Dense(4, name="hidden")(x))
+        ),
+    ]
+    model = keras.Model([left, right], outputs)
+    assert converted(to_adder(model)) == {"middle", "hidden"}
+
+
+def test_a_depthwise_convolution_may_be_the_first():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            *block(layers.DepthwiseConv2D(3)),
+            *block(layers.Conv2D(4, 1, name="pointwise")),
+            layers.Conv2D(2, 1, name="last"),
+        ]
+    )
+    assert converted(to_adder(model)) == {"pointwise"}
+
+
+def test_nested_and_shared_models():
+    backbone = keras.Sequential(
+        [
+            keras.Input((None, None, 3)),
+            *block(layers.Conv2D(4, 3, name="first")),
+            *block(layers.Conv2D(4, 3, name="second")),
+        ],
+        name="backbone",
+    )
+    left, right = keras.Input((10, 10, 3)), keras.Input((10, 10, 3))
+    shared = layers.Conv2D(4, 1, name="shared")
+    normalize = layers.BatchNormalization(name="normalize")
+    x = layers.Subtract()(
+        [normalize(shared(backbone(i))) for i in (left, right)]
+    )
+    top = layers.Dense(2, name="last")(layers.GlobalMaxPooling2D()(x))
+    model = keras.Model([left, right], top)
+    clone = to_adder(model)
+    assert converted(clone) == {"shared"}
+    assert converted(clone.get_layer("backbone")) == {"second"}
+    assert converted(backbone) == set()
+    assert len(clone.weights) == len(model.weights)
+    # Of two equal images nothing is left, as the layers are shared.
+    x = images(2, 10, 10, 3)
+    np.testing.assert_array_equal(clone([x, x]), np.zeros((2, 2)))
+
+
+def test_keras_applications():
+    cnn = keras.applications.MobileNet(weights=None, input_shape=(32, 32, 3))
+    clone = to_adder(cnn)
+    expected = {f"conv_pw_{i}" for i in range(1, 14)}
+    assert converted(clone) == expected
+    assert clone(images(1, 32, 32, 3)).shape == (1, 1000)
+
+
+def test_the_clone_trains_and_is_saved(tmp_path):
+    clone = to_adder(small_cnn())
+    clone.compile(ALR(0.1), keras.losses.SparseCategoricalCrossentropy(True))
+    before = clone.get_layer("middle").kernel.numpy()
+    clone.train_on_batch(images(8, 12, 12, 3), np.arange(8) % 5)
+    assert (clone.get_layer("middle").kernel.numpy() != before).any()
+    clone.save(tmp_path / "clone.keras")
+    loaded = keras.saving.load_model(tmp_path / "clone.keras")
+    assert types(loaded) == types(clone)
+
+
+def test_the_original_is_left_alone():
+    model = small_cnn()
+    model.compile("sgd", "mse")
+    weights, output = model.get_weights(), model.get_layer("middle").output
+    clone = to_adder(model)
+    assert model.get_layer("middle").output is output
+    for old, new in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    # As `keras.models.clone_model` has it.
+    assert clone.compiled and clone.optimizer is not model.optimizer
+
+
+@pytest.mark.parametrize(
+    "after, message",
+    [
+        ([], "'middle'"),
+        ([layers.ReLU], "'middle'"),
+        ([layers.MaxPooling2D, layers.ReLU], "'middle'"),
+        ([layers.BatchNormalization], None),
+        ([layers.Identity, layers.LayerNormalization], None),
+        ([layers.MaxPooling2D, layers.BatchNormalization], None),
+    ],
+)
+def test_a_missing_normalization_is_warned_of(after, message):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(4, 3, name="first"),
+            layers.Conv2D(4, 3, name="middle"),
+            *[make() for make in after],
+            layers.Conv2D(4, 1, name="last"),
+        ]
+    )
+    if message is None:
+        to_adder(model)
+        return
+    with pytest.warns(UserWarning, match=f"normalization.*{message}") as caught:
+        to_adder(model)
+    assert caught[0].filename == __file__
+
+
+def test_an_activation_before_the_normalization_is_warned_of():
+    model = small_cnn()
+    model.get_layer("middle").activation = keras.activations.relu
+    with pytest.warns(UserWarning, match=r"'middle' \(activation=relu\)") as w:
+        to_adder(model)
+    assert "hidden" not in str(w[0].message)
+
+
+def test_one_branch_without_normalization_is_enough_to_warn():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(3, 1, name="first")(inputs)
+    y = layers.Conv2D(3, 1, name="middle")(x)
+    y = layers.Add()([y, layers.BatchNormalization()(y)])
+    model = keras.Model(inputs, layers.Conv2D(1, 1)(y))
+    with pytest.warns(UserWarning, match="'middle'"):
+        to_adder(model)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.convolution = layers.Conv2D(2, 3)
+
+    def call(self, x):
+        return self.convolution(x)
+
+
+def test_refusals():
+    with pytest.raises(TypeError, match="`model` must be a `keras.Model`"):
+        to_adder(layers.Conv2D(2, 3))
+    with pytest.raises(ValueError, match="functional.*Subclassed"):
+        to_adder(Subclassed())
+    with pytest.raises(ValueError, match="built.*Sequential"):
+        to_adder(keras.Sequential([layers.Conv2D(2, 3)]))
+    nested = keras.Sequential(
+        [keras.Input((14, 14, 3)), Subclassed(), layers.Conv2D(3, 3)]
+    )
+    with pytest.raises(ValueError, match="subclassed.*'subclassed"):
+        to_adder(nested, lambda layer: True)
+    with pytest.raises(TypeError, match="`predicate`.*predicate=conv1"):
+        to_adder(small_cnn(), predicate="conv1")
+    with pytest.raises(ValueError, match=r"between.*\['first', 'middle'"):
+        to_adder(small_cnn(), predicate=lambda layer: False)
+
+
+# Weights of PyTorch.
+
+
+class Tensor:
+    """What of a PyTorch tensor is used, on a device that NumPy cannot read."""
+
+    def __init__(self, array, on_host=False):
+        self.array = array
+        self.on_host = on_host
+
+    def detach(self):
+        return self
+
+    def float(self):
+        return Tensor(self.array.astype("float32"), self.on_host)
+
+    def cpu(self):
+        return Tensor(self.array, on_host=True)
+
+    def numpy(self):
+        assert self.on_host and self.array.dtype == np.float32
+        return self.array
+
+
+def logits(network, adder=True, **kwargs):
+    build = getattr(applications, network)
+    return build(classes=7, classifier_activation=None, adder=adder, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "network, adder, shape",
+    [
+        ("ResNet20", True, (12, 9)),
+        ("ResNet20", False, (12, 9)),
+        ("ResNet18", True, (33, 36)),
+        ("ResNet50", True, (33, 36)),
+    ],
+)
+def test_outputs_are_those_of_the_authors(network, adder, shape):
+    state = random_state_dict(network, 7, adder)
+    x = images(3, *shape, 3)
+    expected = calibrated_forward(network, state, np.moveaxis(x, -1, 1))
+    # In float32 the fifty layers would make much of a small error.
+    keras.config.set_dtype_policy("float64")
+    try:
+        model = logits(network, adder, input_shape=(*shape, 3))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    load_torch_state_dict(model, state)
+    np.testing.assert_allclose(model(x), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_every_weight_of_a_deeper_one_is_set():
+    state = random_state_dict("ResNet32", 7)
+    model = logits("ResNet32")
+    before = [variable.numpy() for variable in model.variables]
+    load_torch_state_dict(model, state)
+    for old, variable in zip(before, model.variables, strict=True):
+        assert (variable.numpy() != old).any(), variable.path
+
+
+def test_state_dicts_of_other_kinds():
+    state = random_state_dict("ResNet20", 7)
+    model, other = (logits("ResNet20") for _ in range(2))
+    load_torch_state_dict(model, state)
+    parallel = {
+        f"module.{name}": Tensor(value.astype("float64"))
+        for name, value in state.items()
+        # Older versions of PyTorch had no such count.
+        if not name.endswith("num_batches_tracked")
+    }
+    load_torch_state_dict(other, parallel)
+    for a, b in zip(model.variables, other.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_file(tmp_path):
+    torch = pytest.importorskip("torch")
+    state = random_state_dict("ResNet20", 7)
+    path = tmp_path / "addernet.pth"
+    torch.save({name: torch.tensor(v) for name, v in state.items()}, path)
+    for given in (path, str(path)):
+        model = logits("ResNet20")
+        load_torch_state_dict(model, given)
+        np.testing.assert_array_equal(
+            model.get_layer("conv4_block3_2_conv").kernel,
+            state["layer3.2.conv2.adder"].transpose(2, 3, 1, 0),
+        )
+    torch.save([1, 2], path)
+    with pytest.raises(TypeError, match="`state_dict`.*list"):
+        load_torch_state_dict(model, path)
+
+
+def test_a_file_without_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match="pip install torch.*some.pth"):
+        load_torch_state_dict(ResNet20(), "some.pth")
+
+
+def assert_refused(model, state, message):
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        load_torch_state_dict(model, state)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_every_name_must_be_there_once():
+    model, state = logits("ResNet20"), random_state_dict("ResNet20", 7)
+    fewer = dict(state)
+    del fewer["layer2.0.downsample.0.adder"], fewer["bn2.running_var"]
+    assert_refused(
+        model,
+        fewer,
+        r"Missing: \['bn2.running_var', 'layer2.0.downsample.0.adder'\]; "
+        "unexpected: none",
+    )
+    more = state | {"layer4.0.bn1.bias": np.zeros(7)}
+    assert_refused(
+        model, more, r"Missing: none; unexpected: \['layer4.0.bn1.bias'\]"
+    )
+    twice = state | {"module.fc.weight": state["fc.weight"]}
+    assert_refused(model, twice, "'fc.weight' twice")
+    twin = random_state_dict("ResNet20", 7, adder=False)
+    assert_refused(model, twin, r"layer1.0.conv1.adder.*layer1.0.conv1.weight")
+
+
+def test_shapes_are_checked():
+    state = random_state_dict("ResNet20", 10)
+    assert_refused(
+        logits("ResNet20"),
+        state,
+        r"fc.weight: \(1, 1, 64, 10\), expected \(1, 1, 64, 7\)",
+    )
+    # Torchvision's classifier, which is not that of the authors.
+    state = random_state_dict("ResNet20", 7)
+    state["fc.weight"] = state["fc.weight"][:, :, 0, 0]
+    assert_refused(logits("ResNet20"), state, r"fc.weight: \(7, 64\)")
+
+
+@pytest.mark.parametrize(
+    "build", [LeNet5, lambda: keras.applications.ResNet50(weights=None)]
+)
+def test_other_models_are_refused(build):
+    assert_refused(build(), {}, "`model` must be a residual network")
+
+
+def test_the_names_of_a_wrong_model_are_told():
+    state = random_state_dict("ResNet20", 7)
+    assert_refused(logits("ResNet32"), state, r"Missing: .*layer1\.3\.bn1")
+
+
+def test_what_is_no_mapping():
+    with pytest.raises(TypeError, match="`state_dict` must be a mapping"):
+        load_torch_state_dict(ResNet20(), [np.zeros(3)])
