@@ -33,7 +33,7 @@ def main():
     titles = set()
     for run in args.runs:
         # An unfinished run may be looked at as well.
-        held = runs.read_json(run / "settings.json")
+        held = runs.read_settings(run / "settings.json")
         history = runs.read_history(run / runs.HISTORY)
         groups.setdefault(runs.label(held), []).append(history)
         titles.add(held["data"])

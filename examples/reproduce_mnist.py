@@ -49,9 +49,12 @@ def main():
     results = args.results or pathlib.Path("results") / args.data
 
     plan = {
-        folder / f"{model}-seed{seed}": [flag, f"--seed={seed}"]
+        folder / f"{network}-seed{seed}": [
+            f"--network={network}",
+            f"--seed={seed}",
+        ]
         for seed in args.seeds
-        for model, flag in (("adder", "--adder"), ("cnn", "--no-adder"))
+        for network in ("adder", "cnn")
     }
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         codes = list(pool.map(lambda item: train(*item, args), plan.items()))

@@ -20,6 +20,7 @@ NOT_RECIPE = {
     "served_without_keras_adder",
     "test_accuracy",
     "test_loss",
+    "test_top5_accuracy",
     "threads",
 }
 
@@ -39,7 +40,9 @@ def main():
             print(f"{run}: not finished, left out")
     if not finished:
         parser.exit(1, "No finished run.\n")
-    rows = summarise([runs.read_json(run / runs.RESULTS) for run in finished])
+    rows = summarise(
+        [runs.read_settings(run / runs.RESULTS) for run in finished]
+    )
     table = markdown(rows)
     runs.write_json(args.output / "summary.json", rows)
     (args.output / "summary.md").write_text(table, "utf-8")

@@ -1,7 +1,8 @@
-"""Trains LeNet-5-BN as an AdderNet, or as its CNN twin, on MNIST.
+"""Trains LeNet-5-BN on MNIST, as an AdderNet, as a CNN or as a BNN.
 
     python examples/train_mnist.py                 # AdderNet
-    python examples/train_mnist.py --no-adder      # CNN twin
+    python examples/train_mnist.py --network cnn   # CNN twin
+    python examples/train_mnist.py --network bnn   # binary twin, an XNOR-Net
     python examples/train_mnist.py --data digits   # no download, half a minute
 
 The recipe is the paper's: images resized to 32x32, SGD with Nesterov momentum
@@ -22,22 +23,15 @@ keras_adder.
 
 import argparse
 import os
-import pathlib
-import platform
-import sys
 
 # Before TensorFlow is imported: warnings and errors alone.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import keras  # noqa: E402
-import keras_adder  # noqa: E402
-import tensorflow as tf  # noqa: E402
 from keras_adder.applications import LeNet5  # noqa: E402
 
 from training import data as data_lib  # noqa: E402
-from training import export  # noqa: E402
 from training import loop  # noqa: E402
-from training import runs  # noqa: E402
+from training import script  # noqa: E402
 
 BATCH_SIZE = 256
 # With 256 an epoch would be 6 steps, too few for batch normalisation's moving
@@ -74,17 +68,6 @@ def parse_arguments(argv=None):
     return parser.parse_args(argv)
 
 
-def build_model(args, classes):
-    model = LeNet5(classes=classes, adder=args.adder)
-    loop.set_filter_gradient(model, args.filter_gradient)
-    model.compile(
-        optimizer=loop.make_optimizer(args),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    return model
-
-
 def main(argv=None):
     args = parse_arguments(argv)
     loop.limit_threads(args.threads)
@@ -96,64 +79,14 @@ def main(argv=None):
         args.batch_size = BATCH_SIZE_OF_EMBEDDED if embedded else BATCH_SIZE
     loop.open_run(args)
 
-    model = loop.train(lambda: build_model(args, data.classes), data, args)
-    _, accuracy = model.evaluate(data_lib.test_batches(data), verbose=0)
-    export.save(model, args.output)
-    # What `python -m keras_adder.sysconfig` prints. The twin needs TensorFlow
-    # alone.
-    library = keras_adder.sysconfig.get_lib() if args.adder else None
-    served = export.check_in_other_process(model, data, args.output, library)
-    report(args, data, model, accuracy, served)
+    def build_model():
+        return loop.build_model(LeNet5, args, data.classes)
 
-
-def report(args, data, model, accuracy, served):
-    """Writes `results.json` and prints what matters of it."""
-    history = runs.read_history(args.output / runs.HISTORY)
-    seconds = sum(row["seconds"] for row in history)
-    results = {
-        "command": runs.command_line(),
-        **loop.settings(args),
-        "test_accuracy": round(accuracy, 6),
-        "test_loss": history[-1]["val_loss"],
-        "training_images": len(data.train_images),
-        "test_images": len(data.test_images),
-        "parameters": model.count_params(),
-        "seconds": round(seconds, 1),
-        "threads": args.threads or os.cpu_count(),
-        "served_without_keras_adder": served,
-        "versions": {
-            "keras_adder": keras_adder.__version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-            "python": platform.python_version(),
-        },
-    }
-    runs.write_json(args.output / runs.RESULTS, results)
-
-    if served["bitwise_equal"]:
-        agreement = "bitwise equal"
-    else:
-        agreement = f"equal to {served['max_difference']:.1e}"
-    server = "TensorFlow and the library of ops" if args.adder else "TensorFlow"
-    print(
-        f"\n"
-        f"model          LeNet-5-BN, {runs.label(results)}, "
-        f"{results['parameters']:,} parameters\n"
-        f"test accuracy  {accuracy:.2%} on {data.name}, after epoch "
-        f"{args.epochs} ({seconds:.0f} s of training)\n"
-        f"saved          {args.output / 'model.keras'}\n"
-        f"exported       {args.output / 'saved_model'}\n"
-        f"served         in another process, with {server} alone: "
-        f"{served['images']} predictions, {agreement}"
-    )
+    model = loop.train(build_model, data, args)
+    script.finish(model, data, args, title="LeNet-5-BN")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except data_lib.DataUnavailable as error:
-        sys.exit(f"{pathlib.Path(__file__).name}: {error} {error.REMEDY}")
-    except loop.RunError as error:
-        sys.exit(f"{pathlib.Path(__file__).name}: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted. The same command resumes the run.")
+    script.run(
+        main, f", or --data {data_lib.EMBEDDED}, which needs no download"
+    )

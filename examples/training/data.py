@@ -1,27 +1,24 @@
 """Image data sets that fit into memory, and the batches made of them."""
 
 import dataclasses
-import urllib.parse
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
+from training import prepared
+
 # Mean and standard deviation that the AdderNet authors normalise with. Other
 # data sets are normalised by those of their own training images.
-NORMALISATION = {"mnist": ((0.1307,), (0.3081,))}
+_CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+NORMALISATION = {
+    "mnist": ((0.1307,), (0.3081,)),
+    "cifar10": _CIFAR,
+    "cifar100": _CIFAR,
+}
 
 EMBEDDED = "digits"
 EVALUATION_BATCH_SIZE = 1000
-PROBE_SECONDS = 5
-
-
-class DataUnavailable(Exception):
-    """A data set cannot be read here, nor be had from the network."""
-
-    REMEDY = (
-        "Pass --data-dir with a folder where it is prepared, or "
-        f"--data {EMBEDDED}, which needs no download."
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +30,9 @@ class ImageData:
         train_images, test_images: Arrays of shape `(n, height, width, c)`.
         train_labels, test_labels: Integer arrays of shape `(n,)`.
         mean, std: Arrays of shape `(c,)`, on the scale where white is 1.
+        augment: A function of a batch of training images and of a seed, a
+            tensor for the stateless random ops of TensorFlow, that returns
+            images in turn; `augmentation.crop_and_flip` for example.
     """
 
     name: str
@@ -42,27 +42,90 @@ class ImageData:
     test_labels: np.ndarray
     mean: np.ndarray
     std: np.ndarray
+    augment: Callable | None = None
 
     @property
     def classes(self):
         return int(self.train_labels.max()) + 1
 
-    def normalise(self, images):
-        """Returns float32 images of zero mean and unit variance."""
-        scale = (1 / (255 * self.std)).astype("float32")
-        shift = (-self.mean / self.std).astype("float32")
-        return tf.cast(images, tf.float32) * scale + shift
+    @property
+    def train_size(self):
+        return len(self.train_images)
+
+    @property
+    def test_size(self):
+        return len(self.test_images)
 
     def describe(self):
         height, width, channels = self.train_images.shape[1:]
         return (
-            f"{self.name}: {len(self.train_images):,} training and "
-            f"{len(self.test_images):,} test images, "
+            f"{self.name}: {self.train_size:,} training and "
+            f"{self.test_size:,} test images, "
             f"{height}x{width}x{channels}, {self.classes} classes"
         )
 
+    def normalise(self, images):
+        """Returns float32 images of zero mean and unit variance."""
+        return normalise(images, self.mean, self.std)
 
-def load(name, data_dir=None, size=None):
+    def training_batches(self, batch_size, seed, first_epoch, epochs):
+        """Batches of all epochs from `first_epoch` on, one after the other.
+
+        Each epoch takes every training image once (the last batch may be
+        smaller) in an order that depends on `seed` and the number of the epoch
+        alone, and its augmentation on the number of the batch besides. So a
+        run that resumes sees what it would have seen without the interruption.
+
+        Args:
+            batch_size: Integer.
+            seed: Integer.
+            first_epoch: Integer, the number of epochs that are done.
+            epochs: Integer, the number of epochs in all.
+
+        Returns:
+            A `tf.data.Dataset` of (images, labels), and the number of steps
+            that make an epoch, for the `steps_per_epoch` of `fit()`.
+        """
+        # Tensors, so that the pipeline refers to the arrays and does not copy
+        # them.
+        images = tf.constant(self.train_images)
+        labels = tf.constant(self.train_labels)
+
+        def order_of_epoch(epoch):
+            seed_of_epoch = epoch_seed(seed, epoch)
+            order = tf.random.experimental.stateless_shuffle(
+                tf.range(self.train_size), seed=seed_of_epoch
+            )
+            batches = tf.data.Dataset.from_tensor_slices(order)
+            return with_seeds(batches.batch(batch_size), seed_of_epoch)
+
+        def gather(indices, batch_seed):
+            batch = tf.gather(images, indices)
+            if self.augment is not None:
+                batch = self.augment(batch, batch_seed)
+            return self.normalise(batch), tf.gather(labels, indices)
+
+        batches = (
+            tf.data.Dataset.range(first_epoch, epochs)
+            .flat_map(order_of_epoch)
+            .map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+            .prefetch(tf.data.AUTOTUNE)
+        )
+        return batches, -(-self.train_size // batch_size)
+
+    def test_batches(self):
+        """Batches of the test images, in order."""
+        return (
+            tf.data.Dataset.from_tensor_slices(
+                (self.test_images, self.test_labels)
+            )
+            .batch(EVALUATION_BATCH_SIZE)
+            .map(lambda images, labels: (self.normalise(images), labels))
+            .prefetch(tf.data.AUTOTUNE)
+        )
+
+
+def load(name, data_dir=None, size=None, augment=None):
     """Loads a data set into memory.
 
     Args:
@@ -73,6 +136,7 @@ def load(name, data_dir=None, size=None):
         data_dir: Where `tensorflow_datasets` keeps, or shall keep, prepared
             data sets. By default its own default.
         size: Integer. If given, images are resized to `size` x `size`.
+        augment: The attribute of `ImageData`.
 
     Returns:
         An `ImageData`.
@@ -83,8 +147,8 @@ def load(name, data_dir=None, size=None):
     """
     if name == "auto":
         try:
-            return load("mnist", data_dir, size)
-        except DataUnavailable as error:
+            return load("mnist", data_dir, size, augment)
+        except prepared.DataUnavailable as error:
             print(
                 f"{error}\nTaking scikit-learn's handwritten digits in its "
                 f"place (--data {EMBEDDED}).",
@@ -105,7 +169,14 @@ def load(name, data_dir=None, size=None):
         mean = train_images.mean(axis=(0, 1, 2)) / 255
         std = train_images.std(axis=(0, 1, 2)) / 255
     return ImageData(
-        name, train_images, train_labels, test_images, test_labels, mean, std
+        name,
+        train_images,
+        train_labels,
+        test_images,
+        test_labels,
+        mean,
+        std,
+        augment,
     )
 
 
@@ -119,55 +190,27 @@ def resize(images, size):
     return tf.cast(tf.round(resized), tf.uint8).numpy()
 
 
-def training_batches(data, batch_size, seed, first_epoch, epochs):
-    """Batches of all epochs from `first_epoch` on, one after the other.
-
-    Each epoch takes every training image once (the last batch may be smaller)
-    in an order that depends on `seed` and the number of the epoch alone. So a
-    run that resumes sees what it would have seen without the interruption.
+def normalise(images, mean, std):
+    """Returns float32 images of which `mean` and `std` have been divided out.
 
     Args:
-        data: An `ImageData`.
-        batch_size: Integer.
-        seed: Integer.
-        first_epoch: Integer, the number of epochs that are done.
-        epochs: Integer, the number of epochs in all.
-
-    Returns:
-        A `tf.data.Dataset` of (images, labels), and the number of steps that
-        make an epoch, for the `steps_per_epoch` of `fit()`.
+        images: Tensor of integers or floats in [0, 255], channels last.
+        mean, std: Arrays, one number a channel, where white is 1.
     """
-    size = len(data.train_images)
-    # Tensors, so that the pipeline refers to the arrays and does not copy them.
-    images = tf.constant(data.train_images)
-    labels = tf.constant(data.train_labels)
-
-    def order_of_epoch(epoch):
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(size), seed=[tf.constant(seed, tf.int64), epoch]
-        )
-        return tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
-
-    def gather(indices):
-        batch = tf.gather(images, indices)
-        return data.normalise(batch), tf.gather(labels, indices)
-
-    batches = (
-        tf.data.Dataset.range(first_epoch, epochs)
-        .flat_map(order_of_epoch)
-        .map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .prefetch(tf.data.AUTOTUNE)
-    )
-    return batches, -(-size // batch_size)
+    scale = (1 / (255 * std)).astype("float32")
+    shift = (-mean / std).astype("float32")
+    return tf.cast(images, tf.float32) * scale + shift
 
 
-def test_batches(data):
-    """Batches of the test images, in order."""
-    return (
-        tf.data.Dataset.from_tensor_slices((data.test_images, data.test_labels))
-        .batch(EVALUATION_BATCH_SIZE)
-        .map(lambda images, labels: (data.normalise(images), labels))
-        .prefetch(tf.data.AUTOTUNE)
+def epoch_seed(seed, epoch):
+    """The seed of an epoch, for stateless random ops."""
+    return tf.stack([tf.constant(seed, tf.int64), epoch])
+
+
+def with_seeds(dataset, seed):
+    """Pairs of an element and a seed of its own, made of one for them all."""
+    return dataset.enumerate().map(
+        lambda index, element: (element, tf.random.fold_in(seed, index))
     )
 
 
@@ -187,22 +230,9 @@ def _load_digits():
 
 
 def _load_tfds(name, data_dir):
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise DataUnavailable(
-            f"{name} is read by tensorflow-datasets, which is not installed "
-            f"({error}): `pip install tensorflow-datasets importlib_resources`."
-        ) from error
+    import tensorflow_datasets as tfds
 
-    # Damaged files end in whatever the library that parses them raises.
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-        prepared = builder.is_prepared()
-    except Exception as error:
-        raise _unreadable(name, data_dir, error) from error
-    if not prepared:
-        _download(builder)
+    builder = prepared.find(name, data_dir)
     try:
         return tfds.as_numpy(
             tuple(
@@ -213,43 +243,4 @@ def _load_tfds(name, data_dir):
             )
         )
     except Exception as error:
-        raise _unreadable(name, builder.data_path, error) from error
-
-
-def _unreadable(name, folder, error):
-    return DataUnavailable(
-        f"{name} cannot be read from "
-        f"{folder or 'the default folder of tensorflow-datasets'} "
-        f"({_cause(error)})."
-    )
-
-
-def _cause(error):
-    """An exception in one line."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
-
-
-def _download(builder):
-    import requests
-
-    # `data_path` is that of one version of one data set.
-    folder = builder.data_path.parent.parent
-    where = f"{builder.name} is not prepared in {folder}"
-    # tensorflow-datasets itself retries for minutes where there is no network.
-    for url in builder.url_infos:
-        host = urllib.parse.urlsplit(url).netloc
-        try:
-            requests.head(url, timeout=PROBE_SECONDS).raise_for_status()
-        except requests.RequestException as error:
-            raise DataUnavailable(
-                f"{where}, and {host} cannot be reached "
-                f"({type(error).__name__})."
-            ) from error
-    print(f"{where}: downloading it.", flush=True)
-    try:
-        builder.download_and_prepare()
-    except Exception as error:
-        raise DataUnavailable(
-            f"{where}, and its download failed ({_cause(error)})."
-        ) from error
+        raise prepared.unreadable(name, builder.data_path, error) from error

@@ -28,7 +28,7 @@ def check_in_other_process(model, data, output, library=None):
 
     Args:
         model: The trained model.
-        data: A `training.data.ImageData`.
+        data: A `training.data.ImageData`, or what has its methods.
         output: Folder that `save()` wrote to.
         library: Path of the library of compiled ops, if the model needs it.
 
@@ -38,7 +38,8 @@ def check_in_other_process(model, data, output, library=None):
     Raises:
         RuntimeError: If the process fails, or its predictions differ.
     """
-    images = np.asarray(data.normalise(data.test_images[:SERVED_IMAGES]))
+    images, _ = next(iter(data.test_batches().unbatch().batch(SERVED_IMAGES)))
+    images = images.numpy()
     predictions = model.predict(images, batch_size=len(images), verbose=0)
     np.savez_compressed(
         output / "serving_check.npz", images=images, predictions=predictions

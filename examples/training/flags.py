@@ -44,6 +44,23 @@ def finite(zero):
     return parse
 
 
+def between(low, high):
+    """Type of a flag that is a number in the open interval (`low`, `high`)."""
+
+    def parse(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low < value < high:
+            raise argparse.ArgumentTypeError(
+                f"must be a number between {low} and {high}, got {text}"
+            )
+        return value
+
+    return parse
+
+
 positive = whole(1)
 # What NumPy's generator, one of those that are seeded, takes.
 seed = whole(0, 2**32 - 1)

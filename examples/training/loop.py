@@ -8,20 +8,17 @@ A run lives in one folder, and the command that started it resumes it:
     tensorboard/     the same curves for TensorBoard
 """
 
-import argparse
-import importlib.util
+import contextlib
 import math
 import pathlib
-import re
 import sys
-import time
-import zipfile
 
 import keras
 import keras_adder
 import tensorflow as tf
 
-from training import data as data_lib
+from training import binary
+from training import callbacks
 from training import flags
 from training import runs
 
@@ -29,22 +26,27 @@ SETTINGS = "settings.json"
 
 # What has no part in the recipe: where things lie, how much is printed, how
 # many cores there are.
-NOT_SETTINGS = ("data_dir", "output", "restart", "runs", "threads", "verbose")
+NOT_SETTINGS = (
+    "data_dir",
+    "images",
+    "output",
+    "restart",
+    "runs",
+    "threads",
+    "verbose",
+)
+
+# At a momentum of 0.9 they leave 3e-5 of what was there before.
+RENEWAL_STEPS = 100
 
 
-class RunError(Exception):
-    """A run cannot start or go on; the message says why, in one line."""
-
-
-class SettingsChanged(RunError):
+class SettingsChanged(runs.RunError):
     """A folder holds a run that was started with other settings."""
 
 
-class Diverged(RunError):
-    """The loss is no longer a finite number."""
-
-
-def add_arguments(parser, epochs, batch_size, learning_rate, weight_decay):
+def add_arguments(
+    parser, epochs, batch_size, learning_rate, weight_decay, models=()
+):
     """Adds the flags that all training examples share.
 
     Args:
@@ -52,13 +54,23 @@ def add_arguments(parser, epochs, batch_size, learning_rate, weight_decay):
         epochs, batch_size, learning_rate, weight_decay: The recipe's, for
             defaults. A `batch_size` of `None` is for the example to fill in
             once it knows its data.
+        models: Names of models to choose from, the default first, where there
+            is a choice.
     """
     model = parser.add_argument_group("model")
+    if models:
+        model.add_argument(
+            "--model",
+            choices=tuple(models),
+            default=next(iter(models)),
+            help="(default: %(default)s)",
+        )
     model.add_argument(
-        "--adder",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="train the AdderNet, or else its CNN twin",
+        "--network",
+        choices=tuple(runs.NETWORKS),
+        default="adder",
+        help="train the AdderNet, its CNN twin, or its binary twin, an "
+        "XNOR-Net (default: %(default)s)",
     )
     model.add_argument(
         "--filter-gradient",
@@ -99,8 +111,8 @@ def add_arguments(parser, epochs, batch_size, learning_rate, weight_decay):
         default="alr",
         help="what becomes of adder filters' gradients: alr, rescaled to a "
         "fixed norm; ilr, multiplied by 100; sgd, nothing. Everything else, "
-        "and so all of the CNN twin, trains by the same SGD with each of them "
-        "(default: %(default)s)",
+        "and so all of the other networks, trains by the same SGD with each "
+        "of them (default: %(default)s)",
     )
     recipe.add_argument(
         "--eta",
@@ -112,8 +124,28 @@ def add_arguments(parser, epochs, batch_size, learning_rate, weight_decay):
         "--seed",
         type=flags.seed,
         default=1,
-        help="of initial weights and of the order of the images "
-        "(default: %(default)s)",
+        help="of initial weights, of the order of the images and of their "
+        "augmentation (default: %(default)s)",
+    )
+    recipe.add_argument(
+        "--ema",
+        type=flags.between(0, 1),
+        nargs="?",
+        const=0.99,
+        metavar="MOMENTUM",
+        help="keep an exponential moving average of the weights, which "
+        "replaces them after the last epoch (momentum: %(const)s)",
+    )
+    recipe.add_argument(
+        "--mixed-precision",
+        action="store_true",
+        help="compute in bfloat16 and keep the weights in float32. A gain on "
+        "processors that multiply bfloat16 alone",
+    )
+    recipe.add_argument(
+        "--strategy",
+        choices=("mirrored",),
+        help="mirrored: share each batch among all GPUs of this machine",
     )
 
     run = parser.add_argument_group("run")
@@ -172,7 +204,7 @@ def open_run(args):
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(
+        raise runs.RunError(
             f"{args.output} cannot be the folder of a run: {error.strerror}. "
             "Pass another --output."
         ) from error
@@ -189,26 +221,73 @@ def start_run(args):
 
 def run_name(args):
     """A name for a run, of what tells it from others."""
-    parts = [args.data, "adder" if args.adder else "cnn"]
-    if args.adder:
+    parts = [args.data, *([args.model] if "model" in args else [])]
+    parts.append(args.network)
+    if args.network == "adder":
         parts += [args.optimizer] if args.optimizer != "alr" else []
         parts += ["sign"] if args.filter_gradient == "sign" else []
+    parts += ["ema"] if args.ema else []
+    parts += ["bfloat16"] if args.mixed_precision else []
     return "-".join([*parts, f"seed{args.seed}"])
 
 
-def make_optimizer(args):
+def build_model(builder, args, classes, nesterov=True, metrics=("accuracy",)):
+    """Builds and compiles a network.
+
+    Args:
+        builder: A function of `keras_adder.applications`.
+        args: The parsed flags.
+        classes: Integer.
+        nesterov: Boolean, whether the momentum is Nesterov's. The authors have
+            it for MNIST alone.
+        metrics: List, as in `compile()`.
+
+    Returns:
+        A compiled `keras.Model`.
+    """
+    policy = keras.config.dtype_policy()
+    if args.mixed_precision:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = builder(classes=classes, adder=args.network == "adder")
+        if args.network == "bnn":
+            model = binary.binarise(model)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    if args.mixed_precision:
+        # Eight bits would be too few for probabilities.
+        model.layers[-1].dtype_policy = keras.DTypePolicy("float32")
+    set_filter_gradient(model, args.filter_gradient)
+    model.compile(
+        optimizer=make_optimizer(args, nesterov),
+        loss="sparse_categorical_crossentropy",
+        metrics=list(metrics),
+    )
+    return model
+
+
+def make_optimizer(args, nesterov=True):
     """The paper's optimizer, or one of its ablations.
 
-    All three are SGD with Nesterov momentum and coupled weight decay, and
-    differ in what they do to the gradients of adder filters alone. The CNN
-    twin has no such filters, so it trains by the same recipe under any name.
+    All three are SGD with momentum and coupled weight decay, and differ in
+    what they do to the gradients of adder filters alone. The other networks
+    have no such filters, so they train by the same recipe under any name.
+
+    Args:
+        args: The parsed flags.
+        nesterov: Boolean, whether the momentum is Nesterov's.
+
+    Returns:
+        A `keras.optimizers.Optimizer`.
     """
     common = {
         "learning_rate": args.learning_rate,
         "momentum": 0.9,
-        "nesterov": True,
+        "nesterov": nesterov,
         "weight_decay": args.weight_decay,
     }
+    if args.ema is not None:
+        common |= {"use_ema": True, "ema_momentum": args.ema}
     if args.optimizer == "alr":
         return keras_adder.ALR(eta=args.eta, **common)
     # `keras.optimizers.SGD` decouples weight decay; this one does not.
@@ -239,29 +318,45 @@ def train(build_model, data, args):
     Args:
         build_model: A callable that returns the compiled model. It is not
             called where there is a checkpoint to resume from.
-        data: A `training.data.ImageData`.
+        data: A `training.data.ImageData`, or what has its methods.
         args: The parsed flags, after `open_run()`.
 
     Returns:
-        The trained model.
+        The trained model, with the average of its weights under `--ema`.
 
     Raises:
         RunError: If the checkpoint cannot be loaded.
         Diverged: If the loss becomes infinite or NaN.
     """
     keras.utils.set_random_seed(args.seed)
-    checkpoints = Checkpoints(args.output / "checkpoints")
-    first_epoch, model = (0, None) if args.restart else checkpoints.restore()
-    if model is None:
-        model = build_model()
+    checkpoints = callbacks.Checkpoints(args.output / "checkpoints")
+    first_epoch, model = 0, None
+    with _scope(args.strategy):
+        if not args.restart:
+            first_epoch, model = checkpoints.restore()
+        if model is None:
+            model = build_model()
     start_run(args)
     if first_epoch == args.epochs:
         print(f"{args.output}: all {args.epochs} epochs were trained before.")
-        return model
+    else:
+        _fit(model, data, args, checkpoints, first_epoch)
+    if args.strategy is not None:
+        # Each replica has moving statistics of its own. What they are taken
+        # together is what was saved, and what is evaluated and exported.
+        _, model = checkpoints.restore()
+    if args.ema is not None:
+        # Checkpoints hold the average beside the weights that were trained.
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        _renew_statistics(model, data, args)
+    return model
+
+
+def _fit(model, data, args, checkpoints, first_epoch):
     if first_epoch:
         print(f"{args.output}: resuming after epoch {first_epoch}.", flush=True)
-    batches, steps = data_lib.training_batches(
-        data, args.batch_size, args.seed, first_epoch, args.epochs
+    batches, steps = data.training_batches(
+        args.batch_size, args.seed, first_epoch, args.epochs
     )
     model.fit(
         batches,
@@ -270,7 +365,7 @@ def train(build_model, data, args):
         steps_per_epoch=steps,
         initial_epoch=first_epoch,
         epochs=args.epochs,
-        validation_data=data_lib.test_batches(data),
+        validation_data=data.test_batches(),
         verbose=args.verbose,
         callbacks=[
             # First, since it puts the learning rate into the logs.
@@ -278,106 +373,27 @@ def train(build_model, data, args):
                 half_cosine(args.learning_rate, args.epochs)
             ),
             # Before all that would keep the epoch.
-            Divergence(),
-            EpochLog(args.output / "history.csv", first_epoch),
-            *_tensorboard(args.output / "tensorboard"),
+            callbacks.Divergence(),
+            callbacks.EpochLog(args.output / runs.HISTORY, first_epoch),
+            *callbacks.tensorboard(args.output / "tensorboard"),
             # Last, so that the logs of its epochs have been written.
             checkpoints,
         ],
     )
-    return model
 
 
-class Divergence(keras.callbacks.TerminateOnNaN):
-    """Ends the epoch at the first loss that is not finite, and then the run."""
+def _renew_statistics(model, data, args):
+    """Has batch normalisation measure what averaged weights give.
 
-    def on_epoch_end(self, epoch, logs):
-        for name in ("loss", "val_loss"):
-            if not math.isfinite(logs[name]):
-                raise Diverged(
-                    f"The training diverged: {name} is {logs[name]} in epoch "
-                    f"{epoch + 1}, of which nothing was kept. Pass a lower "
-                    "--learning-rate, and --restart or another --output."
-                )
-
-
-class EpochLog(keras.callbacks.Callback):
-    """Writes a row of `history.csv` after each epoch.
-
-    `val_loss` and `val_accuracy` are those of the test images: nothing is
-    chosen by them. Unlike `keras.callbacks.CSVLogger` it drops the rows of
-    epochs that are to be trained again, and logs wall-clock seconds, those of
-    evaluating the test images included.
-
-    Args:
-        path: Path of the file.
-        first_epoch: Integer, the number of rows to keep.
+    Its moving statistics are those of the weights that were trained.
     """
-
-    def __init__(self, path, first_epoch=0):
-        super().__init__()
-        self.path = path
-        self.rows = runs.read_history(path)[:first_epoch] if first_epoch else []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.started = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs):
-        seconds = round(time.perf_counter() - self.started, 3)
-        self.rows.append({**logs, "epoch": epoch + 1, "seconds": seconds})
-        runs.write_history(self.path, self.rows)
-
-
-class Checkpoints(keras.callbacks.Callback):
-    """Keeps the model as it was after the latest whole epoch.
-
-    That is weights, optimizer state and random generators: with a data
-    pipeline and a schedule that depend on the number of the epoch alone,
-    training resumed from it ends in the same weights.
-
-    Args:
-        folder: Path of the folder.
-    """
-
-    def __init__(self, folder):
-        super().__init__()
-        self.folder = folder
-
-    def restore(self):
-        """Returns the number of epochs done and the model, or 0 and `None`."""
-        done = self._epochs()
-        if not done:
-            return 0, None
-        path = done[max(done)]
-        try:
-            return max(done), keras.saving.load_model(path)
-        # Whatever Keras, h5py or a layer finds wrong with it.
-        except Exception as error:
-            # Keras calls a file that is not whole one that is not found.
-            cause = "the file is damaged"
-            if zipfile.is_zipfile(path):
-                lines = str(error).strip().splitlines() or [""]
-                cause = f"{type(error).__name__}: {lines[0]}"
-            raise RunError(
-                f"The checkpoint {path} cannot be loaded ({cause}). "
-                "Pass --restart to train afresh, or another --output."
-            ) from error
-
-    def on_epoch_end(self, epoch, logs=None):
-        earlier = self._epochs()
-        path = self.folder / f"epoch-{epoch + 1:04d}.keras"
-        with runs.replacing(path) as temporary:
-            self.model.save(temporary)
-        for other in earlier.values():
-            if other != path:
-                other.unlink()
-
-    def _epochs(self):
-        return {
-            int(match[1]): path
-            for path in self.folder.glob("*.keras")
-            if (match := re.fullmatch(r"epoch-(\d+)\.keras", path.name))
-        }
+    # Epochs that the training has not seen; as many as it takes.
+    batches, _ = data.training_batches(
+        args.batch_size, args.seed, args.epochs, args.epochs + RENEWAL_STEPS
+    )
+    forward = tf.function(lambda images: model(images, training=True))
+    for images, _ in batches.take(RENEWAL_STEPS):
+        forward(images)
 
 
 def settings(args):
@@ -389,22 +405,15 @@ def settings(args):
     }
 
 
-def _tensorboard(folder):
-    if importlib.util.find_spec("tensorboard") is None:
-        print("No logs for TensorBoard: `pip install tensorboard` first.")
-        return []
-    return [keras.callbacks.TensorBoard(folder, write_graph=False)]
-
-
 def _check_settings(args):
     path = args.output / SETTINGS
     if not path.exists():
         return
     wanted = settings(args)
     try:
-        held = runs.read_json(path)
+        held = runs.read_settings(path)
     except (OSError, ValueError) as error:
-        raise RunError(
+        raise runs.RunError(
             f"{path} cannot be read ({error}). "
             "Pass --restart to train afresh, or another --output."
         ) from error
@@ -434,3 +443,9 @@ def _forget(output):
         output / SETTINGS,
     ):
         path.unlink(missing_ok=True)
+
+
+def _scope(strategy):
+    if strategy is None:
+        return contextlib.nullcontext()
+    return tf.distribute.MirroredStrategy().scope()

@@ -10,6 +10,10 @@ import sys
 
 HISTORY = "history.csv"
 RESULTS = "results.json"
+NETWORKS = {"adder": "AdderNet", "cnn": "CNN", "bnn": "BNN"}
+# What runs that know nothing of these flags did.
+FLAGS_OF_LATER = {"ema": None, "mixed_precision": False, "strategy": None}
+# Those of every history; other metrics follow.
 HISTORY_FIELDS = (
     "epoch",
     "loss",
@@ -19,6 +23,10 @@ HISTORY_FIELDS = (
     "learning_rate",
     "seconds",
 )
+
+
+class RunError(Exception):
+    """A run cannot start or go on; the message says why, in one line."""
 
 
 @contextlib.contextmanager
@@ -40,6 +48,15 @@ def read_json(path):
     return json.loads(pathlib.Path(path).read_text("utf-8"))
 
 
+def read_settings(path):
+    """Reads the `settings.json` or `results.json` of a run."""
+    settings = read_json(path)
+    # Written before there was a third network.
+    if "adder" in settings:
+        settings["network"] = "adder" if settings.pop("adder") else "cnn"
+    return FLAGS_OF_LATER | settings
+
+
 def write_json(path, value):
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
@@ -59,9 +76,11 @@ def write_history(path, rows):
     with replacing(path) as temporary:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(HISTORY_FIELDS)
+            others = sorted(rows[0].keys() - set(HISTORY_FIELDS))
+            fields = [*HISTORY_FIELDS, *others]
+            writer.writerow(fields)
             for row in rows:
-                writer.writerow(f"{row[field]:.7g}" for field in HISTORY_FIELDS)
+                writer.writerow(f"{row[field]:.7g}" for field in fields)
 
 
 def is_finished(run):
@@ -70,20 +89,23 @@ def is_finished(run):
 
 def label(results):
     """How the model and optimizer of a run are called in tables and plots."""
-    if not results["adder"]:
-        return "CNN"
-    words = ["AdderNet"]
-    if results["optimizer"] != "alr":
-        words.append(results["optimizer"].upper())
-    if results["filter_gradient"] == "sign":
-        words.append("sign gradient")
+    words = [NETWORKS[results["network"]]]
+    if results["network"] == "adder":
+        if results["optimizer"] != "alr":
+            words.append(results["optimizer"].upper())
+        if results["filter_gradient"] == "sign":
+            words.append("sign gradient")
+    if results["ema"]:
+        words.append("averaged")
+    if results["mixed_precision"]:
+        words.append("bfloat16")
     return ", ".join(words)
 
 
 def command_line():
     """The command that was given, from the root of the repository.
 
-    Where prepared data lie is no part of it.
+    Where data lie is no part of it.
     """
     script = pathlib.Path(sys.argv[0]).resolve()
     root = pathlib.Path(__file__).resolve().parents[2]
@@ -91,8 +113,9 @@ def command_line():
         script = script.relative_to(root)
     words = [str(script), *sys.argv[1:]]
     for index, word in enumerate(words):
-        if word == "--data-dir" and index + 1 < len(words):
-            words[index + 1] = "DATA_DIR"
-        elif word.startswith("--data-dir="):
-            words[index] = "--data-dir=DATA_DIR"
+        for flag, name in (("--data-dir", "DATA_DIR"), ("--images", "IMAGES")):
+            if word == flag and index + 1 < len(words):
+                words[index + 1] = name
+            elif word.startswith(f"{flag}="):
+                words[index] = f"{flag}={name}"
     return shlex.join(["python", *words])

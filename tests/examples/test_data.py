@@ -1,18 +1,16 @@
-import os
-import pathlib
-import subprocess
-import sys
+import dataclasses
 
 import numpy as np
 import pytest
+
+from keras_adder.applications import resnet_cifar
 
 pytest.importorskip("sklearn")
 requests = pytest.importorskip("requests")
 pytest.importorskip("tensorflow_datasets")
 
+from training import augmentation  # noqa: E402
 from training import data as data_lib  # noqa: E402
-
-EXAMPLES = pathlib.Path(data_lib.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +28,8 @@ def no_network(monkeypatch):
 
 def epochs_of(data, seed, first_epoch, epochs, batch_size=100):
     """Labels and first pixels of all batches, and the steps of an epoch."""
-    batches, steps = data_lib.training_batches(
-        data, batch_size, seed, first_epoch, epochs
+    batches, steps = data.training_batches(
+        batch_size, seed, first_epoch, epochs
     )
     return [
         (images.numpy(), labels.numpy()) for images, labels in batches
@@ -93,72 +91,36 @@ def test_the_order_depends_on_seed_and_epoch_alone(digits):
     assert not np.array_equal(other[0][0], resumed[0][0])
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
-def test_unavailable_data_is_one_plain_line(name, tmp_path, no_network):
-    with pytest.raises(data_lib.DataUnavailable) as raised:
-        data_lib.load(name, tmp_path)
-    message = str(raised.value)
-    assert "\n" not in message
-    assert f"{name} is not prepared in {tmp_path}, and " in message
-    assert "cannot be reached (ConnectionError)" in message
-
-
-def test_the_script_offers_the_digits(tmp_path):
-    # Nothing that could be reached: the port is never open.
-    process = subprocess.run(
-        [
-            sys.executable,
-            str(EXAMPLES / "train_mnist.py"),
-            *("--data=kmnist", f"--data-dir={tmp_path}"),
-        ],
-        env={**os.environ, "http_proxy": "http://127.0.0.1:1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
+def test_augmentation_depends_on_seed_epoch_and_step(digits):
+    augmented = dataclasses.replace(
+        digits, augment=augmentation.crop_and_flip
     )
-    assert process.returncode == 1
-    last = process.stderr.splitlines()[-1]
-    assert last.startswith("train_mnist.py: kmnist is not prepared in ")
-    assert "--data digits, which needs no download" in last
-    assert "Traceback" not in process.stderr
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_failed_download_says_so(tmp_path, monkeypatch):
-    import tensorflow_datasets as tfds
-
-    class Response:
-        def raise_for_status(self):
-            pass
-
-    def fail(self, **kwargs):
-        raise OSError("disk full\nmore of it")
-
-    monkeypatch.setattr(requests, "head", lambda url, timeout: Response())
-    monkeypatch.setattr(
-        tfds.core.DatasetBuilder, "download_and_prepare", fail
-    )
-    with pytest.raises(
-        data_lib.DataUnavailable, match="download failed.*OSError: disk full"
+    whole, steps = epochs_of(augmented, seed=1, first_epoch=0, epochs=2)
+    plain, _ = epochs_of(digits, seed=1, first_epoch=0, epochs=2)
+    resumed, _ = epochs_of(augmented, seed=1, first_epoch=1, epochs=2)
+    for (images, labels), (others, other_labels) in zip(
+        whole[steps:], resumed, strict=True
     ):
-        data_lib.load("mnist", tmp_path)
+        np.testing.assert_array_equal(images, others)
+        np.testing.assert_array_equal(labels, other_labels)
+    for (images, labels), (others, other_labels) in zip(whole, plain):
+        assert not np.array_equal(images, others)
+        np.testing.assert_array_equal(labels, other_labels)
+    # Black, which is not 0 once normalised.
+    assert whole[0][0].min() == pytest.approx(plain[0][0].min())
 
 
-@pytest.mark.parametrize("name", ["mnist", "auto"])
-def test_damaged_data_are_unavailable(name, tmp_path, capsys):
-    folder = tmp_path / "mnist" / "3.0.1"
-    folder.mkdir(parents=True)
-    (folder / "dataset_info.json").write_text("{")
-    if name == "auto":
-        assert data_lib.load(name, tmp_path).name == "digits"
-        message = capsys.readouterr().out
-    else:
-        with pytest.raises(data_lib.DataUnavailable) as raised:
-            data_lib.load(name, tmp_path)
-        message = str(raised.value)
-        assert "\n" not in message
-    assert f"mnist cannot be read from {tmp_path} (ParseError: " in message
+def test_cifar_is_normalised_as_the_applications_do(prepared_data):
+    data = data_lib.load("cifar10", prepared_data)
+    assert data.describe() == (
+        "cifar10: 60 training and 20 test images, 32x32x3, 10 classes"
+    )
+    np.testing.assert_allclose(
+        data.normalise(data.train_images),
+        resnet_cifar.preprocess_input(data.train_images),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_auto_falls_back_to_the_digits(tmp_path, no_network, capsys):

@@ -1,32 +1,32 @@
 import argparse
-import json
-import zipfile
+import dataclasses
 
 import keras
 import numpy as np
 import pytest
 
 import keras_adder
+from keras_adder.applications import LeNet5
+from training import callbacks
+from training import data as data_lib
 from training import loop
 from training import runs
+from training import script
 
 
-def arguments(*flags):
+def arguments(*flags, models=()):
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default="digits")
     parser.add_argument("--data-dir")
     loop.add_arguments(
         parser,
+        models=models,
         epochs=50,
         batch_size=256,
         learning_rate=0.1,
         weight_decay=5e-4,
     )
     return parser.parse_args(flags)
-
-
-def row(epoch):
-    return dict.fromkeys(runs.HISTORY_FIELDS, 0.5) | {"epoch": epoch}
 
 
 def test_the_schedule_is_the_authors():
@@ -51,6 +51,8 @@ def test_optimizers_share_the_recipe(name, kind):
     assert config["nesterov"] is True
     assert config["weight_decay"] == 5e-4
     assert config["use_ema"] is False
+    plain = loop.make_optimizer(arguments(), nesterov=False)
+    assert plain.get_config()["nesterov"] is False
     if name == "alr":
         assert config["eta"] == 0.3
     else:
@@ -79,15 +81,20 @@ def test_names_tell_runs_apart():
         loop.run_name(arguments(*flags))
         for flags in (
             [],
-            ["--no-adder"],
+            ["--network=cnn"],
+            ["--network=bnn"],
             ["--seed=2"],
             ["--optimizer=ilr"],
             ["--filter-gradient=sign"],
             ["--optimizer=sgd", "--filter-gradient=sign"],
+            ["--ema"],
+            ["--mixed-precision"],
         )
     }
-    assert len(names) == 6
+    assert len(names) == 9
     assert loop.run_name(arguments()) == "digits-adder-seed1"
+    args = arguments("--model=vgg_small", models=("resnet20", "vgg_small"))
+    assert loop.run_name(args) == "digits-vgg_small-adder-seed1"
 
 
 def test_other_settings_are_refused(tmp_path):
@@ -127,6 +134,8 @@ def test_other_settings_are_refused(tmp_path):
         ("--learning-rate=nan", "must be a finite number >= 0, got nan"),
         ("--learning-rate=-0.1", "must be a finite number >= 0"),
         ("--weight-decay=x", "must be a finite number >= 0, got x"),
+        ("--ema=1", "must be a number between 0 and 1, got 1"),
+        ("--ema=x", "must be a number between 0 and 1, got x"),
     ],
 )
 def test_flags_are_checked(flag, message, capsys):
@@ -138,13 +147,13 @@ def test_flags_are_checked(flag, message, capsys):
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     for output in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(loop.RunError, match="file.* cannot be the folder"):
+        with pytest.raises(runs.RunError, match="file.* cannot be the folder"):
             loop.open_run(arguments(f"--output={output}"))
 
 
 def test_settings_that_are_damaged_are_refused(tmp_path):
     (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(loop.RunError, match="cannot be read.*--restart"):
+    with pytest.raises(runs.RunError, match="cannot be read.*--restart"):
         loop.open_run(arguments(f"--output={tmp_path}"))
 
 
@@ -156,67 +165,117 @@ def test_the_folder_is_named_after_the_data_at_hand(tmp_path):
     assert "runs" not in loop.settings(args)
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path):
-    path = tmp_path / "epoch-0001.keras"
-    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+def test_a_run_of_before_the_third_network_resumes(tmp_path):
+    args = arguments(f"--output={tmp_path}", "--network=cnn")
+    held = loop.settings(args) | {"adder": False}
+    for name in ("network", *runs.FLAGS_OF_LATER):
+        del held[name]
+    runs.write_json(tmp_path / "settings.json", held)
+    loop.open_run(args)
     with pytest.raises(
-        loop.RunError, match=r"epoch-0001.*the file is damaged.*--restart"
-    ) as raised:
-        loop.Checkpoints(tmp_path).restore()
-    assert "\n" not in str(raised.value)
-    # Whole, and of something else.
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("config.json", "{")
-    with pytest.raises(loop.RunError, match=r"\(\w+: .*--restart"):
-        loop.Checkpoints(tmp_path).restore()
+        loop.SettingsChanged, match=r"network=cnn \(now adder\)"
+    ):
+        loop.open_run(arguments(f"--output={tmp_path}"))
 
 
-def test_the_log_drops_epochs_that_are_trained_again(tmp_path):
-    path = tmp_path / "history.csv"
-    runs.write_history(path, [row(1), row(2), row(3)])
-    log = loop.EpochLog(path, first_epoch=1)
-    log.on_epoch_begin(1)
-    log.on_epoch_end(1, row(0) | {"loss": 0.25})
-    history = runs.read_history(path)
-    assert [line["epoch"] for line in history] == [1, 2]
-    assert history[1]["loss"] == 0.25
-
-
-def test_checkpoints_keep_the_latest(tmp_path):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile(keras_adder.ALR(), "mse")
-    model.optimizer.build(model.trainable_variables)
-    checkpoints = loop.Checkpoints(tmp_path / "checkpoints")
-    assert checkpoints.restore() == (0, None)
-    checkpoints.set_model(model)
-    for epoch in range(3):
-        checkpoints.on_epoch_end(epoch)
-    # Killed while it was writing another one.
-    (tmp_path / "checkpoints" / ".partial-epoch-0004.keras").touch()
-    epoch, restored = checkpoints.restore()
-    assert epoch == 3
-    np.testing.assert_array_equal(
-        restored.get_weights()[0], model.get_weights()[0]
+@pytest.fixture
+def data():
+    """A few of the digits."""
+    digits = data_lib.load("digits", size=32)
+    return dataclasses.replace(
+        digits,
+        train_images=digits.train_images[:400],
+        train_labels=digits.train_labels[:400],
     )
-    assert len(list((tmp_path / "checkpoints").glob("epoch-*"))) == 1
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "file.json"
-    runs.write_json(path, 1)
-    with pytest.raises(ZeroDivisionError):
-        with runs.replacing(path) as temporary:
-            temporary.write_text("half")
-            1 / 0
-    assert json.loads(path.read_text()) == 1
+def train(data, output, *flags):
+    """Trains LeNet-5 by some flags; returns the model and the flags."""
+    args = arguments(f"--output={output}", "--batch-size=32", *flags)
+    loop.open_run(args)
+
+    def build_model():
+        return loop.build_model(LeNet5, args, data.classes)
+
+    return loop.train(build_model, data, args), args
 
 
-def test_the_command_hides_where_data_lie(monkeypatch):
+def test_averaged_weights_replace_the_trained_ones(data, tmp_path):
+    flags = ("--network=cnn", "--epochs=4", "--ema", "--verbose=0")
+    model, args = train(data, tmp_path, *flags)
+    optimizer = model.optimizer
+    assert optimizer.use_ema and optimizer.ema_momentum == 0.99
+
+    trained = keras.saving.load_model(
+        tmp_path / "checkpoints" / "epoch-0004.keras"
+    )
+    moved = [
+        not np.array_equal(one, other)
+        for one, other in zip(trained.weights, model.weights)
+    ]
+    # Statistics of batch normalization too.
+    assert all(moved)
+    trained.optimizer.finalize_variable_values(trained.trainable_variables)
+    for one, other in zip(trained.trainable_weights, model.trainable_weights):
+        np.testing.assert_array_equal(one, other)
+    accuracy = model.evaluate(data.test_batches(), verbose=0)[1]
+    without = trained.evaluate(data.test_batches(), verbose=0)[1]
+    assert accuracy > 0.85
+    # Averaged weights with the statistics of others are no good network.
+    assert accuracy > without + 0.2
+
+    # A run that was killed when nothing but this was left to do.
+    again, _ = train(data, tmp_path, *flags)
+    for one, other in zip(again.weights, model.weights):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_mixed_precision_is_bfloat16_but_for_probabilities(data, tmp_path):
+    model, args = train(
+        data, tmp_path, "--mixed-precision", "--epochs=1", "--verbose=0"
+    )
+    assert keras.config.dtype_policy().name == "float32"
+    for restored in (
+        model,
+        keras.saving.load_model(tmp_path / "checkpoints" / "epoch-0001.keras"),
+    ):
+        _, *layers, last = restored.layers
+        assert {layer.compute_dtype for layer in layers} == {"bfloat16"}
+        assert {weight.dtype for weight in restored.weights} == {"float32"}
+        assert last.compute_dtype == "float32"
+        images, _ = next(iter(data.test_batches()))
+        probabilities = restored(images).numpy()
+        assert probabilities.dtype == np.float32
+        np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+    history = runs.read_history(tmp_path / "history.csv")
+    assert history[0]["accuracy"] > 0.15
+
+    script.finish(model, data, args, title="LeNet-5")
+    assert runs.read_json(tmp_path / "results.json")["mixed_precision"]
+
+
+def test_mirrored_strategy_trains_resumes_and_exports(
+    data, tmp_path, interrupted_in_second_epoch, monkeypatch
+):
+    replicas = []
+
+    def count_replicas(self, batch, logs=None):
+        replicas.append(self.model.distribute_strategy.num_replicas_in_sync)
+
     monkeypatch.setattr(
-        "sys.argv", ["train.py", "--data-dir", "/secret", "--data-dir=/too"]
+        callbacks.Checkpoints, "on_train_batch_end", count_replicas
     )
-    assert runs.command_line() == (
-        "python train.py --data-dir DATA_DIR --data-dir=DATA_DIR"
-    )
+    flags = ("--strategy=mirrored", "--epochs=2", "--verbose=0")
+    with interrupted_in_second_epoch():
+        train(data, tmp_path, *flags)
+    assert len(runs.read_history(tmp_path / "history.csv")) == 1
+    model, args = train(data, tmp_path, *flags)
+    assert replicas == [2] * 26
+    assert model.optimizer.iterations.numpy() == 26
+    history = runs.read_history(tmp_path / "history.csv")
+    assert [row["epoch"] for row in history] == [1, 2]
+    assert history[1]["accuracy"] > 0.5
+
+    # Served by a process that has the exported statistics alone.
+    script.finish(model, data, args, title="LeNet-5")
+    assert (tmp_path / "results.json").exists()

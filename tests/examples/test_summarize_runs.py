@@ -4,9 +4,12 @@ import summarize_runs
 RESULT = {
     "command": "python examples/train_mnist.py --seed 1",
     "data": "mnist",
-    "adder": True,
+    "network": "adder",
     "filter_gradient": "full_precision",
     "optimizer": "alr",
+    "ema": None,
+    "mixed_precision": False,
+    "strategy": None,
     "epochs": 50,
     "seed": 1,
     "test_accuracy": 0.99,
@@ -22,8 +25,8 @@ def test_seeds_make_a_row():
         [
             RESULT | {"seed": 2, "test_accuracy": 0.994, "seconds": 120.0},
             RESULT,
-            RESULT | {"seed": 3, "test_accuracy": 0.992},
-            RESULT | {"adder": False},
+            RESULT | {"seed": 3, "test_accuracy": 0.992, "test_loss": 0.2},
+            RESULT | {"network": "cnn"},
             RESULT | {"optimizer": "ilr", "filter_gradient": "sign"},
         ]
     )

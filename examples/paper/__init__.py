@@ -1,0 +1,1 @@
+"""The figures and tables of the AdderNet paper, one script each."""
