@@ -50,13 +50,14 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
   height_ = geometry.height;
   width_ = geometry.width;
   input_ = {geometry.input, geometry.batch, height_.input, width_.input,
-            geometry.group_in()};
+            geometry.group_in(), geometry.patches};
   output_ = {geometry.output, geometry.batch, height_.output, width_.output,
              geometry.group_out()};
   fits_ = filter_size_ > 0 && geometry.output_size() > 0;
   if (!fits_) return;
   ChooseBlocks();
-  fits_ = input_scratch_ * element_ <= kTileBytes;
+  fits_ = input_scratch_ * element_ <=
+          kTileBytes * (input_.patches.channels > 0 ? kSharedPlanes : 1);
   if (!fits_) return;
   tiles_ = grid().size();
   const int64_t units = groups_ * static_cast<int64_t>(parts_.size());
@@ -71,7 +72,7 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
 // are one pixel long.
 void BackwardPlan::ChooseBlocks() {
   block_columns_ = output_.width;
-  if (width_.kernel == 1) {
+  if (width_.kernel == 1 && input_.patches.channels == 0) {
     block_columns_ = std::min(block_columns_, kBandPixels);
   }
   block_rows_ = output_.height;
@@ -96,11 +97,14 @@ void BackwardPlan::ChooseBlocks() {
                    : width_.stride == 1 && output_.width == input_.width);
   const int64_t plane =
       block_images_ * input_rows_.slots * input_columns_.slots * kLanes;
-  parts_ = DealPlanes(
-      Planes(input_.channels),
-      std::clamp<int64_t>(kTileBytes / (plane * element_), 1, kSharedPlanes));
+  // Patches are summed up over all of their planes.
+  const int64_t most =
+      input_.patches.channels > 0 ? kSharedPlanes : kTileBytes / (plane * element_);
+  parts_ = DealPlanes(Planes(input_.channels),
+                      std::clamp<int64_t>(most, 1, kSharedPlanes));
   input_scratch_ = MostPlanes(parts_) * plane;
   gradient_scratch_ = block_images_ * band_rows_ * block_columns_ * kLanes;
+  row_scratch_ = input_.patches.width * input_.patches.channels;
   skipped_scratch_ =
       Planes(output_.channels) * height_.kernel * width_.kernel * kLanes;
 }
@@ -136,6 +140,7 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
                 worker.input_gradient = worker.input + input_scratch_;
                 worker.gradient = worker.input_gradient + input_scratch_;
                 worker.skipped = worker.gradient + gradient_scratch_;
+                worker.row = worker.skipped + skipped_scratch_;
                 RunUnit<C>(unit, input, gradient, packed, finite, partials,
                            input_gradient, worker);
               });
@@ -177,9 +182,15 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
     }
     SumTile(at, part.planes, finite, gradient, packed + offset, partial,
             worker);
-    UnpackTile(set_, worker.input_gradient, input_, input_rows_,
-               input_columns_, at, part.first, part.planes, plane_stride, C{1},
-               input_gradient);
+    if (input_.patches.channels > 0) {
+      UnpackPatches(set_, worker.input_gradient, input_, input_rows_,
+                    input_columns_, at, plane_stride, worker.row,
+                    input_gradient);
+    } else {
+      UnpackTile(set_, worker.input_gradient, input_, input_rows_,
+                 input_columns_, at, part.first, part.planes, plane_stride,
+                 C{1}, input_gradient);
+    }
   }
   for (int64_t p = 0; p < part.planes; ++p) {
     AddPadding(packed + offset + p * size, partial + p * size, worker);
@@ -340,7 +351,8 @@ AdderBackward<T, O>::AdderBackward(const Geometry& geometry,
                                    const KernelSet& kernels, int threads) {
   if (mode == FilterGradient::kFullPrecision) {
     plan_.reset(new internal::BackwardPlan(
-        geometry, kernels, sizeof(typename ComputeType<T>::type), threads));
+        WithRowsAsChannels(geometry), kernels,
+        sizeof(typename ComputeType<T>::type), threads));
     if (plan_->fits()) return;
     plan_.reset();
   }

@@ -49,6 +49,7 @@ class BackwardPlan {
     // For each plane of output channels and tap: the sum of the output gradients
     // whose inputs lie in the padding.
     C* skipped;
+    C* row;  // of the input's gradient, where pixels are row patches
   };
 
   struct Range {
@@ -110,8 +111,10 @@ class BackwardPlan {
   int64_t tiles_ = 0;
   PartialFilters partials_;
   int64_t input_scratch_ = 0, gradient_scratch_ = 0, skipped_scratch_ = 0;
+  int64_t row_scratch_ = 0;
   int64_t worker_elements() const {
-    return 2 * input_scratch_ + gradient_scratch_ + skipped_scratch_;
+    return 2 * input_scratch_ + gradient_scratch_ + skipped_scratch_ +
+           row_scratch_;
   }
 };
 

@@ -50,7 +50,8 @@ CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
   height_ = geometry.height;
   width_ = geometry.width;
   const Image input{geometry.input, geometry.batch, height_.input,
-                    width_.input, geometry.group_in()};
+                    width_.input, geometry.group_in(),
+                    geometry.patches};
   const Image output{geometry.output, geometry.batch, height_.output,
                      width_.output, geometry.group_out()};
   const bool forward = pass == Pass::kForward;
@@ -776,7 +777,7 @@ template <typename T, typename O>
 AdderForward<T, O>::AdderForward(const Geometry& geometry,
                                  const KernelSet& kernels, int threads)
     : plan_(new internal::CorrelationPlan(
-          geometry, internal::Pass::kForward, kernels,
+          WithRowsAsChannels(geometry), internal::Pass::kForward, kernels,
           sizeof(typename ComputeType<T>::type), threads)) {}
 
 template <typename T, typename O>

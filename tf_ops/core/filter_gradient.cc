@@ -31,7 +31,7 @@ FilterGradientPlan::FilterGradientPlan(const Geometry& original,
   height_ = geometry.height;
   width_ = geometry.width;
   input_ = {geometry.input, geometry.batch, height_.input, width_.input,
-            geometry.group_in()};
+            geometry.group_in(), geometry.patches};
   output_ = {geometry.output, geometry.batch, height_.output, width_.output,
              geometry.group_out()};
   empty_ = filter_size_ == 0 || geometry.output_size() == 0;
@@ -215,7 +215,7 @@ AdderFilterGradient<T, O>::AdderFilterGradient(const Geometry& geometry,
                                                const KernelSet& kernels,
                                                int threads)
     : plan_(new internal::FilterGradientPlan(
-          geometry, mode, kernels, sizeof(typename ComputeType<T>::type),
+          WithRowsAsChannels(geometry), mode, kernels, sizeof(typename ComputeType<T>::type),
           threads)) {}
 
 template <typename T, typename O>

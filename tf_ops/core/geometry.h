@@ -72,6 +72,15 @@ struct Strides {
   int64_t channel = 0;
 };
 
+// Pixels that are whole rows of taps, see WithRowsAsChannels. `channels` is the
+// number of the image's own, 0 for ordinary pixels.
+struct RowPatches {
+  int64_t channels = 0;
+  int64_t width = 0;   // of the image
+  int64_t stride = 0;  // columns from one patch to the next
+  int64_t pad_before = 0;
+};
+
 struct Geometry {
   int64_t batch = 0;
   int64_t in_channels = 0;
@@ -81,6 +90,7 @@ struct Geometry {
   Axis width;
   Strides input;   // of the input and of its gradient
   Strides output;  // of the output and of its gradient
+  RowPatches patches;  // of the input
 
   // Filters lie as (kernel height, kernel width, group_in, out_channels).
   int64_t group_in() const { return in_channels / groups; }
@@ -90,7 +100,9 @@ struct Geometry {
     return kernel_taps() * group_in() * out_channels;
   }
   int64_t input_size() const {
-    return batch * height.input * width.input * in_channels;
+    const bool whole = patches.channels == 0;
+    return batch * height.input * (whole ? width.input : patches.width) *
+           (whole ? in_channels : patches.channels);
   }
   int64_t output_size() const {
     return batch * height.output * width.output * out_channels;
@@ -117,6 +129,13 @@ std::array<int64_t, 4> OutputShape(const Geometry& geometry,
 // stride and padding sees every pixel alike, so batch, rows and columns become
 // one long row wherever memory allows it.
 Geometry Folded(const Geometry& geometry);
+
+// An equal convolution that fills the lanes of few input channels: the taps of a
+// row, which lie next to each other in the input and in the filters, become the
+// channels of filters of one column, and the input's pixels the patches that one
+// output sees of a row. Returns the geometry as it is where that does not pay,
+// or channels of neighbouring pixels are not neighbours.
+Geometry WithRowsAsChannels(const Geometry& geometry);
 
 }  // namespace keras_adder
 

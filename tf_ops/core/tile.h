@@ -72,6 +72,7 @@ struct Image {
   int64_t height;
   int64_t width;
   int64_t channels;  // of a group
+  RowPatches patches = {};
 };
 
 // A block of destinations and the group it belongs to.
@@ -133,6 +134,66 @@ inline Inside Clip(const Segment& segment, int64_t start, int64_t step,
   return inside;
 }
 
+// Of patches `first` ... `first + count - 1` of a row of an image, `channels` lanes
+// from `lane` on. `row` is the row's first element.
+template <typename T, typename C>
+void PackPatches(const KernelSet& set, const T* row, const Image& image,
+                 int64_t first, int64_t count, int64_t lane, int channels,
+                 C* to) {
+  const RowPatches& patches = image.patches;
+  const auto pack = CopiesOf<T>(set).pack;
+  const int64_t taps = image.channels / patches.channels;
+  const auto column = [&](int64_t patch) {
+    return patch * patches.stride - patches.pad_before;
+  };
+  const auto inside = [&](int64_t patch) {
+    return column(patch) >= 0 && column(patch) + taps <= patches.width;
+  };
+  const int64_t end = first + count;
+  for (int64_t patch = first; patch < end;) {
+    const T* from = row + column(patch) * patches.channels + lane;
+    Run run{1, kLanes, patches.stride * patches.channels, 1};
+    if (inside(patch)) {
+      run.channels = channels;
+      while (patch + run.count < end && inside(patch + run.count)) ++run.count;
+      pack(from, run, to);
+    } else {
+      T edge[kLanes] = {};
+      for (int i = 0; i < channels; ++i) {
+        const int64_t at =
+            column(patch) + (lane + i) / patches.channels;
+        if (at >= 0 && at < patches.width) edge[i] = from[i];
+      }
+      pack(edge, run, to);
+    }
+    patch += run.count;
+    to += run.count * kLanes;
+  }
+}
+
+// Adds the patches of one row up to the row itself, which takes
+// image.patches.width pixels.
+template <typename C>
+void AddPatches(const C* tile, ptrdiff_t plane_stride, const Image& image,
+                C* row) {
+  const RowPatches& patches = image.patches;
+  const int64_t size = patches.width * patches.channels;
+  std::fill_n(row, size, C{0});
+  for (int64_t patch = 0; patch < image.width; ++patch) {
+    const int64_t start =
+        (patch * patches.stride - patches.pad_before) * patches.channels;
+    const int64_t first = std::max<int64_t>(0, -start);
+    const int64_t end = std::min(image.channels, size - start);
+    for (int64_t v = first; v < end;) {
+      const int64_t lane = v % kLanes;
+      const int64_t lanes = std::min(kLanes - lane, end - v);
+      const C* from = tile + v / kLanes * plane_stride + patch * kLanes + lane;
+      for (int64_t i = 0; i < lanes; ++i) row[start + v + i] += from[i];
+      v += lanes;
+    }
+  }
+}
+
 }  // namespace internal
 
 // Calls visit(slot, offset, inside) for every run of neighbouring slots of one
@@ -187,6 +248,13 @@ void PackTile(const KernelSet& set, const T* tensor, const Image& image,
                [&](int64_t slot, int64_t count, const internal::Inside& inside,
                    int64_t offset) {
                  C* to = plane + slot * kLanes;
+                 if (image.patches.channels > 0 && inside.count > 0) {
+                   return internal::PackPatches(
+                       set,
+                       tensor + offset - inside.position * image.strides.width,
+                       image, inside.position, inside.count, channel,
+                       run.channels, to);
+                 }
                  const int64_t after = count - inside.before - inside.count;
                  std::memset(to, 0, inside.before * kLanes * sizeof(C));
                  to += inside.before * kLanes;
@@ -198,7 +266,33 @@ void PackTile(const KernelSet& set, const T* tensor, const Image& image,
   }
 }
 
-// The opposite: tensor = scale * tile, at those positions that exist.
+// Unpacks what PackTile packed of row patches: each element of the image becomes
+// the sum of its places in all patches. A tile has whole rows and all planes;
+// `row` is scratch memory for one row of the image.
+template <typename T, typename C>
+void UnpackPatches(const KernelSet& set, const C* tile, const Image& image,
+                   const AxisPlan& rows, const AxisPlan& columns,
+                   const BlockOrigin& at, int64_t plane_stride, C* row,
+                   T* tensor) {
+  const auto unpack = CopiesOf<T>(set).unpack;
+  const int64_t size = image.patches.width * image.patches.channels;
+  ForEachRun(image, rows, columns, at,
+             [&](int64_t slot, int64_t, const internal::Inside& inside,
+                 int64_t offset) {
+               if (inside.count == 0) return;
+               internal::AddPatches(tile + slot * kLanes, plane_stride, image,
+                                    row);
+               T* to = tensor + offset;
+               const int64_t whole = size / kLanes;
+               unpack(row, Run{whole, kLanes, kLanes, 1}, C{1}, to);
+               const int rest = static_cast<int>(size % kLanes);
+               if (rest == 0) return;
+               unpack(row + whole * kLanes, Run{1, rest, kLanes, 1}, C{1},
+                      to + whole * kLanes);
+             });
+}
+
+// The opposite of PackTile: tensor = scale * tile, at those positions that exist.
 template <typename T, typename C>
 void UnpackTile(const KernelSet& set, const C* tile, const Image& image,
                 const AxisPlan& rows, const AxisPlan& columns,

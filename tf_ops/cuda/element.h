@@ -106,7 +106,8 @@ KERAS_ADDER_HD uint32_t LoadBits(const void* data, int32_t type,
 KERAS_ADDER_HD void StoreFloat(void* data, int32_t type, int64_t index,
                                float value) {
   if (type == KERAS_ADDER_FLOAT32) {
-    static_cast<float*>(data)[index] = value;
+    // As what it is loaded as: no compiler may think that they do not overlap.
+    static_cast<uint32_t*>(data)[index] = AsBits(value);
   } else {
     static_cast<uint16_t*>(data)[index] = static_cast<uint16_t>(
         type == KERAS_ADDER_FLOAT16 ? FloatToHalf(value)

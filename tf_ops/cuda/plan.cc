@@ -9,7 +9,8 @@ namespace keras_adder {
 namespace cuda {
 namespace {
 
-// Tiles that keep every multiprocessor of a large GPU busy.
+// Tiles that keep every multiprocessor of a large GPU busy. More than half of
+// these is left alone: to write and sum up parts costs as much as it gains.
 constexpr int64_t kWantedBlocks = 512;
 // A split is worth its while from so many steps on.
 constexpr int64_t kMinStepsPerSplit = 16;
@@ -152,7 +153,7 @@ void MakeSplits(int64_t blocks, int64_t depth, int64_t result_size,
   const int64_t steps = CeilDiv(depth, ForwardTile::kDepth);
   const int64_t partial_bytes =
       std::max<int64_t>(result_size, 1) * int64_t{sizeof(float)};
-  int64_t splits = CeilDiv(kWantedBlocks, std::max<int64_t>(blocks, 1));
+  int64_t splits = kWantedBlocks / std::max<int64_t>(blocks, 1);
   splits = std::min(splits, steps / kMinStepsPerSplit);
   splits = std::min(splits, kMaxPartialBytes / partial_bytes);
   splits = std::max<int64_t>(splits, 1);

@@ -43,7 +43,8 @@ static_assert(NarrowTile::kThreads == kTileThreads);
 // chain of additions gets long.
 constexpr int kStepsPerChain = 16;
 
-// Strides beyond this are the general kernel's business in input gradients.
+// Strides beyond this are the general kernel's business in input gradients. A
+// power of two, which tiles divide by.
 constexpr int kMaxPhases = 4;
 
 // Along one axis, row position `r` and tap `a` of a tile meet the source at

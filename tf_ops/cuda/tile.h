@@ -147,6 +147,7 @@ class TileThread {
   // `place` is set on machines that do not know it.
   KERAS_ADDER_HD void Begin(const Plan& plan, const ThreadPlace& place) {
     place_ = place;
+    BeginImage(plan);
     BeginDepth(plan);
     BeginRows(plan);
     KERAS_ADDER_UNROLL
@@ -240,25 +241,29 @@ class TileThread {
   static_assert(Tile::kDepth == 8 && kThreadRows == 8);
   static_assert(kThreadColumns == 4 || kThreadColumns == 8);
 
-  // Only input gradients have phases.
-  KERAS_ADDER_HD int32_t phases(const Plan& plan) const {
-    return kPhases ? plan.height_phases * plan.width_phases : 1;
+  // Divides a block's z among groups, phases and splits. Only input gradients
+  // have phases; those of a stride of 1 are one.
+  KERAS_ADDER_HD void BeginImage(const Plan& plan) {
+    image_ = place_.block_z() / plan.splits;
+    if (!kPhases) return;
+    const int32_t phase_w = image_ % plan.width_phases;
+    const int32_t rest = image_ / plan.width_phases;
+    const int32_t phase_h = rest % plan.height_phases;
+    image_ = (rest / plan.height_phases * kMaxPhases + phase_h) * kMaxPhases +
+             phase_w;
   }
-  KERAS_ADDER_HD int32_t group(const Plan& plan) const {
-    return place_.block_z() / plan.splits / phases(plan);
+
+  KERAS_ADDER_HD int32_t group() const {
+    return kPhases ? image_ / (kMaxPhases * kMaxPhases) : image_;
   }
   KERAS_ADDER_HD int32_t split(const Plan& plan) const {
     return place_.block_z() % plan.splits;
   }
   KERAS_ADDER_HD const Walk& height(const Plan& plan) const {
-    const int32_t image = place_.block_z() / plan.splits;
-    return plan.height[kPhases ? image / plan.width_phases %
-                                     plan.height_phases
-                               : 0];
+    return plan.height[kPhases ? image_ / kMaxPhases % kMaxPhases : 0];
   }
   KERAS_ADDER_HD const Walk& width(const Plan& plan) const {
-    const int32_t image = place_.block_z() / plan.splits;
-    return plan.width[kPhases ? image % plan.width_phases : 0];
+    return plan.width[kPhases ? image_ % kMaxPhases : 0];
   }
   KERAS_ADDER_HD int32_t first_row() const {
     return place_.block_x() * Tile::kRows;
@@ -324,7 +329,7 @@ class TileThread {
       SourceRow& row = rows_[i];
       const int32_t index = first_row() + place_.thread() + i * Tile::kThreads;
       row.offset =
-          Product(group(plan) * plan.channels, plan.source.channel);
+          Product(group() * plan.channels, plan.source.channel);
       row.height = kNowhere;
       row.width = 0;
       if (index >= Rows(plan)) continue;
@@ -484,7 +489,7 @@ class TileThread {
       return Product(cursor.outer, plan.image.batch) +
              Product(cursor.middle, plan.image.height) +
              Product(cursor.inner, plan.image.width) +
-             Product(group(plan) * plan.group_out, plan.image.channel);
+             Product(group() * plan.group_out, plan.image.channel);
     }
     const Walk& height = this->height(plan);
     const Walk& width = this->width(plan);
@@ -492,7 +497,7 @@ class TileThread {
     const int32_t j = width.first_tap + cursor.middle * width.tap_stride;
     return Product(i * plan.filter_width + j, plan.filter_tap) +
            Product(cursor.inner, plan.filter_channel) +
-           static_cast<uint32_t>(group(plan) * plan.group_out);
+           static_cast<uint32_t>(group() * plan.group_out);
   }
 
   template <typename Word>
@@ -557,7 +562,7 @@ class TileThread {
     if (row >= Rows(plan)) return false;
     if (kFilters) {
       *offset = row * static_cast<int32_t>(plan.request.call.out_channels) +
-                group(plan) * plan.group_out;
+                group() * plan.group_out;
       return true;
     }
     const Walk& height = this->height(plan);
@@ -570,7 +575,7 @@ class TileThread {
         width.first_result + pixel % width.rows * width.result_step;
     *offset = row / pixels * plan.image.batch + h * plan.image.height +
               w * plan.image.width +
-              group(plan) * plan.columns * plan.image.channel;
+              group() * plan.columns * plan.image.channel;
     return true;
   }
 
@@ -606,6 +611,9 @@ class TileThread {
   }
 
   ThreadPlace place_;
+  // The group and, for input gradients, the two phases: digits of one number, so
+  // that no step has to divide by more than a power of two.
+  uint32_t image_;
   int32_t inners_;  // sizes of the depth's three indices
   int32_t middles_;
   int32_t outers_;

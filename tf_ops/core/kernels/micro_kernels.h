@@ -594,6 +594,17 @@ void Pack(const T* tensor, const Run& run, C* tile) {
     }
     return;
   }
+  if (run.channel_stride == 1) {
+    for (int64_t i = 0; i < run.count; ++i) {
+      // Of a fixed length, so that it becomes a masked load.
+      for (int lane = 0; lane < kLanes; ++lane) {
+        tile[lane] = lane < run.channels ? Read(tensor[lane]) : C{0};
+      }
+      tensor += run.pixel_stride;
+      tile += kLanes;
+    }
+    return;
+  }
   if (run.channels < kLanes) {
     std::memset(tile, 0, run.count * kLanes * sizeof(C));
   }
