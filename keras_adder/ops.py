@@ -1,5 +1,6 @@
 """The adder convolution as a function, with the paper's gradients."""
 
+import functools
 import numbers
 
 import keras
@@ -88,18 +89,18 @@ def adder_conv2d(
     >>> keras_adder.ops.adder_conv2d(x, filters, padding="same").shape
     TensorShape([4, 10, 10, 16])
     """
-    operation = AdderConv2DOperation(
-        strides,
-        padding,
-        data_format,
-        dilation_rate,
-        filter_gradient,
-        output_dtype,
+    arguments = (
+        _pair(strides, "strides"),
+        _standardize_padding(padding),
+        _standardize_data_format(data_format),
+        _pair(dilation_rate, "dilation_rate"),
+        _standardize_filter_gradient(filter_gradient),
+        _standardize_output_dtype(output_dtype),
     )
     # Keras's own way: placeholders take a place in a functional model.
     if any(keras.utils.is_keras_tensor(x) for x in (inputs, filters)):
-        return operation.symbolic_call(inputs, filters)
-    return operation.call(inputs, filters)
+        return AdderConv2DOperation(*arguments).symbolic_call(inputs, filters)
+    return _cached_operation(*arguments).call(inputs, filters)
 
 
 @keras.saving.register_keras_serializable(package="keras_adder")
@@ -122,18 +123,9 @@ class AdderConv2DOperation(keras.Operation):
         self.padding = _standardize_padding(padding)
         self.data_format = _standardize_data_format(data_format)
         self.dilation_rate = _pair(dilation_rate, "dilation_rate")
-        if filter_gradient not in FILTER_GRADIENTS:
-            raise ValueError(
-                "`filter_gradient` must be one of "
-                f"{FILTER_GRADIENTS}. Received: "
-                f"filter_gradient={filter_gradient!r}"
-            )
-        self.filter_gradient = filter_gradient
-        self.output_dtype = (
-            None
-            if output_dtype is None
-            else keras.utils.standardize_dtype(output_dtype)
-        )
+        self.filter_gradient = _standardize_filter_gradient(filter_gradient)
+        self.output_dtype = _standardize_output_dtype(output_dtype)
+        self._attributes = self._make_attributes()
 
     def call(self, inputs, filters):
         if not isinstance(inputs, (tf.SparseTensor, tf.RaggedTensor)):
@@ -143,9 +135,10 @@ class AdderConv2DOperation(keras.Operation):
         return _library.keras_adder_adder_conv2d(
             input=inputs,
             filter=filters,
-            output_type=self._result_dtype(inputs),
+            # A DType: with a string, eager execution takes a detour.
+            output_type=tf.as_dtype(self._result_dtype(inputs)),
             filter_gradient=self.filter_gradient,
-            **self._attributes(),
+            **self._attributes,
         )
 
     def compute_output_spec(self, inputs, filters):
@@ -230,7 +223,7 @@ class AdderConv2DOperation(keras.Operation):
             f"for inputs of {dtype}"
         )
 
-    def _attributes(self):
+    def _make_attributes(self):
         """The attributes of the compiled op, in TensorFlow's form."""
         channels_last = self.data_format == "channels_last"
 
@@ -248,6 +241,12 @@ class AdderConv2DOperation(keras.Operation):
             "data_format": "NHWC" if channels_last else "NCHW",
             "dilations": all_axes(self.dilation_rate, 1),
         }
+
+
+# Operations are costly to make, and an eager loop asks for the same ones again.
+@functools.lru_cache(maxsize=256)
+def _cached_operation(*arguments):
+    return AdderConv2DOperation(*arguments)
 
 
 def _check_tensor(name, tensor):
@@ -316,6 +315,22 @@ def _standardize_data_format(data_format):
             f"Received: data_format={data_format!r}"
         )
     return data_format
+
+
+def _standardize_filter_gradient(filter_gradient):
+    if filter_gradient not in FILTER_GRADIENTS:
+        raise ValueError(
+            "`filter_gradient` must be one of "
+            f"{FILTER_GRADIENTS}. Received: "
+            f"filter_gradient={filter_gradient!r}"
+        )
+    return filter_gradient
+
+
+def _standardize_output_dtype(output_dtype):
+    if output_dtype is None:
+        return None
+    return keras.utils.standardize_dtype(output_dtype)
 
 
 @tf.RegisterGradient("KerasAdder>AdderConv2D")
