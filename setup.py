@@ -113,6 +113,18 @@ def cuda_choice():
     return choice
 
 
+def cuda_compilers():
+    """Returns what decides which nvcc CMake finds, and whether it works.
+
+    CMake remembers that it found none. Links are followed: updating CUDA
+    changes one.
+    """
+    named = os.environ.get("CUDACXX")
+    path = shutil.which(named or "nvcc")
+    path = path and os.path.realpath(path)
+    return [named, path, os.environ.get("CUDAHOSTCXX")]
+
+
 def cmake_arguments(build_dir, tensorflow):
     """Returns the command line that configures the build."""
     root = os.path.dirname(os.path.abspath(__file__))
@@ -184,8 +196,8 @@ class BuildOps(build_ext):
         build_base = self.get_finalized_command("build").build_base
         build_dir = os.path.abspath(os.path.join(build_base, "cmake"))
         configure = cmake_arguments(build_dir, tensorflow)
-        nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc")
-        start_afresh_if_changed(build_dir, [version, nvcc, *configure])
+        compilers = cuda_compilers()
+        start_afresh_if_changed(build_dir, [version, *compilers, *configure])
         run(*configure)
         run(configure[0], "--build", build_dir, "--target", "keras_adder_ops")
 

@@ -3,19 +3,24 @@
     python benchmarks/gpu.py --check    # right? against the float64 oracle
     python benchmarks/gpu.py            # fast? beside cuDNN and the formula
 
-Needs nvcc, CMake, NumPy and PyTorch or CuPy, and no TensorFlow. `--output
-results/speed` writes the tables and, as JSON, the figures. With `--emulate` the
-kernels' code runs on the processor: that tests this program, and its figures
-mean nothing.
+Needs nvcc, NumPy and PyTorch or CuPy, and no TensorFlow; cuDNN and the formula
+are PyTorch's. nvcc is taken from CUDACXX, PATH or /usr/local/cuda, and its
+command is printed. `--output results/speed` writes the tables and, as JSON, the
+figures. With `--emulate` the kernels' code runs on the processor: that tests
+this program, and its figures mean nothing.
 """
 
 import argparse
 import json
+import math
+import os
 import pathlib
 import platform
+import re
+import shlex
+import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 
@@ -25,25 +30,23 @@ import shapes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# Differences a clock and multiprocessor: two instructions on each lane.
-LANES = {"7.0": 64, "7.5": 64, "8.0": 64}
-NEWER_LANES = 128
-
-# A turn of launches lasts at least this long.
+# A turn of calls lasts at least this long, or has so many calls.
 TURN_SECONDS = 0.02
+MAX_CALLS = 2000
 
 # The most that one array of all differences may take, in bytes.
-FORMULA_BYTES = 2**31
+FORMULA_BYTES = 2**30
 
 CONTENDERS = ("ours", "cuDNN", "cuDNN, TF32", "im2col, PyTorch")
 
 
 def main():
     args = parse()
+    memory = None if args.emulate else device_memory()
     library = args.library or build(args.build_dir, args.emulate)
-    interface = open_interface(library, args.emulate)
+    interface = open_interface(library, memory)
     if args.check:
-        sys.exit(check(interface, args.quick))
+        sys.exit(1 if check(interface, args.quick) else 0)
     results = measure(interface, args)
     text = markdown(results)
     print(text, end="")
@@ -95,32 +98,82 @@ def parse():
     return parser.parse_args()
 
 
-def build(folder, emulate):
-    """Builds the C interface with CMake; returns the library's path."""
-    target = "keras_adder_cuda_emulated" if emulate else "keras_adder_cuda"
-    choice = "OFF" if emulate else "ON"
-    for command in (
-        ["-S", ROOT / "tf_ops", "-B", folder, f"-DKERAS_ADDER_CUDA={choice}"],
-        ["--build", folder, "--target", target],
-    ):
-        done = subprocess.run(
-            ["cmake", *map(str, command)], capture_output=True, text=True
-        )
-        if done.returncode:
-            sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
-    return folder / f"lib{target}.so"
-
-
-def open_interface(library, emulate):
-    if emulate:
-        return gpu_interface.Interface(library, gpu_interface.Host())
+def device_memory():
     memory = gpu_interface.device_memory()
     if memory is None:
         sys.exit(
             "Neither PyTorch nor CuPy sees a GPU here. `--emulate` runs this "
             "program without one."
         )
-    interface = gpu_interface.Interface(library, memory)
+    return memory
+
+
+def build(folder, emulate):
+    """Builds the C interface; returns the library's path.
+
+    For the GPU that is there alone, which takes a fraction of the time that all
+    architectures of the op library take.
+    """
+    if emulate:
+        name, kernels = "keras_adder_cuda_emulated", "emulated.cc"
+        compiler = [
+            *(os.environ.get("CXX", "c++"), "-O2", "-Wall", "-Wextra"),
+            *("-fPIC", "-fvisibility=hidden"),
+        ]
+    else:
+        name, kernels = "keras_adder_cuda", "kernels.cu"
+        nvcc = find_nvcc()
+        compiler = [
+            *(nvcc, "-O3", "-lineinfo"),
+            architecture(nvcc, gpu_interface.Gpu.first().compute_capability),
+            *("-Xcompiler=-fPIC", "-Xcompiler=-fvisibility=hidden"),
+        ]
+        if host := os.environ.get("CUDAHOSTCXX"):
+            compiler.append(f"-ccbin={host}")
+    folder.mkdir(parents=True, exist_ok=True)
+    library = folder / f"lib{name}.so"
+    sources = ROOT / "tf_ops"
+    command = [
+        *(*compiler, "-std=c++17", "-shared", f"-I{sources}", "-o", library),
+        *(sources / "cuda" / name for name in (kernels, "interface.cc")),
+        sources / "cuda" / "plan.cc",
+    ]
+    command = [str(part) for part in command]
+    print(shlex.join(command), file=sys.stderr)
+    if status := subprocess.call(command):
+        sys.exit(f"{command[0]} failed: {status}")
+    return library
+
+
+def find_nvcc():
+    wanted = os.environ.get("CUDACXX") or "nvcc"
+    found = shutil.which(wanted) or shutil.which("/usr/local/cuda/bin/nvcc")
+    if found is None:
+        sys.exit(
+            "There is no nvcc on PATH or in /usr/local/cuda. Install a CUDA "
+            "toolkit, or set CUDACXX to its nvcc."
+        )
+    return found
+
+
+def architecture(nvcc, capability):
+    """nvcc's flag for a GPU: machine code, or PTX if it is too new for nvcc."""
+    offered = subprocess.run(
+        [nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True
+    ).stdout
+    numbers = [int(n) for n in re.findall(r"compute_(\d+)\b", offered)]
+    wanted = capability[0] * 10 + capability[1]
+    if wanted in numbers:
+        return f"-gencode=arch=compute_{wanted},code=sm_{wanted}"
+    older = [number for number in numbers if number < wanted]
+    if not older:
+        sys.exit(f"{nvcc} compiles for no GPU as old as this one: {wanted}.")
+    return f"-gencode=arch=compute_{max(older)},code=compute_{max(older)}"
+
+
+def open_interface(library, memory):
+    """The `Interface` of a library on a GPU's memory, or without one."""
+    interface = gpu_interface.Interface(library, memory or gpu_interface.Host())
     if unusable := interface.unusable():
         sys.exit(unusable)
     return interface
@@ -132,7 +185,8 @@ def check(interface, quick):
     import cases
 
     convolutions = list(cases.sweep())
-    convolutions = convolutions[:: 40 if quick else 1]
+    if quick:
+        convolutions = one_a_kernel(interface, convolutions)
     wrong = 0
     for convolution in convolutions:
         try:
@@ -140,53 +194,98 @@ def check(interface, quick):
         except AssertionError as error:
             wrong += 1
             print(f"WRONG: {error}")
+        except Exception:
+            # A fault leaves nothing that could be gone on with.
+            print(f"FAILED: {convolution}")
+            raise
     print(f"{len(convolutions)} convolutions, {wrong} wrong")
     return wrong
 
 
+def one_a_kernel(interface, convolutions):
+    """Convolutions by which every kernel runs: each pass, dtype and layout."""
+    chosen = {}
+    for convolution in convolutions:
+        for what in gpu_interface.PASSES:
+            kernel, _, splits = interface.kernel(convolution, what).partition(
+                "/"
+            )
+            key = (what, kernel, splits in ("", "1"), convolution.dtype)
+            chosen.setdefault((*key, convolution.data_format), convolution)
+    return list(dict.fromkeys(chosen.values()))
+
+
 def measure(interface, args):
-    on_gpu = not args.emulate
+    gpu = None if args.emulate else gpu_interface.Gpu.first()
     results = {
-        "machine": machine(interface.memory, on_gpu),
+        "machine": machine(interface.memory, gpu),
         "command": " ".join(["python", *sys.argv]),
         "quick": args.quick,
         "rows": [],
     }
-    peak = results["machine"]["peak"]
     for shape in shapes.QUICK if args.quick else shapes.MAIN:
         for what in gpu_interface.PASSES:
             for dtype in args.dtypes:
                 print(f"... {shape} {what} {dtype}", file=sys.stderr)
-                row = measure_row(interface, shape, what, dtype, args, on_gpu)
-                if peak:
-                    row["of_roofline"] = row["speeds"]["ours"] * 1e12 / peak
+                row = measure_row(interface, shape, what, dtype, args, gpu)
                 results["rows"].append(row)
     return results
 
 
-def measure_row(interface, shape, what, dtype, args, on_gpu):
+def measure_row(interface, shape, what, dtype, args, gpu):
+    memory = interface.memory
     convolution = convolution_of(shape, dtype)
     runs = {"ours": ours(interface, convolution, what)}
-    work = dict.fromkeys(CONTENDERS, convolution.differences)
-    if dtype == "float32":
-        runs |= cudnn(shape, what, on_gpu)
-        if what == "forward":
-            run, work["im2col, PyTorch"] = im2col(shape, on_gpu)
-            runs["im2col, PyTorch"] = run
-    runs = {name: run for name, run in runs.items() if run is not None}
-    timings = measuring.interleave(
-        runs, args.seconds, take=lambda run: turn(run, synchronizer(on_gpu))
-    )
-    return {
+    images = dict.fromkeys(CONTENDERS, shape.batch)
+    device = "cpu" if gpu is None else "cuda"
+    if has_torch(memory):
+        runs |= cudnn(shape, what, dtype, device)
+        if what == "forward" and dtype == "float32":
+            name = "im2col, PyTorch"
+            runs[name], images[name] = im2col(shape, device)
+    used = {
+        name: bytes_used(memory, run) / images[name]
+        for name, run in runs.items()
+        if name != "ours" and gpu is not None
+    }
+    used["ours"] = our_bytes(interface, convolution, what) / shape.batch
+    turns = {name: turn(memory, run) for name, run in runs.items()}
+    timings = measuring.alternate(turns, args.seconds)
+    work = convolution.differences / shape.batch
+    speeds = {
+        name: work * images[name] / t.seconds / 1e12
+        for name, t in timings.items()
+    }
+    row = {
         "shape": str(shape),
         "pass": what,
         "dtype": dtype,
         "kernel": interface.kernel(convolution, what),
         "seconds": {name: t.seconds for name, t in timings.items()},
-        "speeds": {
-            name: work[name] / t.seconds / 1e12 for name, t in timings.items()
-        },
+        "images": {name: images[name] for name in runs},
+        "speeds": speeds,
+        "bytes_an_image": used,
     }
+    if gpu is not None:
+        clock = clock_under_load(gpu, turns["ours"]) or gpu.max_clock_mhz
+        row["clock_mhz"] = clock
+        peak = per_clock(gpu, what) * gpu.multiprocessors * clock * 1e6
+        row["of_roofline"] = speeds["ours"] * 1e12 / peak
+    return row
+
+
+def per_clock(gpu, what):
+    """Differences that a multiprocessor can do in a clock, at the most.
+
+    Forward and filter gradient: two instructions on each float32 lane. An input
+    gradient has two of these and, from compute capability 8.0 on, a minimum and
+    a maximum, of which 64 a clock can be done; before, two comparisons and two
+    selections.
+    """
+    capability = gpu.compute_capability
+    if what == "input_gradient":
+        return 32 if capability >= (8, 0) else 16
+    return 64 if capability > (8, 0) else 32
 
 
 def convolution_of(shape, dtype):
@@ -218,15 +317,37 @@ def ours(interface, convolution, what):
             convolution.output_shape,
         )
     ]
-    result = {
+    result = random(result_shape(convolution, what))
+    return interface.launcher(convolution, what, *tensors, result)
+
+
+def result_shape(convolution, what):
+    return {
         "forward": convolution.output_shape,
         "input_gradient": convolution.input_shape,
         "filter_gradient": convolution.filter_shape,
     }[what]
-    return interface.launcher(convolution, what, *tensors, random(result))
 
 
-def torch_tensors(shape, on_gpu):
+def our_bytes(interface, convolution, what):
+    """What a pass takes beside its inputs: the result and a workspace."""
+    elements = math.prod(result_shape(convolution, what))
+    size = gpu_interface.encode(0, convolution.dtype).itemsize
+    return elements * size + interface.workspace_bytes(convolution, what)
+
+
+def has_torch(memory):
+    """Whether PyTorch is there, and sees a GPU unless none is asked for."""
+    if isinstance(memory, gpu_interface.Host):
+        try:
+            import torch  # noqa: F401
+        except ImportError:
+            return False
+        return True
+    return isinstance(memory, gpu_interface.Torch)
+
+
+def torch_tensors(shape, dtype, device):
     """Inputs, filters and an output gradient, channels last in memory."""
     import torch
 
@@ -239,19 +360,17 @@ def torch_tensors(shape, on_gpu):
     )
     return [
         torch.randn(size, generator=generator).to(
-            "cuda" if on_gpu else "cpu", memory_format=torch.channels_last
+            device, getattr(torch, dtype), memory_format=torch.channels_last
         )
         for size in sizes
     ]
 
 
-def cudnn(shape, what, on_gpu):
-    """PyTorch's float32 convolution, with TF32 off and on."""
-    try:
-        import torch
-    except ImportError:
-        return {}
-    x, f, g = torch_tensors(shape, on_gpu)
+def cudnn(shape, what, dtype, device):
+    """PyTorch's convolution, and for float32 the same with TF32."""
+    import torch
+
+    x, f, g = torch_tensors(shape, dtype, device)
     torch.backends.cudnn.benchmark = True
 
     def run(tf32):
@@ -264,25 +383,22 @@ def cudnn(shape, what, on_gpu):
             [what == "input_gradient", what == "filter_gradient", False],
         )
 
-    return {
-        "cuDNN": lambda: run(tf32=False),
-        "cuDNN, TF32": lambda: run(tf32=True),
-    }
+    runs = {"cuDNN": lambda: run(tf32=False)}
+    if dtype == "float32":
+        runs["cuDNN, TF32"] = lambda: run(tf32=True)
+    return runs
 
 
-def im2col(shape, on_gpu):
-    """The formula of the AdderNet authors' code, and its differences.
+def im2col(shape, device):
+    """The formula of the AdderNet authors' code, and its images.
 
-    On as many images as fit with every difference stored.
+    They are as many as fit with every difference stored.
     """
-    try:
-        import torch
-    except ImportError:
-        return None, 0
+    import torch
+
     image = shape.but(batch=1).differences * 4
     batch = max(1, min(shape.batch, FORMULA_BYTES // image))
-    shape = shape.but(batch=batch)
-    x, f, _ = torch_tensors(shape, on_gpu)
+    x, f, _ = torch_tensors(shape.but(batch=batch), "float32", device)
     rows = f.flatten(1)
 
     def run():
@@ -292,107 +408,132 @@ def im2col(shape, on_gpu):
         columns = columns.transpose(0, 1).flatten(1)
         return -(rows[:, :, None] - columns).abs().sum(1)
 
-    return run, shape.differences
+    return run, batch
 
 
-def synchronizer(on_gpu):
-    if not on_gpu:
-        return lambda: None
-    try:
-        import torch
-
-        return torch.cuda.synchronize
-    except ImportError:
-        import cupy
-
-        return cupy.cuda.runtime.deviceSynchronize
-
-
-def turn(run, synchronize):
-    """Seconds of a call, in the mean of as many as keep a GPU busy."""
+def bytes_used(memory, run):
+    """What PyTorch allocates in the course of a call, its result included."""
+    cuda = memory.torch.cuda
     run()
-    synchronize()
-    calls, seconds = 1, 0.0
+    cuda.synchronize()
+    before = cuda.memory_allocated()
+    cuda.reset_peak_memory_stats()
+    run()
+    cuda.synchronize()
+    return cuda.max_memory_allocated() - before
+
+
+def turn(memory, run):
+    """A function that returns the seconds of a call: the mean of a turn."""
+    run()
+    calls = 1
     while True:
-        begin = time.perf_counter()
-        for _ in range(calls):
-            run()
-        synchronize()
-        seconds = time.perf_counter() - begin
-        if seconds >= TURN_SECONDS:
-            return seconds / calls
-        calls *= 2
+        repeated = memory.repeat(run, calls)
+        # The first time it is moved to the GPU.
+        repeated()
+        seconds = memory.seconds(repeated)
+        if seconds >= TURN_SECONDS or calls == MAX_CALLS:
+            break
+        more = math.ceil(1.2 * calls * TURN_SECONDS / max(seconds, 1e-9))
+        calls = min(max(more, 2 * calls), MAX_CALLS)
+
+    def take():
+        return memory.seconds(repeated) / calls
+
+    return take
 
 
-def machine(memory, on_gpu):
+def clock_under_load(gpu, take):
+    """The clock of the multiprocessors in MHz while they work, or None."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    asking = subprocess.Popen(
+        [
+            *("nvidia-smi", f"--id={gpu.pci_bus_id}"),
+            *("--query-gpu=clocks.sm", "--format=csv,noheader,nounits"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    while asking.poll() is None:
+        take()
+    try:
+        return float(asking.stdout.read())
+    except ValueError:  # Not every GPU says.
+        return None
+
+
+def machine(memory, gpu):
     """What a reader needs to know to place the figures."""
     found = {
         "memory": type(memory).__name__,
         "python": platform.python_version(),
-        "peak": None,
     }
-    if not on_gpu:
+    if gpu is None:
         return found | {"gpu": "none: emulated, figures mean nothing"}
-    names = ("name", "driver_version", "compute_cap", "clocks.max.sm")
-    query = f"--query-gpu={','.join(names)}"
-    line = subprocess.run(
-        ["nvidia-smi", query, "--format=csv,noheader,nounits"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()[0]
-    name, driver, capability, clock = (v.strip() for v in line.split(","))
-    count = multiprocessors(memory)
-    lanes = LANES.get(capability, NEWER_LANES)
+    if has_torch(memory):
+        found["torch"] = memory.torch.__version__
+        found["cudnn"] = memory.torch.backends.cudnn.version()
+    major, minor = gpu.compute_capability
     return found | {
-        "gpu": name,
-        "driver": driver,
-        "compute_capability": capability,
-        "multiprocessors": count,
-        "max_clock_mhz": float(clock),
-        "peak": lanes / 2 * count * float(clock) * 1e6,
+        "gpu": gpu.name,
+        "driver": f"for CUDA {gpu.driver_cuda}",
+        "compute_capability": f"{major}.{minor}",
+        "multiprocessors": gpu.multiprocessors,
+        "max_clock_mhz": gpu.max_clock_mhz,
+        "differences_a_clock_and_multiprocessor": {
+            what: per_clock(gpu, what) for what in gpu_interface.PASSES
+        },
     }
-
-
-def multiprocessors(memory):
-    if isinstance(memory, gpu_interface.Torch):
-        cuda = memory.torch.cuda
-        return cuda.get_device_properties(0).multi_processor_count
-    return memory.cupy.cuda.Device().attributes["MultiProcessorCount"]
 
 
 def markdown(results):
     lines = [
         f"- {name}: {value}" for name, value in results["machine"].items()
     ]
-    peak = results["machine"]["peak"]
-    if peak:
-        lines.append(
-            f"- roofline: {peak / 1e12:.1f} T differences/s, two float32 "
-            "instructions each at the highest clock"
-        )
     head = ["n,h,w,ci,co", "pass", "dtype", "kernel", *CONTENDERS]
-    head.append("of roofline")
+    head += ["clock, MHz", "of roofline"]
     lines += [
         "",
-        "T differences/s (cuDNN: multiply-adds):",
+        "T differences/s (cuDNN: multiply-adds). The roofline is that of the "
+        "pass at the clock beside it:",
         "",
         f"| {' | '.join(head)} |",
-        f"|{' --- |' * 4}{' ---: |' * (len(CONTENDERS) + 1)}",
+        f"|{' --- |' * 4}{' ---: |' * (len(CONTENDERS) + 2)}",
     ]
     for row in results["rows"]:
         speeds = [
             f"{row['speeds'][name]:.3g}" if name in row["speeds"] else "-"
             for name in CONTENDERS
         ]
-        fraction = row.get("of_roofline")
+        on_gpu = "clock_mhz" in row
         cells = [
             *(row[name] for name in ("shape", "pass", "dtype", "kernel")),
             *speeds,
-            f"{fraction:.0%}" if fraction else "-",
+            f"{row['clock_mhz']:.0f}" if on_gpu else "-",
+            f"{row['of_roofline']:.0%}" if on_gpu else "-",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *memory_table(results["rows"])]) + "\n"
+
+
+def memory_table(rows):
+    head = ["n,h,w,ci,co", "pass", "dtype", *CONTENDERS]
+    yield ""
+    yield "KiB an image beside the inputs: the result and what it takes:"
+    yield ""
+    yield f"| {' | '.join(head)} |"
+    yield f"|{' --- |' * 3}{' ---: |' * len(CONTENDERS)}"
+    for row in rows:
+        used = [
+            f"{row['bytes_an_image'][name] / 1024:,.0f}"
+            if name in row["bytes_an_image"]
+            else "-"
+            for name in CONTENDERS
+        ]
+        cells = [row["shape"], row["pass"], row["dtype"], *used]
+        yield f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

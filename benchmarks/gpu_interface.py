@@ -7,6 +7,8 @@ kernels' code on the processor, takes host memory instead.
 
 import ctypes
 import dataclasses
+import pathlib
+import time
 
 import numpy as np
 
@@ -150,7 +152,8 @@ class Interface:
 
     def __init__(self, path, memory):
         self.memory = memory
-        self._library = ctypes.CDLL(str(path))
+        # A bare name would be looked for where the system has libraries.
+        self._library = ctypes.CDLL(str(pathlib.Path(path).resolve()))
         call = ctypes.POINTER(Call)
         pointer = ctypes.c_void_p
         for name, result, arguments in (
@@ -231,6 +234,23 @@ class Host:
     def stream():
         return None
 
+    @staticmethod
+    def repeat(run, calls):
+        """A function that makes so many calls of `run`."""
+
+        def repeated():
+            for _ in range(calls):
+                run()
+
+        return repeated
+
+    @staticmethod
+    def seconds(run):
+        """What `run` takes."""
+        begin = time.perf_counter()
+        run()
+        return time.perf_counter() - begin
+
 
 class Torch:
     """PyTorch's tensors on its current GPU and stream."""
@@ -261,6 +281,31 @@ class Torch:
     def stream(self):
         return self.torch.cuda.current_stream().cuda_stream
 
+    def repeat(self, run, calls):
+        """A function that enqueues so many calls of `run`, as a CUDA graph.
+
+        A GPU that waits for Python between two of them would measure Python.
+        `run` has to have been called before: libraries are loaded and
+        algorithms are chosen at the first call, which no graph can hold.
+        """
+        self.torch.cuda.synchronize()
+        graph = self.torch.cuda.CUDAGraph()
+        with self.torch.cuda.graph(graph):
+            for _ in range(calls):
+                run()
+        return graph.replay
+
+    def seconds(self, run):
+        """What the GPU takes for what `run` enqueues."""
+        begin, end = (
+            self.torch.cuda.Event(enable_timing=True) for _ in range(2)
+        )
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
+
 
 class Cupy:
     """CuPy's arrays on its current GPU and stream."""
@@ -286,6 +331,75 @@ class Cupy:
     def stream(self):
         return self.cupy.cuda.get_current_stream().ptr
 
+    def repeat(self, run, calls):
+        """As `Torch.repeat`."""
+        self.cupy.cuda.runtime.deviceSynchronize()
+        stream = self.cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            stream.begin_capture()
+            for _ in range(calls):
+                run()
+            graph = stream.end_capture()
+        return graph.launch
+
+    def seconds(self, run):
+        """As `Torch.seconds`."""
+        begin, end = self.cupy.cuda.Event(), self.cupy.cuda.Event()
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        return self.cupy.cuda.get_elapsed_time(begin, end) / 1e3
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """The first GPU that this process sees, as its driver describes it."""
+
+    name: str
+    compute_capability: tuple[int, int]
+    multiprocessors: int
+    max_clock_mhz: float
+    # The newest CUDA that the driver is for.
+    driver_cuda: str
+    # By which `nvidia-smi` knows it, whatever CUDA_VISIBLE_DEVICES hides.
+    pci_bus_id: str
+
+    @classmethod
+    def first(cls):
+        library = ctypes.CDLL("libcuda.so.1")
+
+        def ask(function, *arguments):
+            status = getattr(library, function)(*arguments)
+            if status:
+                raise RuntimeError(f"{function} failed: CUDA error {status}")
+
+        def number(function, *arguments):
+            value = ctypes.c_int()
+            ask(function, ctypes.byref(value), *arguments)
+            return value.value
+
+        def text(function):
+            value = ctypes.create_string_buffer(256)
+            ask(function, value, len(value), device)
+            return value.value.decode()
+
+        def attribute(index):
+            return number("cuDeviceGetAttribute", index, device)
+
+        ask("cuInit", 0)
+        device = number("cuDeviceGet", 0)
+        version = number("cuDriverGetVersion")
+        return cls(
+            name=text("cuDeviceGetName"),
+            # Their numbers in CUdevice_attribute, of cuda.h.
+            compute_capability=(attribute(75), attribute(76)),
+            multiprocessors=attribute(16),
+            max_clock_mhz=attribute(13) / 1e3,
+            driver_cuda=f"{version // 1000}.{version % 1000 // 10}",
+            pci_bus_id=text("cuDeviceGetPCIBusId"),
+        )
+
 
 def device_memory():
     """`Torch` or `Cupy`, whichever sees a GPU, or None."""
@@ -293,7 +407,7 @@ def device_memory():
         memory = Torch()
         if memory.torch.cuda.is_available():
             return memory
-    except ImportError:
+    except (ImportError, OSError):  # OSError: without a library of CUDA's.
         pass
     try:
         memory = Cupy()

@@ -105,6 +105,74 @@ def test_too_old_a_driver_is_a_clear_error(tmp_path):
     assert f"built with CUDA {toolkit}," in done.stdout
 
 
+DRIVER = """
+#include <string.h>
+int cuInit(unsigned flags) { return 0; }
+int cuDeviceGet(int* device, int ordinal) { *device = 3; return ordinal; }
+int cuDriverGetVersion(int* version) { *version = 13020; return 0; }
+int cuDeviceGetName(char* name, int size, int device) {
+  strncpy(name, "A GPU", size);
+  return device != 3;
+}
+int cuDeviceGetPCIBusId(char* id, int size, int device) {
+  strncpy(id, "0000:17:00.0", size);
+  return device != 3;
+}
+int cuDeviceGetAttribute(int* value, int attribute, int device) {
+  *value = attribute == 13 ? 1980000 : attribute == 16 ? 132
+         : attribute == 75 ? 9 : attribute == 76 ? 1 : -1;
+  return device != 3;
+}
+"""
+
+
+def test_benchmark_knows_a_gpu_by_its_driver(tmp_path):
+    """A driver of our own, for a GPU that is not there."""
+    source = tmp_path / "driver.c"
+    source.write_text(DRIVER)
+    compiler = os.environ.get("CC", "cc")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no C compiler {compiler}")
+    library = tmp_path / "libcuda.so.1"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", library, source], check=True
+    )
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r})\n"
+        "import dataclasses, json, gpu_interface, gpu\n"
+        "found = gpu_interface.Gpu.first()\n"
+        "clocks = [gpu.per_clock(found, p) for p in gpu_interface.PASSES]\n"
+        "print(json.dumps([dataclasses.asdict(found), clocks]))\n"
+    )
+    done = run(program, LD_LIBRARY_PATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    found, clocks = json.loads(done.stdout)
+    assert found == {
+        "name": "A GPU",
+        "compute_capability": [9, 1],
+        "multiprocessors": 132,
+        "max_clock_mhz": 1980,
+        "driver_cuda": "13.2",
+        "pci_bus_id": "0000:17:00.0",
+    }
+    assert clocks == [64, 32, 64]
+
+
+@needs_nvcc
+def test_benchmark_compiles_for_the_gpu_that_is_there():
+    import gpu
+
+    nvcc = gpu.find_nvcc()
+    flag = "-gencode=arch=compute_90,code=sm_90"
+    assert gpu.architecture(nvcc, (9, 0)) == flag
+    # Newer than nvcc: PTX, which the driver compiles.
+    too_new = gpu.architecture(nvcc, (99, 0))
+    (newest,) = re.findall(r"^-gencode=arch=compute_(\d+),", too_new)
+    assert too_new.endswith(f",code=compute_{newest}")
+    with pytest.raises(SystemExit, match="as old as this one: 35"):
+        gpu.architecture(nvcc, (3, 5))
+
+
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     """A cubin for the oldest and the newest common architecture, and what
@@ -164,6 +232,10 @@ def test_a_difference_is_two_additions(compiled, architecture):
         f for f in functions if re.match(r"\S*13InputGradient\S*Li128", f)
     ]
     assert len(re.findall(r"\bFMNMX\.NAN ", clipped)) >= 2 * 9 * 32
+    # Nothing is divided, by way of a reciprocal, from one step to the next.
+    for tile in (f for f in functions if "TileKernel" in f.split()[0]):
+        _, steps, _ = re.split(r"\bBAR\.SYNC", tile)
+        assert "MUFU.RCP" in tile and "MUFU.RCP" not in steps
 
 
 def _cuobjdump():
@@ -206,7 +278,7 @@ def path_without_nvcc(tmp_path):
     [
         ("AUTO", True, "not built, since no working nvcc was found"),
         ("OFF", True, "not built, since KERAS_ADDER_CUDA is OFF"),
-        ("ON", False, "KERAS_ADDER_CUDA is ON, but there is no nvcc"),
+        ("ON", False, "KERAS_ADDER_CUDA is ON, but no working nvcc"),
         ("MAYBE", False, "must be AUTO, ON or OFF. Received: MAYBE"),
     ],
 )
@@ -232,6 +304,30 @@ def test_setup_refuses_other_choices(monkeypatch):
     monkeypatch.setenv("KERAS_ADDER_CUDA", "yes")
     with pytest.raises(setup.PlatformError, match="KERAS_ADDER_CUDA=YES"):
         setup.cuda_choice()
+
+
+def test_another_nvcc_or_host_compiler_is_another_build(monkeypatch, tmp_path):
+    """CMake would go on with what it found, or did not find, before."""
+    spec = importlib.util.spec_from_file_location("s", ROOT / "setup.py")
+    setup = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(setup)
+    for version in ("12", "13"):
+        program = tmp_path / version / "nvcc"
+        program.parent.mkdir()
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    (tmp_path / "cuda").symlink_to(tmp_path / "12")
+    monkeypatch.delenv("CUDACXX", raising=False)
+    monkeypatch.delenv("CUDAHOSTCXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert setup.cuda_compilers() == [None, None, None]
+    monkeypatch.setenv("PATH", str(tmp_path / "cuda"))
+    old = str(tmp_path / "12" / "nvcc")
+    assert setup.cuda_compilers() == [None, old, None]
+    new = str(tmp_path / "13" / "nvcc")
+    monkeypatch.setenv("CUDACXX", new)
+    monkeypatch.setenv("CUDAHOSTCXX", "g++-12")
+    assert setup.cuda_compilers() == [new, new, "g++-12"]
 
 
 def test_build_info_agrees_with_the_library():

@@ -77,6 +77,38 @@ def test_whole_sweep(part):
         check(convolution)
 
 
+@pytest.mark.skipif(
+    len(tf.config.list_physical_devices("GPU")) < 2,
+    reason="TensorFlow sees a single GPU",
+)
+def test_every_gpu_runs_its_own_ops():
+    """On its own stream: another GPU's would be an error or a wrong result."""
+    data = cases.Data(cases.ATTRIBUTES["vectors"])
+    convolution = data.convolution
+    first = run(convolution, data)
+    for index in range(1, len(tf.config.list_physical_devices("GPU"))):
+        for actual, expected in zip(
+            run(convolution, data, f"GPU:{index}"), first
+        ):
+            np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("offset", [1, 2, 3])
+def test_inputs_that_begin_anywhere_in_a_buffer(offset):
+    """As slices of a batch of odd images do, and gathered gradients."""
+    convolution = dataclasses.replace(
+        cases.ATTRIBUTES["vectors"], dtype="float16", kernel=(1, 1)
+    )
+    data = cases.Data(convolution)
+    x, f = (tf.cast(a, "float16") for a in (data.x, data.f))
+    with tf.device("GPU:0"):
+        flat = tf.concat([tf.zeros(offset, "float16"), tf.reshape(x, [-1])], 0)
+        sliced = tf.reshape(tf.slice(flat, [offset], [-1]), x.shape)
+        actual = adder_conv2d(sliced, f, padding="same")
+        expected = adder_conv2d(x, f, padding="same")
+    np.testing.assert_array_equal(actual, expected)
+
+
 def test_more_than_2_to_31_elements():
     """The last image is far beyond where 32 bits reach."""
     shape = (2**20 + 1, 8, 16, 16)

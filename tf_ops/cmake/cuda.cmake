@@ -6,14 +6,6 @@ set(KERAS_ADDER_CUDA AUTO CACHE STRING
     "AUTO: the op library has CUDA kernels where nvcc is found; ON: must; OFF")
 set(KERAS_ADDER_CUDA_VERSION "")
 
-# The emulation, which no toolkit is needed for.
-set(cuda_common cuda/interface.cc cuda/plan.cc)
-add_library(keras_adder_cuda_emulated SHARED EXCLUDE_FROM_ALL
-    cuda/emulated.cc ${cuda_common})
-target_include_directories(keras_adder_cuda_emulated PRIVATE
-    ${CMAKE_CURRENT_SOURCE_DIR})
-target_compile_options(keras_adder_cuda_emulated PRIVATE -Wall -Wextra)
-
 set(wanted "${KERAS_ADDER_CUDA}")
 string(TOUPPER "${wanted}" wanted)
 if(NOT wanted MATCHES "^(AUTO|ON|OFF)$")
@@ -31,17 +23,27 @@ else()
   set(CMAKE_CUDA_ARCHITECTURES 80)
   include(CheckLanguage)
   check_language(CUDA)
+  set(found "no working nvcc was found")
   if(CMAKE_CUDA_COMPILER)
     enable_language(CUDA)
-    set(KERAS_ADDER_CUDA_VERSION ${CMAKE_CUDA_COMPILER_VERSION})
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12)
+      # As distributions have it beside compilers that it is too old for.
+      set(found "${CMAKE_CUDA_COMPILER} is ${CMAKE_CUDA_COMPILER_VERSION}, \
+and 12.0 is the oldest that will do")
+    else()
+      set(KERAS_ADDER_CUDA_VERSION ${CMAKE_CUDA_COMPILER_VERSION})
+    endif()
+  endif()
+  if(KERAS_ADDER_CUDA_VERSION)
+    # What to do with it is said below.
   elseif(wanted STREQUAL "ON")
     message(FATAL_ERROR
-        "KERAS_ADDER_CUDA is ON, but there is no nvcc that works. Install a "
-        "CUDA toolkit and put its nvcc on PATH, or set CUDACXX to its path; "
+        "KERAS_ADDER_CUDA is ON, but ${found}. Install a CUDA toolkit of "
+        "version 12 or newer and put its nvcc on PATH, or set CUDACXX to it; "
         "CUDAHOSTCXX names a C++ compiler that it takes, if the default one "
         "is too new for it. Without GPU kernels: KERAS_ADDER_CUDA=OFF")
   else()
-    message(STATUS "CUDA kernels: not built, since no working nvcc was found")
+    message(STATUS "CUDA kernels: not built, since ${found}")
   endif()
 endif()
 
@@ -71,7 +73,8 @@ if(KERAS_ADDER_CUDA_VERSION)
   message(STATUS "CUDA kernels: ${CMAKE_CUDA_COMPILER}, "
       "${KERAS_ADDER_CUDA_VERSION}, for ${architectures}")
 
-  add_library(keras_adder_cuda_objects OBJECT cuda/kernels.cu ${cuda_common})
+  add_library(keras_adder_cuda_objects OBJECT
+      cuda/kernels.cu cuda/interface.cc cuda/plan.cc)
   target_include_directories(keras_adder_cuda_objects PRIVATE
       ${CMAKE_CURRENT_SOURCE_DIR})
   set_target_properties(keras_adder_cuda_objects PROPERTIES

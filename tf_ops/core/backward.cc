@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/passes.h"
+#include "core/row_patches.h"
 
 namespace keras_adder {
 namespace internal {

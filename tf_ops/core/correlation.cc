@@ -5,6 +5,7 @@
 #include <map>
 
 #include "core/passes.h"
+#include "core/row_patches.h"
 
 namespace keras_adder {
 namespace internal {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/passes.h"
+#include "core/row_patches.h"
 
 namespace keras_adder {
 namespace internal {

@@ -72,7 +72,7 @@ struct Strides {
   int64_t channel = 0;
 };
 
-// Pixels that are whole rows of taps, see WithRowsAsChannels. `channels` is the
+// Pixels that are whole rows of taps, see row_patches.h. `channels` is the
 // number of the image's own, 0 for ordinary pixels.
 struct RowPatches {
   int64_t channels = 0;
@@ -129,13 +129,6 @@ std::array<int64_t, 4> OutputShape(const Geometry& geometry,
 // stride and padding sees every pixel alike, so batch, rows and columns become
 // one long row wherever memory allows it.
 Geometry Folded(const Geometry& geometry);
-
-// An equal convolution that fills the lanes of few input channels: the taps of a
-// row, which lie next to each other in the input and in the filters, become the
-// channels of filters of one column, and the input's pixels the patches that one
-// output sees of a row. Returns the geometry as it is where that does not pay,
-// or channels of neighbouring pixels are not neighbours.
-Geometry WithRowsAsChannels(const Geometry& geometry);
 
 }  // namespace keras_adder
 

@@ -119,9 +119,22 @@ unsigned GridOf(int64_t elements, int per_block = kGeneralThreads) {
   return Grid((elements + per_block - 1) / per_block);
 }
 
+// The architectures that this file is compiled for, as 10 times their number.
+constexpr int kArchitectures[] = {__CUDA_ARCH_LIST__};
+
 const char* LaunchError() {
   const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  if (error == cudaSuccess) return nullptr;
+  if (error != cudaErrorNoKernelImageForDevice) {
+    return cudaGetErrorString(error);
+  }
+  static const std::string message =
+      "it is older than compute capability " +
+      std::to_string(kArchitectures[0] / 100) + "." +
+      std::to_string(kArchitectures[0] % 100 / 10) +
+      ", the first that these kernels were compiled for. Another CUDA toolkit "
+      "may still offer its own; the CPU kernels are not affected";
+  return message.c_str();
 }
 
 std::string VersionName(int version) {

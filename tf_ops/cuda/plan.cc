@@ -140,7 +140,8 @@ int64_t MaxTaps(const Walk* walks, int32_t phases) {
   return taps;
 }
 
-// The narrow tile loads more for each difference: about a fifth slower.
+// The narrow tile loads more for each difference, and is taken to be a fifth
+// slower.
 bool IsNarrowTile(int32_t kernel, int64_t columns, int64_t wide) {
   if (kernel != KERAS_ADDER_AUTO) return kernel == KERAS_ADDER_NARROW;
   const int64_t narrow = NarrowTile::kColumns;

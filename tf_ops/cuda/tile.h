@@ -611,7 +611,7 @@ class TileThread {
   }
 
   ThreadPlace place_;
-  // The group and, for input gradients, the two phases: digits of one number, so
+  // The group and, for input gradients, two phases: digits of one number, so
   // that no step has to divide by more than a power of two.
   uint32_t image_;
   int32_t inners_;  // sizes of the depth's three indices
