@@ -8,6 +8,8 @@ VENV ?= .venv
 DATA ?= auto
 DATA_DIR ?=
 EPOCHS ?= 15
+# Processes that the tests run in, one for each core or less.
+JOBS ?= 2
 
 VENV_PYTHON := $(VENV)/bin/python
 BUILD_INFO := keras_adder/_build_info.json
@@ -31,7 +33,7 @@ quickstart: build ## Train a small AdderNet, export it, load it elsewhere
 
 test: build ## Run all the tests
 	@echo "Running the tests."
-	@$(VENV_PYTHON) -m pytest -q
+	@$(VENV_PYTHON) -m pytest -q -n $(JOBS) --dist loadfile
 
 build: $(VENV)/.built ## Create the environment and compile the ops
 

@@ -33,9 +33,12 @@ def main():
     titles = set()
     for run in args.runs:
         # An unfinished run may be looked at as well.
-        held = runs.read_settings(run / "settings.json")
+        for name in (runs.SETTINGS, runs.HISTORY):
+            if not (run / name).exists():
+                parser.exit(1, f"{run} is not a run of an epoch: no {name}.\n")
+        held = runs.read_settings(run / runs.SETTINGS)
         history = runs.read_history(run / runs.HISTORY)
-        groups.setdefault(runs.label(held), []).append(history)
+        groups.setdefault(runs.long_label(held), []).append(history)
         titles.add(held["data"])
     args.output.parent.mkdir(parents=True, exist_ok=True)
     draw(groups, args.title or ", ".join(sorted(titles)), args.output)

@@ -30,6 +30,7 @@ WEIGHTS = (
 )
 # Of runs that `train_mnist.py` left before it named its model.
 DEFAULT_MODEL = "lenet5"
+MODEL = "model.keras"
 
 
 def main(argv=None):
@@ -52,6 +53,8 @@ def main(argv=None):
     results = runs.read_settings(args.run / runs.RESULTS)
     if results["network"] not in ("adder", "cnn"):
         parser.exit(1, f"{args.run} has trained a {runs.label(results)}.\n")
+    if not (args.run / MODEL).exists():
+        parser.exit(1, f"{args.run} does not hold its {MODEL}.\n")
     path = ship(args.run, results, args.weights)
     print(f"{path}: {path.stat().st_size:,} bytes")
 
@@ -67,7 +70,7 @@ def ship(run, results, folder):
     Returns:
         The path of the file of weights.
     """
-    model = keras.saving.load_model(run / "model.keras", compile=False)
+    model = keras.saving.load_model(run / MODEL, compile=False)
     name = _pretrained.file_name(
         results.get("model", DEFAULT_MODEL),
         results["network"] == "adder",

@@ -75,13 +75,14 @@ def summarise(results):
         rows.append(
             {
                 "data": group[0]["data"],
-                "model": runs.label(group[0]),
+                "model": runs.long_label(group[0]),
                 "epochs": group[0]["epochs"],
                 "seeds": [result["seed"] for result in group],
                 "test_accuracies": accuracies,
-                "mean": round(statistics.mean(accuracies), 6),
+                # Far from where the table rounds.
+                "mean": round(statistics.mean(accuracies), 9),
                 "std": (
-                    round(statistics.stdev(accuracies), 6) if several else None
+                    round(statistics.stdev(accuracies), 9) if several else None
                 ),
                 "mean_seconds": round(
                     statistics.mean(result["seconds"] for result in group), 1

@@ -68,6 +68,12 @@ def parse_arguments(argv=None):
     return parser.parse_args(argv)
 
 
+def default_batch_size(data):
+    """The batch size of the recipe, for an `ImageData`."""
+    embedded = data.name == data_lib.EMBEDDED
+    return BATCH_SIZE_OF_EMBEDDED if embedded else BATCH_SIZE
+
+
 def main(argv=None):
     args = parse_arguments(argv)
     loop.limit_threads(args.threads)
@@ -75,8 +81,7 @@ def main(argv=None):
     print(data.describe(), flush=True)
     args.data = data.name
     if args.batch_size is None:
-        embedded = data.name == data_lib.EMBEDDED
-        args.batch_size = BATCH_SIZE_OF_EMBEDDED if embedded else BATCH_SIZE
+        args.batch_size = default_batch_size(data)
     loop.open_run(args)
 
     def build_model():

@@ -121,7 +121,10 @@ class Summary:
 
     @property
     def weighted(self):
-        """`Operations` of convolutions and dense layers: the paper's count."""
+        """`Operations` of convolutions and dense layers: the paper's count.
+
+        An activation that is an argument of such a layer is counted with it.
+        """
         return self._total(row for row in self.rows if row.is_weighted)
 
     @property

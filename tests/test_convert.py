@@ -274,9 +274,12 @@ def test_the_original_is_left_alone():
         ([], "'middle'"),
         ([layers.ReLU], "'middle'"),
         ([layers.MaxPooling2D, layers.ReLU], "'middle'"),
+        ([layers.UnitNormalization], "'middle'"),
+        ([layers.RMSNormalization], "'middle'"),
         ([layers.BatchNormalization], None),
         ([layers.Identity, layers.LayerNormalization], None),
         ([layers.MaxPooling2D, layers.BatchNormalization], None),
+        ([layers.ZeroPadding2D, layers.BatchNormalization], None),
     ],
 )
 def test_a_missing_normalization_is_warned_of(after, message):
@@ -303,6 +306,18 @@ def test_an_activation_before_the_normalization_is_warned_of():
     with pytest.warns(UserWarning, match=r"'middle' \(activation=relu\)") as w:
         to_adder(model)
     assert "hidden" not in str(w[0].message)
+
+
+def test_a_normalization_behind_a_concatenation_is_enough():
+    """As in a DenseNet; the same outputs are concatenated again later."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(3, 1, name="first")(inputs)
+    for _ in range(3):
+        y = layers.ReLU()(layers.BatchNormalization()(x))
+        x = layers.Concatenate()([x, layers.Conv2D(2, 3, padding="same")(y)])
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    model = keras.Model(inputs, layers.Conv2D(1, 1)(x))
+    assert len(converted(to_adder(model))) == 3
 
 
 def test_one_branch_without_normalization_is_enough_to_warn():
@@ -435,6 +450,24 @@ def test_a_file(tmp_path):
         load_torch_state_dict(model, path)
 
 
+def test_files_that_hold_something_else(tmp_path):
+    torch = pytest.importorskip("torch")
+    path, model = tmp_path / "addernet.pth", ResNet20()
+    # What the authors' scripts save.
+    torch.save(torch.nn.Linear(1, 1), path)
+    with pytest.raises(ValueError, match="whole model.*UnpicklingError"):
+        load_torch_state_dict(model, path)
+    path.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"=.*addernet\.pth, which cannot be"):
+        load_torch_state_dict(model, path)
+    torch.save({"epoch": 3, "state_dict": {}}, path)
+    with pytest.raises(TypeError, match="pass that alone.*'state_dict'.*dict"):
+        load_torch_state_dict(model, path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        load_torch_state_dict(model, path)
+
+
 def test_a_file_without_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match="pip install torch.*some.pth"):
@@ -497,3 +530,10 @@ def test_the_names_of_a_wrong_model_are_told():
 def test_what_is_no_mapping():
     with pytest.raises(TypeError, match="`state_dict` must be a mapping"):
         load_torch_state_dict(ResNet20(), [np.zeros(3)])
+    with pytest.raises(TypeError, match="arrays by their names.*Received: 1"):
+        load_torch_state_dict(ResNet20(), {1: np.zeros(3)})
+
+
+def test_what_is_no_model():
+    with pytest.raises(TypeError, match="`model` must be.*model=resnet20"):
+        load_torch_state_dict("resnet20", {})

@@ -82,12 +82,7 @@ def measure(data, network, seed):
     args = train_mnist.parse_arguments(
         [f"--network={network}", f"--seed={seed}"]
     )
-    embedded = data.name == data_lib.EMBEDDED
-    batch_size = (
-        train_mnist.BATCH_SIZE_OF_EMBEDDED
-        if embedded
-        else train_mnist.BATCH_SIZE
-    )
+    batch_size = train_mnist.default_batch_size(data)
     keras.utils.set_random_seed(seed)
     model = loop.build_model(LeNet5, args, data.classes)
     layers = filter_layers(model)

@@ -7,23 +7,21 @@ JSON file, perhaps a CSV file, and a picture, all named after the study.
 """
 
 import argparse
-import concurrent.futures
-import dataclasses
 import os
 import pathlib
-import subprocess
-import sys
 
 import matplotlib
 
 from training import flags
 from training import runs
+from training.processes import Training
+from training.processes import say
+from training.processes import train
 
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402
 
-EXAMPLES = pathlib.Path(__file__).resolve().parents[1]
 # Of the paper's recipe for MNIST. Shorter and longer runs lie elsewhere.
 EPOCHS = 50
 # What a study is tried out on: it takes no download.
@@ -36,23 +34,6 @@ TITLES = {
     "imagenet2012": "ImageNet",
 }
 COLOURS = {"adder": "C0", "cnn": "C1", "bnn": "C2"}
-LOG = "log.txt"
-ERRORS = "stderr.txt"
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """A run that a study needs.
-
-    Attributes:
-        script: String, path of the training script under `examples/`.
-        folder: Path of the run's folder.
-        flags: Tuple of strings, what the recipe's defaults are changed to.
-    """
-
-    script: str
-    folder: pathlib.Path
-    flags: tuple
 
 
 def make_parser(doc, epochs=None, fast_epochs=None, seeds=None, data=True):
@@ -191,56 +172,6 @@ def run_folder(args):
     return args.runs / f"{args.data}{length}"
 
 
-def train(trainings, args):
-    """Trains what is not finished, `args.jobs` at a time.
-
-    Exits if a run fails. The same command goes on where it stopped.
-    """
-    # Of those that lie in one folder, one.
-    distinct = {training.folder: training for training in trainings}.values()
-    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        codes = list(pool.map(lambda item: _train(item, args), distinct))
-    if any(codes):
-        sys.exit("Some runs failed; the same command goes on with them.")
-
-
-def _train(training, args):
-    """Runs a training in a process of its own; returns its exit code."""
-    folder = training.folder
-    if runs.is_finished(folder):
-        say(f"{folder}: finished before")
-        return 0
-    command = [
-        sys.executable,
-        "-u",  # The log is to be read while it grows.
-        str(EXAMPLES / training.script),
-        f"--data={args.data}",
-        f"--epochs={args.epochs}",
-        f"--output={folder}",
-        "--verbose=2",
-        *training.flags,
-    ]
-    if args.data_dir:
-        command.append(f"--data-dir={args.data_dir}")
-    if args.jobs > 1:
-        threads = max(1, (os.cpu_count() or 1) // args.jobs)
-        command.append(f"--threads={threads}")
-    folder.mkdir(parents=True, exist_ok=True)
-    say(f"{folder}: training, see {folder / LOG}")
-    # Appended to, since a resumed run goes on with the log as well.
-    with (
-        open(folder / LOG, "a", encoding="utf-8") as log,
-        open(folder / ERRORS, "w", encoding="utf-8") as errors,
-    ):
-        code = subprocess.run(command, stdout=log, stderr=errors).returncode
-    if code:
-        lines = (folder / ERRORS).read_text("utf-8").splitlines() or [""]
-        say(f"{folder}: failed, see {folder / ERRORS}: {lines[-1]}")
-    else:
-        say(f"{folder}: done")
-    return code
-
-
 def results_of(training):
     return runs.read_settings(training.folder / runs.RESULTS)
 
@@ -322,7 +253,7 @@ def data_title(name):
 
 
 def percent(accuracies):
-    """Mean, and standard deviation if there are several, as "99.35 ± 0.08"."""
+    """Mean, and standard deviation if there are several, as "99.35 ± 0.09"."""
     mean, deviation = mean_and_deviation(accuracies)
     if deviation is None:
         return f"{100 * mean:.2f}"
@@ -336,9 +267,3 @@ def mean_and_deviation(values):
         return mean, None
     variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return mean, variance**0.5
-
-
-def say(line):
-    # In one piece: lines of concurrent runs are not to be mixed.
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()

@@ -99,12 +99,7 @@ def main(argv=None):
     print(data.describe(), flush=True)
     args.data = data.name
     if args.batch_size is None:
-        embedded = data.name == data_lib.EMBEDDED
-        args.batch_size = (
-            train_mnist.BATCH_SIZE_OF_EMBEDDED
-            if embedded
-            else train_mnist.BATCH_SIZE
-        )
+        args.batch_size = train_mnist.default_batch_size(data)
     loop.open_run(args)
 
     def build(classes, adder):

@@ -22,8 +22,6 @@ from training import callbacks
 from training import flags
 from training import runs
 
-SETTINGS = "settings.json"
-
 # What has no part in the recipe: where things lie, how much is printed, how
 # many cores there are.
 NOT_SETTINGS = (
@@ -216,7 +214,7 @@ def start_run(args):
     """Records the settings, once nothing but training is left to do."""
     if args.restart:
         _forget(args.output)
-    runs.write_json(args.output / SETTINGS, settings(args))
+    runs.write_json(args.output / runs.SETTINGS, settings(args))
 
 
 def run_name(args):
@@ -406,7 +404,7 @@ def settings(args):
 
 
 def _check_settings(args):
-    path = args.output / SETTINGS
+    path = args.output / runs.SETTINGS
     if not path.exists():
         return
     wanted = settings(args)
@@ -440,7 +438,7 @@ def _forget(output):
         *(output / "checkpoints").glob("*.keras"),
         *(output / "tensorboard").rglob("events.out.tfevents.*"),
         # Last: while there is a checkpoint it tells whose.
-        output / SETTINGS,
+        output / runs.SETTINGS,
     ):
         path.unlink(missing_ok=True)
 

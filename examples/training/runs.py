@@ -10,6 +10,7 @@ import sys
 
 HISTORY = "history.csv"
 RESULTS = "results.json"
+SETTINGS = "settings.json"
 NETWORKS = {"adder": "AdderNet", "cnn": "CNN", "bnn": "BNN"}
 # What runs that know nothing of these flags did.
 FLAGS_OF_LATER = {"ema": None, "mixed_precision": False, "strategy": None}
@@ -87,12 +88,21 @@ def is_finished(run):
     return (pathlib.Path(run) / RESULTS).exists()
 
 
+def long_label(results):
+    """How a run is called in tables and plots, among those of other models."""
+    # Scripts of one model do not name it.
+    words = [results["model"]] if "model" in results else []
+    return ", ".join([*words, label(results)])
+
+
 def label(results):
-    """How the model and optimizer of a run are called in tables and plots."""
+    """How the network and the optimizer of a run are called."""
     words = [NETWORKS[results["network"]]]
     if results["network"] == "adder":
         if results["optimizer"] != "alr":
             words.append(results["optimizer"].upper())
+        elif results["eta"] != 0.2:
+            words.append(f"eta {results['eta']:g}")
         if results["filter_gradient"] == "sign":
             words.append("sign gradient")
     if results["ema"]:

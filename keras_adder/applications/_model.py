@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from typing import NamedTuple
 
 import keras
@@ -243,7 +244,10 @@ def _find_weights(architecture, adder, weights):
     known = _pretrained.known_weights(architecture, adder)
     if isinstance(weights, str) and weights in known:
         return known[weights]
-    if weights is None or tf.io.gfile.exists(weights):
+    if weights is None:
+        return None
+    is_path = isinstance(weights, (str, os.PathLike))
+    if is_path and tf.io.gfile.exists(weights):
         return None
     names = "".join(f"{name!r}, " for name in sorted(known))
     raise ValueError(
@@ -294,7 +298,7 @@ def _validate_classes(classes):
     if not _is_positive_integer(classes):
         raise ValueError(
             "The `classes` argument should be a positive integer. "
-            f"Received: classes={classes}"
+            f"Received: classes={classes!r}"
         )
 
 

@@ -28,17 +28,19 @@ _WEIGHTED_LAYERS = (
     keras.layers.SeparableConv2D,
 )
 
+# They subtract a mean. Those that only scale leave values that are never
+# positive as they are.
 _NORMALIZATIONS = (
     keras.layers.BatchNormalization,
     keras.layers.GroupNormalization,
     keras.layers.LayerNormalization,
-    keras.layers.RMSNormalization,
-    keras.layers.UnitNormalization,
 )
 
 # They hand on values, or means of them, and may stand before the normalization.
 _TRANSPARENT_LAYERS = (
     keras.layers.AveragePooling2D,
+    keras.layers.Concatenate,
+    keras.layers.Cropping2D,
     keras.layers.Dropout,
     keras.layers.Flatten,
     keras.layers.GlobalAveragePooling2D,
@@ -48,6 +50,8 @@ _TRANSPARENT_LAYERS = (
     keras.layers.Permute,
     keras.layers.Reshape,
     keras.layers.SpatialDropout2D,
+    keras.layers.UpSampling2D,
+    keras.layers.ZeroPadding2D,
 )
 
 
@@ -66,9 +70,9 @@ def to_adder(model, predicate=None):
     has two last layers.
 
     As with `keras.models.clone_model`, which does the cloning, the new model
-    has newly initialized weights, also in the layers that stay, and is
-    compiled as `model` is. Compile it anew: adder layers are trained by
-    `keras_adder.ALR`.
+    has newly initialized weights, also in the layers that stay (so that a
+    `Normalization` is to be adapted again), and is compiled as `model` is.
+    Compile it anew: adder layers are trained by `keras_adder.ALR`.
 
     An adder layer's output is large and never positive, and needs a batch
     normalization right behind it, before any activation: after a ReLU nothing
@@ -209,11 +213,13 @@ def _warn_of_missing_normalizations(calls, chosen):
         for source in call.sources:
             takers[source].append(index)
 
-    def is_normalized(index):
-        return bool(takers[index]) and all(
+    # Of each call: whether all that takes its output normalizes it.
+    is_normalized = [False] * len(calls)
+    for index in reversed(range(len(calls))):
+        is_normalized[index] = bool(takers[index]) and all(
             isinstance(calls[taker].layer, _NORMALIZATIONS)
             or isinstance(calls[taker].layer, _TRANSPARENT_LAYERS)
-            and is_normalized(taker)
+            and is_normalized[taker]
             for taker in takers[index]
         )
 
@@ -224,7 +230,7 @@ def _warn_of_missing_normalizations(calls, chosen):
         activation = keras.activations.serialize(call.layer.activation)
         if activation != "linear":
             missing[call.name] = f"'{call.name}' (activation={activation})"
-        elif not is_normalized(index):
+        elif not is_normalized[index]:
             missing[call.name] = f"'{call.name}'"
     if missing:
         warnings.warn(

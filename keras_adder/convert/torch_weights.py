@@ -41,11 +41,14 @@ def load_torch_state_dict(model, state_dict):
             it by `weights_only=True`, which runs no code from the file.
 
     Raises:
-        TypeError: If `state_dict` is neither, nor is what a file holds.
+        TypeError: If `model` is not a `keras.Model`; or if `state_dict` is
+            neither, nor is what a file holds.
         ImportError: If it is a path and PyTorch is not installed.
-        ValueError: If the layers of `model` are not those of these models; or
-            if `state_dict` lacks a weight of the model, holds one that the
-            model has not, or one of another shape.
+        ValueError: If the layers of `model` are not those of these models; if
+            `state_dict` lacks a weight of the model, holds one that the model
+            has not, or one of another shape; or if the file is another one
+            than `torch.save` makes of a state dict, for example one of a whole
+            `torch.nn.Module`, as the authors' scripts save it.
 
     Example:
 
@@ -54,6 +57,11 @@ def load_torch_state_dict(model, state_dict):
     keras_adder.convert.load_torch_state_dict(model, "ResNet20-AdderNet.pth")
     ```
     """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`model` must be a `keras.Model`. "
+            f"Received: model={model} (of type {type(model)})"
+        )
     arrays = _read(state_dict)
     variables = _variables_by_torch_name(model)
     missing = sorted(variables.keys() - arrays.keys())
@@ -94,6 +102,14 @@ def _read(state_dict):
         )
     arrays = {}
     for name, value in state_dict.items():
+        if not isinstance(name, str) or isinstance(
+            value, collections.abc.Mapping
+        ):
+            raise TypeError(
+                "`state_dict` must hold arrays by their names. Of a checkpoint "
+                "that holds a state dict among other things, pass that alone. "
+                f"Received: {name!r}, with a value of type {type(value)}"
+            )
         if name.rpartition(".")[2] == _UNUSED:
             continue
         name = name.removeprefix(_DATA_PARALLEL)
@@ -114,7 +130,18 @@ def _read_file(path):
             "`state_dict` is a path, and to read the file PyTorch is needed: "
             f"`pip install torch`. Received: state_dict={path}"
         ) from error
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    # Whatever pickle, zipfile or PyTorch finds wrong with it.
+    except Exception as error:
+        raise ValueError(
+            "`state_dict` must be the path of a file that holds a state dict. "
+            "If this one holds a whole model, load it in PyTorch and save its "
+            f"`state_dict()`. Received: state_dict={path}, which cannot be "
+            f"read ({type(error).__name__})"
+        ) from error
 
 
 def _to_numpy(value):

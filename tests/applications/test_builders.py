@@ -195,10 +195,12 @@ def test_input_tensor(build):
     [
         ({"weights": "imagenet"}, "`weights` argument.*weights=imagenet"),
         ({"weights": "no/such/file.weights.h5"}, "`weights` argument"),
+        ({"weights": True}, "`weights` argument.*weights=True"),
         ({"include_top": False, "pooling": "sum"}, "`pooling`.*pooling=sum"),
         ({"include_top": False, "pooling": ["avg"]}, "`pooling`"),
         ({"classes": 0}, "`classes`.*classes=0"),
         ({"classes": 2.5}, "`classes`.*classes=2.5"),
+        ({"classes": "10"}, "`classes`.*classes='10'"),
         ({"classes": True}, "`classes`.*classes=True"),
         ({"input_shape": (32, 32)}, "tuple of three integers"),
         ({"input_shape": 32}, "tuple of three integers.*input_shape=32"),

@@ -319,7 +319,7 @@ def finished_run(training, accuracy, epochs):
     """Leaves what a run leaves of its curves and its end."""
     runs.write_json(
         training.folder / runs.RESULTS,
-        {"network": "adder", "test_accuracy": accuracy},
+        {"network": "adder", "epochs": epochs, "test_accuracy": accuracy},
     )
     rows = [
         dict.fromkeys(runs.HISTORY_FIELDS, 0.5)
@@ -378,6 +378,15 @@ def test_a_failed_run_ends_a_study(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.count("run: failed, see") == 1
     assert "--eta" in printed
+
+
+def test_a_run_of_another_length_is_not_taken(tmp_path, capsys):
+    args = flags("--data=digits", "--epochs=50")
+    training = study.Training("train_mnist.py", tmp_path, ())
+    finished_run(training, 0.9, epochs=3)
+    with pytest.raises(SystemExit, match="Some runs failed"):
+        study.train([training], args)
+    assert "failed, holds a run of 3 epochs" in capsys.readouterr().out
 
 
 def test_each_item_takes_the_flags_that_it_is_given(monkeypatch):

@@ -8,6 +8,7 @@ SETTINGS = {
     "network": "adder",
     "filter_gradient": "full_precision",
     "optimizer": "alr",
+    "eta": 0.2,
     "ema": None,
     "mixed_precision": False,
     "strategy": None,
@@ -58,13 +59,18 @@ def test_settings_are_read_as_they_were_written(tmp_path):
     [
         ({}, "AdderNet"),
         ({"network": "cnn", "optimizer": "ilr"}, "CNN"),
-        ({"network": "bnn"}, "BNN"),
+        ({"network": "bnn", "eta": 0.5}, "BNN"),
+        ({"eta": 0.05}, "AdderNet, eta 0.05"),
+        ({"eta": 0.05, "optimizer": "ilr"}, "AdderNet, ILR"),
         ({"optimizer": "sgd", "ema": 0.99}, "AdderNet, SGD, averaged"),
         ({"network": "cnn", "mixed_precision": True}, "CNN, bfloat16"),
     ],
 )
 def test_labels(changed, label):
     assert runs.label(SETTINGS | changed) == label
+    assert runs.long_label(SETTINGS | changed) == label
+    changed = changed | {"model": "resnet20"}
+    assert runs.long_label(SETTINGS | changed) == f"resnet20, {label}"
 
 
 def test_other_metrics_follow_in_the_history(tmp_path):

@@ -64,3 +64,8 @@ def test_what_is_not_shipped(tmp_path, capsys):
     with pytest.raises(SystemExit):
         ship_weights.main([run])
     assert "BNN" in capsys.readouterr().err
+    # As `reproduce_mnist.py` keeps runs in `results/`.
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+    with pytest.raises(SystemExit):
+        ship_weights.main([str(tmp_path)])
+    assert "does not hold its model.keras" in capsys.readouterr().err

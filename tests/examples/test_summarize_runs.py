@@ -7,6 +7,7 @@ RESULT = {
     "network": "adder",
     "filter_gradient": "full_precision",
     "optimizer": "alr",
+    "eta": 0.2,
     "ema": None,
     "mixed_precision": False,
     "strategy": None,
@@ -28,12 +29,14 @@ def test_seeds_make_a_row():
             RESULT | {"seed": 3, "test_accuracy": 0.992, "test_loss": 0.2},
             RESULT | {"network": "cnn"},
             RESULT | {"optimizer": "ilr", "filter_gradient": "sign"},
+            RESULT | {"model": "resnet20", "eta": 0.5},
         ]
     )
     assert [row["model"] for row in rows] == [
         "AdderNet",
         "CNN",
         "AdderNet, ILR, sign gradient",
+        "resnet20, AdderNet, eta 0.5",
     ]
     row = rows[0]
     assert row["seeds"] == [1, 2, 3]
@@ -42,6 +45,17 @@ def test_seeds_make_a_row():
     assert row["std"] == pytest.approx(0.002)
     assert row["mean_seconds"] == 80
     assert rows[1]["std"] is None
+
+
+def test_the_deviation_is_rounded_once():
+    rows = summarize_runs.summarise(
+        [
+            RESULT | {"seed": seed, "test_accuracy": accuracy}
+            for seed, accuracy in enumerate((0.9929, 0.9945, 0.9932))
+        ]
+    )
+    # It is 0.08505.
+    assert "| 99.35 ± 0.09 |" in summarize_runs.markdown(rows)
 
 
 def test_table():

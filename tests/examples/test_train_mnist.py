@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import pytest
 
-import reproduce_mnist
 import train_mnist  # imports keras_adder, which registers its classes
+from training import processes
 from training import runs
 
 pytest.importorskip("matplotlib")
@@ -102,6 +102,13 @@ def test_finished_runs_are_skipped(reproduced):
     assert process.stdout.count("finished before") == 2
 
 
+def test_what_is_no_run_is_not_drawn(tmp_path):
+    process = run("plot_history.py", ".", "--output=curves.png", cwd=tmp_path)
+    assert process.returncode == 1
+    assert "no settings.json" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
 def test_a_killed_run_resumes_to_the_same_bits(reproduced, tmp_path):
     output = tmp_path / "killed"
     words = (
@@ -168,9 +175,10 @@ def test_the_log_of_a_run_grows_while_it_trains(tmp_path, monkeypatch):
         "import sys\nprint('Epoch 1')\n"
         f"sys.exit('Epoch 1' not in open({str(tmp_path / 'log.txt')!r}).read())"
     )
-    monkeypatch.setattr(reproduce_mnist, "HERE", tmp_path)
+    monkeypatch.setattr(processes, "EXAMPLES", tmp_path)
     args = argparse.Namespace(data="digits", epochs=1, data_dir=None, jobs=1)
-    assert reproduce_mnist.train(tmp_path, [], args) == 0
+    training = processes.Training("train_mnist.py", tmp_path, ())
+    processes.train([training], args)
 
 
 def test_a_difference_is_a_failure(reproduced, tmp_path):
