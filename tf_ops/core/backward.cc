@@ -99,8 +99,9 @@ void BackwardPlan::ChooseBlocks() {
   const int64_t plane =
       block_images_ * input_rows_.slots * input_columns_.slots * kLanes;
   // Patches are summed up over all of their planes.
-  const int64_t most =
-      input_.patches.channels > 0 ? kSharedPlanes : kTileBytes / (plane * element_);
+  const int64_t most = input_.patches.channels > 0
+                           ? kSharedPlanes
+                           : kTileBytes / (plane * element_);
   parts_ = DealPlanes(Planes(input_.channels),
                       std::clamp<int64_t>(most, 1, kSharedPlanes));
   input_scratch_ = MostPlanes(parts_) * plane;

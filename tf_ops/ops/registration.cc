@@ -206,7 +206,7 @@ REGISTER_OP("KerasAdder>AdderConv2DBackprop")
     .Attr("filter_gradient: {'full_precision', 'sign'} = 'full_precision'")
     .SetShapeFn(BackpropBothShape)
     .Doc(R"doc(
-Both gradients of AdderConv2D at once, for less than the two ops above take.
+Both gradients of AdderConv2D at once, on a CPU for less than the two ops above take.
 )doc");
 
 }  // namespace keras_adder
