@@ -385,7 +385,7 @@ from keras_adder.ops import adder_conv2d
 rng = np.random.default_rng(0)
 results = {}
 for i, (shape, filters) in enumerate([
-    ((5, 33, 35, 19), 37), ((1, 90, 90, 16), 16), ((64, 7, 7, 64), 96)]):
+    ((5, 33, 35, 19), 37), ((1, 180, 180, 16), 32), ((64, 7, 7, 64), 96)]):
     x = tf.cast(rng.normal(size=shape), tf.float32)
     f = tf.cast(rng.normal(size=(3, 3, shape[3], filters)), tf.float32)
     with tf.GradientTape() as tape:

@@ -63,10 +63,8 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
   tiles_ = grid().size();
   const int64_t units = groups_ * static_cast<int64_t>(parts_.size());
   partials_ = PartialFilters(filters_, element_, units, tiles_);
-  threads_ = UsefulThreads(
-      threads,
-      geometry.output_size() * original.kernel_taps() * geometry.group_in(),
-      partials_.chunks() * units);
+  threads_ = static_cast<int>(
+      std::min<int64_t>(threads, partials_.chunks() * units));
 }
 
 // Tiles must not overlap in the input: an axis is cut only where the filters

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
+#include <type_traits>
 
 #include "core/passes.h"
 #include "core/row_patches.h"
@@ -42,7 +43,6 @@ CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
       pass_(pass),
       element_(element),
       threads_(threads),
-      filter_taps_(original.kernel_taps()),
       groups_(original.groups),
       filters_(original, pass == Pass::kForward
                              ? FilterOrder::kInputsToOutputs
@@ -197,9 +197,6 @@ void CorrelationPlan::ChooseBlocks(const std::vector<Phase>& rows,
   }
 
   // Enough units for all threads.
-  const int64_t work = destination_size_ / phases * filter_taps_ *
-                       source_.channels;
-  threads_ = UsefulThreads(threads_, work, work);
   while (threads_ > 1 &&
          phases * UnitsOfPhase(row_count, column_count) < 4 * threads_) {
     if (block_images_ > 1) {
@@ -218,7 +215,7 @@ void CorrelationPlan::ChooseBlocks(const std::vector<Phase>& rows,
   }
   phase_units_ = UnitsOfPhase(row_count, column_count);
   units_ = phases * phase_units_;
-  threads_ = UsefulThreads(threads_, work, units_);
+  threads_ = static_cast<int>(std::min<int64_t>(threads_, units_));
 }
 
 CorrelationPlan::AxisPhase CorrelationPlan::PlanPhase(const Phase& phase,
@@ -375,6 +372,7 @@ void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
       careful = !AllFinite(worker.centre + p * total_plane, filled);
     }
   }
+  const Results<C> results = ResultsOf<C>(unit, destination);
   // Terms of the same rows of taps share their lines.
   std::map<int64_t, std::vector<Lines>> lines;
   for (const Terms& terms : terms_) {
@@ -397,13 +395,35 @@ void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
                          ? terms.rows
                          : unit.rows->source.tap_slots.size());
     }
-    SumTerms(unit, terms, here, careful, filters, worker);
+    SumTerms(unit, terms, here, careful, filters, worker, results);
   }
-  if (pass_ == Pass::kForward) AddPadding(unit, filters, worker);
   const C scale = pass_ == Pass::kForward ? -1 : 1;
-  UnpackTile(set_, worker.totals, destination_, unit.rows->destination,
-             unit.columns->destination, at, unit.planes.first,
-             unit.planes.planes, total_plane, scale, destination);
+  UnpackTile(set_, worker.totals + results.planes * total_plane, destination_,
+             unit.rows->destination, unit.columns->destination, at,
+             unit.planes.first + results.planes,
+             unit.planes.planes - results.planes, total_plane, scale,
+             destination);
+}
+
+// Kernels write whole planes of pixels whose channels are neighbours.
+template <typename C, typename Destination>
+CorrelationPlan::Results<C> CorrelationPlan::ResultsOf(
+    const Unit& unit, Destination* destination) const {
+  Results<C> results{nullptr, 0};
+  if constexpr (std::is_same_v<C, Destination>) {
+    const Strides& strides = destination_.strides;
+    if (pass_ != Pass::kForward || strides.channel != 1 || terms_.size() > 1) return results;
+    const BlockOrigin& at = unit.at;
+    const int64_t channel =
+        at.group * destination_.channels + unit.planes.first * kLanes;
+    results.first = destination + at.image * strides.batch +
+                    at.row * strides.height + at.column * strides.width +
+                    channel;
+    results.planes =
+        std::min(unit.planes.planes,
+                 destination_.channels / kLanes - unit.planes.first);
+  }
+  return results;
 }
 
 // Sums up what the taps of each pixel see of the packed source planes.
@@ -431,7 +451,8 @@ template <typename C>
 void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
                                const std::vector<Lines>& lines, bool careful,
                                const Filters<C>& filters,
-                               const Worker<C>& worker) const {
+                               const Worker<C>& worker,
+                               const Results<C>& results) const {
   const bool forward = pass_ == Pass::kForward;
   const AxisPlan& rows = unit.rows->source;
   const AxisPlan& columns = unit.columns->source;
@@ -462,14 +483,19 @@ void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
   }
   block.next_filters = filters_.destination_plane_stride();
   block.next_totals = block_slots() * kLanes;
+  block.result_pixel = destination_.strides.width;
+  block.second_result = 0;
+  const bool last = &terms == &terms_.back();
   const int64_t most =
       forward && KernelsOf<C>(set_).max_forward_pair > 0 ? kMostPlanes : 1;
   int64_t planes = 1;
   for (int64_t p = 0; p < unit.planes.planes; p += planes) {
-    planes = std::min(most, unit.planes.planes - p);
+    const bool direct = p < results.planes;
+    planes = std::min(most, (direct ? results.planes : unit.planes.planes) - p);
     const int64_t filter_unit =
         unit.at.group * Planes(destination_.channels) + unit.planes.first + p;
     const int64_t offset = p * block_slots() * kLanes;
+    block.result = last && direct ? results.first + p * kLanes : nullptr;
     block.filters = filters.packed +
                     filter_unit * filters_.destination_plane_stride() +
                     terms.first_plane * block.filter_plane;
@@ -477,14 +503,10 @@ void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
     block.centre = forward ? block.total : worker.centre + offset;
     const int64_t sums = FilterSumsOffset(filter_unit) +
                          term_rows_[&terms - terms_.data()] * kLanes;
-    block.filter_sums = filters.sums.sums + sums;
-    block.filter_magnitudes = filters.sums.magnitudes + sums;
-    block.first_filter_sums = filters.sums.first_sums + sums;
-    block.last_filter_sums = filters.sums.last_sums + sums;
     if (careful) {
       SumPlaneInside(unit, block);
     } else {
-      SumPlanes(unit, lines, block, planes, OutsideOf(terms));
+      SumPlanes(unit, terms, lines, block, filters.sums.From(sums), planes);
     }
   }
 }
@@ -494,10 +516,16 @@ std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
   const AxisPlan& plan = unit.rows->source;
   const int64_t row_slots = unit.columns->source.slots;
   const BlockOrigin& at = unit.at;
-  // Without overlap, full rows follow each other in both tiles.
+  // Without overlap, full rows follow each other in both tiles, and may do so in
+  // the destination.
+  const Strides& strides = destination_.strides;
   const bool joined = at.columns == row_slots && at.columns == block_columns_ &&
-                      at.rows == plan.slots;
-  const bool all_joined = joined && at.rows == block_rows_;
+                      at.rows == plan.slots &&
+                      (at.rows == 1 ||
+                       strides.height == at.columns * strides.width);
+  const bool all_joined =
+      joined && at.rows == block_rows_ &&
+      (at.images == 1 || strides.batch == at.rows * strides.height);
   const int64_t images = all_joined ? 1 : at.images;
   const int64_t rows = joined ? 1 : at.rows;
   std::vector<Lines> all_lines;
@@ -534,68 +562,26 @@ std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
     for (int64_t image = 0; image < images; ++image) {
       found->starts.push_back(
           {(image * plan.slots + row) * row_slots,
-           (image * block_rows_ + row) * block_columns_});
+           (image * block_rows_ + row) * block_columns_,
+           image * destination_.strides.batch +
+               row * destination_.strides.height});
     }
   }
   return all_lines;
 }
 
-// Adds what taps in the padding contribute: the filters' magnitudes.
+// Sums lane by lane, of some planes.
 template <typename C>
-void CorrelationPlan::AddPadding(const Unit& unit, const Filters<C>& filters,
-                                 const Worker<C>& worker) const {
-  for (const Lines& lines : LinesOf(unit, 0, height_.kernel)) {
-    const bool first = lines.starts_row && outside_.first > 0;
-    const bool last = lines.ends_row && outside_.last > 0;
-    const bool rows = lines.taps < height_.kernel;
-    if (!first && !last && !rows) continue;
-    for (int64_t p = 0; p < unit.planes.planes; ++p) {
-      const int64_t filter_unit =
-          unit.at.group * Planes(destination_.channels) + unit.planes.first + p;
-      const FilterSums<C>& sums = filters.sums;
-      int64_t offset = FilterSumsOffset(filter_unit);
-      // Of a pixel's row of taps in the padding, and of the columns besides.
-      C rest[kLanes] = {}, leading[kLanes] = {}, trailing[kLanes] = {};
-      for (const Terms& terms : terms_) {
-        for (int64_t row = 0; row < terms.rows; ++row, offset += kLanes) {
-          const int64_t tap = terms.first_row + row - lines.first_tap;
-          const bool inside = tap >= 0 && tap < lines.taps;
-          for (int lane = 0; lane < kLanes; ++lane) {
-            if (inside) {
-              leading[lane] += sums.leading_magnitudes[offset + lane];
-              trailing[lane] += sums.trailing_magnitudes[offset + lane];
-            } else {
-              rest[lane] += sums.magnitudes[offset + lane];
-            }
-          }
-        }
-      }
-      const auto add = [](const C* values, C* total) {
-        for (int lane = 0; lane < kLanes; ++lane) total[lane] += values[lane];
-      };
-      C* const totals = worker.totals + p * block_slots() * kLanes;
-      for (const Lines::Start& start : lines.starts) {
-        C* const total = totals + start.pixel * kLanes;
-        for (int64_t pixel = 0; rows && pixel < lines.pixels; ++pixel) {
-          add(rest, total + pixel * kLanes);
-        }
-        if (first) add(leading, total);
-        if (last) add(trailing, total + (lines.pixels - 1) * kLanes);
-      }
-    }
-  }
-}
-
-// Sums over the rows of taps first ... first + rows - 1, lane by lane, of some
-// planes, each of which lies `next_plane` elements behind the one before.
-template <typename C>
-struct RowSums {
+struct LaneSums {
   C lanes[kMostPlanes * kLanes] = {};
-  RowSums(const C* sums, int64_t planes, ptrdiff_t next_plane, int64_t first,
-          int64_t rows) {
+
+  // Of the rows first ... end - 1 of each plane; the planes lie `next_plane`
+  // elements apart.
+  void Add(const C* rows, int64_t planes, ptrdiff_t next_plane, int64_t first,
+           int64_t end) {
     for (int64_t p = 0; p < planes; ++p) {
-      for (int64_t i = first; i < first + rows; ++i) {
-        const C* row = sums + p * next_plane + i * kLanes;
+      for (int64_t i = first; i < end; ++i) {
+        const C* row = rows + p * next_plane + i * kLanes;
         for (int lane = 0; lane < kLanes; ++lane) {
           lanes[p * kLanes + lane] += row[lane];
         }
@@ -604,14 +590,66 @@ struct RowSums {
   }
 };
 
+// What the filters of some planes contribute to each pixel of some lines: see
+// `start` and `padding` of CorrelationBlock.
+template <typename C>
+struct FilterParts {
+  LaneSums<C> magnitudes;
+  LaneSums<C> start, first_start, last_start;
+  LaneSums<C> padding, first_padding, last_padding;
+
+  // Of `rows` rows of taps, first ... end - 1 meet the image.
+  FilterParts(const FilterSums<C>& sums, int64_t planes, ptrdiff_t next_plane,
+              int64_t first, int64_t end, int64_t rows) {
+    const auto inside = [&](const C* of, LaneSums<C>* to) {
+      to->Add(of, planes, next_plane, first, end);
+    };
+    inside(sums.magnitudes, &magnitudes);
+    padding.Add(sums.magnitudes, planes, next_plane, 0, first);
+    padding.Add(sums.magnitudes, planes, next_plane, end, rows);
+    first_padding = last_padding = padding;
+    inside(sums.leading_magnitudes, &first_padding);
+    inside(sums.trailing_magnitudes, &last_padding);
+    const auto less = [&](const LaneSums<C>& of, const C* inside_sums,
+                          LaneSums<C>* to) {
+      inside(inside_sums, to);
+      for (int i = 0; i < kMostPlanes * kLanes; ++i) {
+        to->lanes[i] = of.lanes[i] - to->lanes[i];
+      }
+    };
+    less(padding, sums.sums, &start);
+    less(first_padding, sums.first_sums, &first_start);
+    less(last_padding, sums.last_sums, &last_start);
+  }
+};
+
+// For lines that start and end an image's row, or do not.
+template <typename C>
+LaneValues<C> ValuesOf(const LaneSums<C>& inner, const LaneSums<C>& first,
+                       const LaneSums<C>& last, bool starts, bool ends,
+                       bool one_pixel) {
+  const C* at_end = ends ? last.lanes : inner.lanes;
+  return {inner.lanes,
+          starts ? first.lanes : one_pixel ? at_end : inner.lanes, at_end};
+}
+
+// The same without its first or its last pixel.
+template <typename C>
+LaneValues<C> PartOf(const LaneValues<C>& values, bool first, bool last,
+                     bool one_pixel) {
+  const C* at_end = last ? values.last : values.inner;
+  return {values.inner,
+          first ? values.first : one_pixel ? at_end : values.inner, at_end};
+}
+
 // Walks over a unit's pixels in runs that a kernel takes at once. `block` has
 // the rows of taps, and sums of filters for each of them.
 template <typename C>
-void CorrelationPlan::SumPlanes(const Unit& unit,
+void CorrelationPlan::SumPlanes(const Unit& unit, const Terms& terms,
                                 const std::vector<Lines>& all_lines,
                                 const CorrelationBlock<C>& block,
-                                int64_t planes,
-                                const Outside& outside) const {
+                                const FilterSums<C>& filter_sums,
+                                int64_t planes) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
   if (pass_ == Pass::kInputGradient) {
     for (const Lines& lines : all_lines) {
@@ -620,26 +658,25 @@ void CorrelationPlan::SumPlanes(const Unit& unit,
     }
     return;
   }
+  const Outside outside = OutsideOf(terms);
   for (const Lines& lines : all_lines) {
     CorrelationBlock<C> whole = WithRows(unit, lines, block);
+    const int64_t skipped = whole.row_taps - block.row_taps;
+    const FilterParts<C> parts(filter_sums, planes, FilterSumsOffset(1),
+                               skipped, skipped + lines.taps, terms.rows);
     if (lines.taps == 0) {
-      if (block.fresh) ClearTotals(lines, whole, planes);
+      AddPadding(lines, whole, parts.padding.lanes, planes);
       continue;
     }
-    const int64_t skipped = whole.row_taps - block.row_taps;
-    const auto sum = [&](const C* of) {
-      return RowSums<C>(of, planes, FilterSumsOffset(1), skipped, lines.taps);
+    const auto values = [&](const LaneSums<C>& inner, const LaneSums<C>& first,
+                            const LaneSums<C>& last) {
+      return ValuesOf(inner, first, last, lines.starts_row, lines.ends_row,
+                      lines.pixels == 1);
     };
-    const RowSums<C> sums = sum(block.filter_sums);
-    const RowSums<C> magnitudes = sum(block.filter_magnitudes);
-    const RowSums<C> first = sum(block.first_filter_sums);
-    const RowSums<C> last = sum(block.last_filter_sums);
-    whole.filter_sums = sums.lanes;
-    whole.filter_magnitudes = magnitudes.lanes;
-    whole.last_filter_sums = lines.ends_row ? last.lanes : sums.lanes;
-    whole.first_filter_sums = lines.starts_row ? first.lanes
-                              : lines.pixels == 1 ? whole.last_filter_sums
-                                                  : sums.lanes;
+    whole.filter_magnitudes = parts.magnitudes.lanes;
+    whole.start = values(parts.start, parts.first_start, parts.last_start);
+    whole.padding =
+        values(parts.padding, parts.first_padding, parts.last_padding);
     whole.outside_first = lines.starts_row ? outside.first : 0;
     whole.outside_last = lines.ends_row ? outside.last : 0;
     const bool pair = planes > 1;
@@ -656,6 +693,7 @@ void CorrelationPlan::SumPlanes(const Unit& unit,
         CorrelationBlock<C> here = BlockAt(whole, one, 0);
         here.second_source = (two.slot - one.slot) * kLanes;
         here.second_slot = two.pixel - one.pixel;
+        here.second_result = two.element - one.element;
         twice(here, static_cast<int>(lines.pixels));
       }
     }
@@ -665,14 +703,26 @@ void CorrelationPlan::SumPlanes(const Unit& unit,
   }
 }
 
+// For pixels that meet none of a block's taps.
 template <typename C>
-void CorrelationPlan::ClearTotals(const Lines& lines,
-                                  const CorrelationBlock<C>& block,
-                                  int64_t planes) const {
-  for (int64_t p = 0; p < planes; ++p) {
-    for (const Lines::Start& start : lines.starts) {
-      std::memset(block.total + p * block.next_totals + start.pixel * kLanes,
-                  0, lines.pixels * kLanes * sizeof(C));
+void CorrelationPlan::AddPadding(const Lines& lines,
+                                 const CorrelationBlock<C>& block,
+                                 const C* padding, int64_t planes) const {
+  for (const Lines::Start& start : lines.starts) {
+    for (int64_t pixel = 0; pixel < lines.pixels; ++pixel) {
+      const CorrelationBlock<C> here = BlockAt(block, start, pixel);
+      for (int64_t p = 0; p < planes; ++p) {
+        C* const total = here.total + p * block.next_totals;
+        for (int lane = 0; lane < kLanes; ++lane) {
+          const C sum = (block.fresh ? C{0} : total[lane]) +
+                        padding[p * kLanes + lane];
+          if (block.result != nullptr) {
+            here.result[p * kLanes + lane] = -sum;
+          } else {
+            total[lane] = sum;
+          }
+        }
+      }
     }
   }
 }
@@ -698,6 +748,9 @@ CorrelationBlock<C> CorrelationPlan::BlockAt(const CorrelationBlock<C>& block,
   here.centre += (start.pixel + first) * kLanes;
   here.source_sums += start.pixel + first;
   here.source_magnitudes += start.pixel + first;
+  if (here.result != nullptr) {
+    here.result += start.element + first * block.result_pixel;
+  }
   return here;
 }
 
@@ -713,16 +766,11 @@ void CorrelationPlan::ForEachBlock(
       const int64_t first = lines.pixels * i / runs;
       const int64_t end = lines.pixels * (i + 1) / runs;
       CorrelationBlock<C> here = BlockAt(block, lines.starts[done], first);
-      if (first > 0) {
-        here.outside_first = 0;
-        here.first_filter_sums = end == lines.pixels && end - first == 1
-                                     ? block.last_filter_sums
-                                     : block.filter_sums;
-      }
-      if (end < lines.pixels) {
-        here.outside_last = 0;
-        here.last_filter_sums = block.filter_sums;
-      }
+      const bool starts = first == 0, ends = end == lines.pixels;
+      if (!starts) here.outside_first = 0;
+      if (!ends) here.outside_last = 0;
+      here.start = PartOf(block.start, starts, ends, end - first == 1);
+      here.padding = PartOf(block.padding, starts, ends, end - first == 1);
       kernel(here, static_cast<int>(end - first));
     }
   }

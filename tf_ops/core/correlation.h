@@ -77,6 +77,7 @@ class CorrelationPlan {
     bool starts_row, ends_row;  // of the image: columns of taps may be outside
     struct Start {
       int64_t slot, pixel;  // in the source tile and in the totals
+      int64_t element;      // in the destination, from the unit's first
     };
     std::vector<Start> starts;
   };
@@ -110,6 +111,14 @@ class CorrelationPlan {
     C* packed;
     FilterSums<C> sums;
     bool finite;
+  };
+
+  // The planes of a unit, its first so many, whose results need no unpacking,
+  // and where these go.
+  template <typename C>
+  struct Results {
+    C* first;
+    int64_t planes;
   };
 
   // Of the columns of taps of `terms`, how many lie in the padding for the first
@@ -153,17 +162,18 @@ class CorrelationPlan {
   template <typename C>
   void SumTerms(const Unit& unit, const Terms& terms,
                 const std::vector<Lines>& lines, bool careful,
-                const Filters<C>& filters, const Worker<C>& worker) const;
+                const Filters<C>& filters, const Worker<C>& worker,
+                const Results<C>& results) const;
+  template <typename C, typename Destination>
+  Results<C> ResultsOf(const Unit& unit, Destination* destination) const;
   template <typename C>
-  void AddPadding(const Unit& unit, const Filters<C>& filters,
-                  const Worker<C>& worker) const;
+  void SumPlanes(const Unit& unit, const Terms& terms,
+                 const std::vector<Lines>& all_lines,
+                 const CorrelationBlock<C>& block,
+                 const FilterSums<C>& filter_sums, int64_t planes) const;
   template <typename C>
-  void SumPlanes(const Unit& unit, const std::vector<Lines>& all_lines,
-                 const CorrelationBlock<C>& block, int64_t planes,
-                 const Outside& outside) const;
-  template <typename C>
-  void ClearTotals(const Lines& lines, const CorrelationBlock<C>& block,
-                   int64_t planes) const;
+  void AddPadding(const Lines& lines, const CorrelationBlock<C>& block,
+                  const C* padding, int64_t planes) const;
   template <typename C>
   CorrelationBlock<C> WithRows(const Unit& unit, const Lines& lines,
                                const CorrelationBlock<C>& block) const;
@@ -182,7 +192,6 @@ class CorrelationPlan {
   Pass pass_;
   int64_t element_;
   int threads_;
-  int64_t filter_taps_;
   int64_t groups_;
   bool partial_ = false;  // some destinations meet no tap and stay zero
   int64_t destination_size_;

@@ -44,10 +44,8 @@ FilterGradientPlan::FilterGradientPlan(const Geometry& original,
   const int64_t filter_units =
       groups_ * input_parts_.size() * output_parts_.size();
   partials_ = PartialFilters(filters_, element_, filter_units, tiles_);
-  threads_ = UsefulThreads(
-      threads,
-      geometry.output_size() * original.kernel_taps() * geometry.group_in(),
-      partials_.chunks() * filter_units);
+  threads_ = static_cast<int>(
+      std::min<int64_t>(threads, partials_.chunks() * filter_units));
 }
 
 void FilterGradientPlan::ChooseBlocks() {

@@ -43,6 +43,12 @@ struct FilterSums {
             memory + 3 * size, memory + 4 * size, memory + 5 * size};
   }
 
+  FilterSums From(int64_t offset) const {
+    return {sums + offset,       magnitudes + offset,
+            first_sums + offset, last_sums + offset,
+            leading_magnitudes + offset, trailing_magnitudes + offset};
+  }
+
   void Clear(int64_t offset, int64_t count) {
     for (C* array : {sums, magnitudes, first_sums, last_sums,
                      leading_magnitudes, trailing_magnitudes}) {

@@ -23,14 +23,6 @@ class ThreadPool {
   virtual void Run(int count, const std::function<void(int)>& run) = 0;
 };
 
-// How many threads are worth their while for so many differences in so many
-// units: a second one costs more than it saves on a handful.
-inline int UsefulThreads(int available, int64_t differences, int64_t units) {
-  constexpr int64_t kThreadWork = 1 << 17;
-  const int64_t useful = std::min(differences / kThreadWork, units);
-  return static_cast<int>(std::clamp<int64_t>(useful, 1, std::max(available, 1)));
-}
-
 // Shares `units` pieces of work among at most `workers` threads, first come,
 // first served: work(unit, worker). A worker number belongs to one thread at a
 // time and so names its scratch memory. What a unit computes must not depend on

@@ -203,6 +203,11 @@ template <typename Visit>
 void ForEachRun(const Image& image, const AxisPlan& rows,
                 const AxisPlan& columns, const BlockOrigin& at,
                 const Visit& visit) {
+  std::vector<internal::Inside> columns_inside;  // of every row
+  for (const Segment& run : columns.segments) {
+    columns_inside.push_back(
+        internal::Clip(run, at.column, columns.step, image.width));
+  }
   for (int64_t n = 0; n < at.images; ++n) {
     const int64_t base = (at.image + n) * image.strides.batch;
     for (const Segment& row_run : rows.segments) {
@@ -214,9 +219,9 @@ void ForEachRun(const Image& image, const AxisPlan& rows,
         const int64_t in_row = i - row_inside.before;
         const bool row_exists = in_row >= 0 && in_row < row_inside.count;
         const int64_t row = row_inside.position + in_row * rows.step;
-        for (const Segment& run : columns.segments) {
-          internal::Inside inside =
-              internal::Clip(run, at.column, columns.step, image.width);
+        for (size_t j = 0; j < columns.segments.size(); ++j) {
+          const Segment& run = columns.segments[j];
+          internal::Inside inside = columns_inside[j];
           if (!row_exists) inside = {run.count, 0, 0};
           visit(slot + run.first, run.count, inside,
                 base + row * image.strides.height +

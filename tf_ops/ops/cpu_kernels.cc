@@ -1,8 +1,10 @@
 // The ops on the CPU: validate, allocate, call the core.
 
+#include <algorithm>
 #include <memory>
 #include <new>
 
+#include "absl/synchronization/blocking_counter.h"
 #include "core/geometry.h"
 #include "core/parallel.h"
 #include "core/passes.h"
@@ -45,7 +47,9 @@ typename CoreType<T>::type* Data(Tensor* tensor) {
       tensor->flat<T>().data());
 }
 
-// TensorFlow's intra-op threads.
+// TensorFlow's intra-op threads. The caller waits rather than works: a thread of
+// the pool that is woken up while the caller keeps its core busy often has to
+// wait for that core, until the caller has done all the work by itself.
 class IntraOpPool : public ThreadPool {
  public:
   explicit IntraOpPool(OpKernelContext* context)
@@ -54,18 +58,36 @@ class IntraOpPool : public ThreadPool {
   int size() const override { return threads_.num_threads; }
 
   void Run(int count, const std::function<void(int)>& run) override {
-    using Pool = tensorflow::thread::ThreadPool;
-    threads_.workers->ParallelFor(
-        count,
-        Pool::SchedulingParams::Fixed(/*block_size=*/1),
-        [&](int64_t first, int64_t last) {
-          for (int64_t i = first; i < last; ++i) run(static_cast<int>(i));
-        });
+    // A thread of the pool must not wait for others of it, which may do the same.
+    if (threads_.workers->CurrentThreadId() >= 0) {
+      for (int i = 0; i < count; ++i) run(i);
+      return;
+    }
+    absl::BlockingCounter running(count);
+    for (int i = 0; i < count; ++i) {
+      threads_.workers->ScheduleWithHint(
+          [&run, &running, i] {
+            run(i);
+            running.DecrementCount();
+          },
+          i, i + 1);
+    }
+    running.Wait();
   }
 
  private:
   const tensorflow::DeviceBase::CpuWorkerThreads& threads_;
 };
+
+// How many threads are worth their while: to wake one up takes some ten
+// microseconds, and this is thirty of work.
+int UsefulThreads(int available, const Geometry& geometry) {
+  constexpr int64_t kThreadWork = 1 << 22;
+  const int64_t differences =
+      geometry.output_size() * geometry.kernel_taps() * geometry.group_in();
+  return static_cast<int>(std::clamp<int64_t>(differences / kThreadWork, 1,
+                                              std::max(available, 1)));
+}
 
 // What all ops have in common on the CPU.
 class AdderCpuOp : public AdderOp {
@@ -82,11 +104,12 @@ class AdderCpuOp : public AdderOp {
   // too large a request is an error like any other; plans are small, but take
   // their memory from C++.
   template <typename Plan, typename... Pointers>
-  static void PlanAndRun(OpKernelContext* context, const Plan& plan,
-                         Pointers... pointers) {
+  static void PlanAndRun(OpKernelContext* context, const Geometry& geometry,
+                         const Plan& plan, Pointers... pointers) {
     try {
       IntraOpPool pool(context);
-      Run(context, *plan(pool.size()), pool, pointers...);
+      const int threads = UsefulThreads(pool.size(), geometry);
+      Run(context, *plan(threads), pool, pointers...);
     } catch (const std::bad_alloc&) {
       context->SetStatus(absl::ResourceExhaustedError(
           "Not enough memory to plan an adder convolution of this geometry"));
@@ -123,12 +146,12 @@ class AdderConv2DOp : public AdderCpuOp {
                                 0, ShapeOfOutput(geometry), &output));
     if (output->NumElements() == 0) return;
     using Pass = AdderForward<typename CoreType<T>::type,
-                           typename CoreType<O>::type>;
+                              typename CoreType<O>::type>;
     const auto plan = [&](int threads) {
       return std::make_unique<Pass>(geometry, kernels(), threads);
     };
-    PlanAndRun(context, plan, Data<T>(context->input(0)),
-            Data<T>(context->input(1)), Data<O>(output));
+    PlanAndRun(context, geometry, plan, Data<T>(context->input(0)),
+               Data<T>(context->input(1)), Data<O>(output));
   }
 };
 
@@ -146,13 +169,13 @@ class AdderConv2DBackpropInputOp : public AdderCpuOp {
                                 0, context->input(0).shape(), &output));
     if (output->NumElements() == 0) return;
     using Pass = AdderInputGradient<typename CoreType<T>::type,
-                           typename CoreType<O>::type>;
+                                    typename CoreType<O>::type>;
     const auto plan = [&](int threads) {
       return std::make_unique<Pass>(geometry, kernels(), threads);
     };
-    PlanAndRun(context, plan, Data<T>(context->input(0)),
-            Data<T>(context->input(1)), Data<O>(context->input(2)),
-            Data<T>(output));
+    PlanAndRun(context, geometry, plan, Data<T>(context->input(0)),
+               Data<T>(context->input(1)), Data<O>(context->input(2)),
+               Data<T>(output));
   }
 };
 
@@ -170,13 +193,13 @@ class AdderConv2DBackpropFilterOp : public AdderCpuOp {
                                 0, context->input(1).shape(), &output));
     if (output->NumElements() == 0) return;
     using Pass = AdderFilterGradient<typename CoreType<T>::type,
-                           typename CoreType<O>::type>;
+                                     typename CoreType<O>::type>;
     const auto plan = [&](int threads) {
       return std::make_unique<Pass>(geometry, mode(), kernels(), threads);
     };
-    PlanAndRun(context, plan, Data<T>(context->input(0)),
-            Data<T>(context->input(1)), Data<O>(context->input(2)),
-            Data<T>(output));
+    PlanAndRun(context, geometry, plan, Data<T>(context->input(0)),
+               Data<T>(context->input(1)), Data<O>(context->input(2)),
+               Data<T>(output));
   }
 };
 
@@ -196,13 +219,13 @@ class AdderConv2DBackpropOp : public AdderCpuOp {
                    context->allocate_output(1, context->input(1).shape(),
                                             &filter_backprop));
     using Pass = AdderBackward<typename CoreType<T>::type,
-                           typename CoreType<O>::type>;
+                               typename CoreType<O>::type>;
     const auto plan = [&](int threads) {
       return std::make_unique<Pass>(geometry, mode(), kernels(), threads);
     };
-    PlanAndRun(context, plan, Data<T>(context->input(0)),
-            Data<T>(context->input(1)), Data<O>(context->input(2)),
-            Data<T>(input_backprop), Data<T>(filter_backprop));
+    PlanAndRun(context, geometry, plan, Data<T>(context->input(0)),
+               Data<T>(context->input(1)), Data<O>(context->input(2)),
+               Data<T>(input_backprop), Data<T>(filter_backprop));
   }
 };
 

@@ -34,9 +34,18 @@ struct TapSlot {
   int64_t tap;
 };
 
+// A value for each lane: for the first pixel of a run, for its last, and for all
+// others. Where a run has one pixel, that is a first.
+template <typename C>
+struct LaneValues {
+  const C* inner;
+  const C* first;
+  const C* last;
+};
+
 // For some pixels and one plane of destinations, or two:
 //
-//   forward          total += sum_taps,channels |filter - source|
+//   forward          total += padding + sum_taps,channels |filter - source|
 //   input gradient   total += sum_taps,channels source * HT(filter - centre)
 //
 // The sums over all taps and channels of the block, of sources (for each pixel)
@@ -47,8 +56,12 @@ struct TapSlot {
 // The sums of magnitudes tell where that would cancel too many digits (or meet
 // an infinity or a NaN), and those lanes are summed directly instead.
 // Columns of taps that lie in the padding for the first pixel of a run (the
-// first so many) or for its last (the last so many) are left out there. What
-// filter sums those pixels need is told apart; a run of one pixel is a first.
+// first so many) or for its last (the last so many) are left out there.
+// `padding` tells what these and rows that were left out contribute: the sum of
+// the filters' magnitudes. `start` is the padding less the sum of the filters
+// that pixels do meet.
+//
+// The last forward block of a sum writes minus the total to the `result`.
 //
 // Pixels are neighbouring slots: one run of them or, to fill the registers where
 // rows are short, two runs of equal length, the second of which lies so many
@@ -63,20 +76,22 @@ struct CorrelationBlock {
   const TapSlot* column_taps;
   int64_t row_tap_count, column_tap_count;
   int64_t channels;  // source channels, over all planes
-  const C* centre;   // input gradient only; laid out as `total`
-  const C* source_sums;         // forward only, as the next three
+  C* total;
+  const C* centre;  // input gradient only; laid out as `total`
+  // Forward only, from here on.
+  const C* source_sums;
   const C* source_magnitudes;
-  const C* filter_sums;
   const C* filter_magnitudes;
-  const C* first_filter_sums;
-  const C* last_filter_sums;
+  LaneValues<C> start, padding;
   int64_t outside_first, outside_last;
   bool fresh;  // totals hold nothing yet
-  C* total;
   ptrdiff_t second_source, second_slot;
   // Elements from one plane of destinations to the next, where a block has two;
-  // sums of filters follow each other.
+  // sums of filters and results follow each other.
   ptrdiff_t next_filters, next_totals;
+  // Elements from one pixel to the next and from the first run to the second.
+  C* result;  // null if this is not the last block
+  ptrdiff_t result_pixel, second_result;
 };
 
 // For one tap, one plane of input channels and `count` output channels t:

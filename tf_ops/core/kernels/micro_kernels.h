@@ -110,37 +110,66 @@ struct Pixel {
 // How many channels ahead filters are fetched.
 constexpr int kPrefetched = 8;
 
-// Adds one tap's terms to the sums of pixels kFirst ... kEnd - 1 of each run.
-template <typename C, typename Step, typename S, int kFirst, int kEnd>
-inline __attribute__((always_inline)) void AddTap(
-    const CorrelationBlock<C>& block, const C* source, const C* filter,
-    int64_t channels, Vector<C> factor, Sums<C, S>& sums) {
-  constexpr int kRun = S::kRun;
-  constexpr bool kByPixels = !kBroadcastOperands || S::kPlanes > 1;
-  const C* second = source + (S::kRuns > 1 ? block.second_source : 0);
-  const C* next_plane = filter + (S::kPlanes > 1 ? block.next_filters : 0);
-  for (int64_t channel = 0; channel < channels; ++channel) {
-    // In the order that needs the fewest registers at a time.
-#pragma GCC unroll 64
-    for (int i = 0; i < S::kPixels * kSpan<C, S>; ++i) {
-      const int p = kByPixels ? i / kSpan<C, S> : i % S::kPixels;
-      const int v = kByPixels ? i % kSpan<C, S> : i / S::kPixels;
-      if (p % kRun < kFirst || p % kRun >= kEnd) continue;
-      const C* from =
-          p < kRun ? source + p * kLanes : second + (p - kRun) * kLanes;
-      const C* vector = (v < kVectors<C> ? filter : next_plane) +
-                        v % kVectors<C> * kWidth<C>;
-      sums.at[p][v] =
-          Step::Add(sums.at[p][v], Load(vector), from,
-                    block.centre + p * kLanes + v * kWidth<C>, factor);
-    }
+// Where a tap's next channel lies: of both runs of pixels, and of the filters of
+// both planes of destinations.
+template <typename C, typename S>
+struct Channel {
+  const C* source;
+  const C* second;
+  const C* filter;
+  const C* next_plane;
+
+  inline void Advance() {
     source += 1;
     second += 1;
     filter += kLanes;
     next_plane += kLanes;
-    // Filters of deep layers stream from the second-level cache.
-    __builtin_prefetch(filter + kPrefetched * kLanes);
-    if (S::kPlanes > 1) __builtin_prefetch(next_plane + kPrefetched * kLanes);
+  }
+};
+
+// Adds one channel's terms to the sums of pixels kFirst ... kEnd - 1 of each run.
+template <typename C, typename Step, typename S, int kFirst, int kEnd>
+inline __attribute__((always_inline)) void AddChannel(
+    const Channel<C, S>& at, const C* centre, Vector<C> factor,
+    Sums<C, S>& sums) {
+  constexpr int kRun = S::kRun;
+  constexpr bool kByPixels = !kBroadcastOperands || S::kPlanes > 1;
+  // In the order that needs the fewest registers at a time.
+#pragma GCC unroll 64
+  for (int i = 0; i < S::kPixels * kSpan<C, S>; ++i) {
+    const int p = kByPixels ? i / kSpan<C, S> : i % S::kPixels;
+    const int v = kByPixels ? i % kSpan<C, S> : i / S::kPixels;
+    if (p % kRun < kFirst || p % kRun >= kEnd) continue;
+    const C* from =
+        p < kRun ? at.source + p * kLanes : at.second + (p - kRun) * kLanes;
+    const C* vector = (v < kVectors<C> ? at.filter : at.next_plane) +
+                      v % kVectors<C> * kWidth<C>;
+    sums.at[p][v] = Step::Add(sums.at[p][v], Load(vector), from,
+                              centre + p * kLanes + v * kWidth<C>, factor);
+  }
+}
+
+// Adds one tap's terms. Filters of deep layers stream from the second-level
+// cache, which large blocks leave time for; these gain by unrolling, too.
+template <typename C, typename Step, typename S, int kFirst, int kEnd>
+inline __attribute__((always_inline)) void AddTap(
+    const CorrelationBlock<C>& block, const C* source, const C* filter,
+    int64_t channels, Vector<C> factor, Sums<C, S>& sums) {
+  Channel<C, S> at{source, source + (S::kRuns > 1 ? block.second_source : 0),
+                   filter, filter + (S::kPlanes > 1 ? block.next_filters : 0)};
+  const auto add = [&]() __attribute__((always_inline)) {
+    AddChannel<C, Step, S, kFirst, kEnd>(at, block.centre, factor, sums);
+    at.Advance();
+    __builtin_prefetch(at.filter + kPrefetched * kLanes);
+    if (S::kPlanes > 1) {
+      __builtin_prefetch(at.next_plane + kPrefetched * kLanes);
+    }
+  };
+  if constexpr (S::kPlanes > 1 && S::kPixels >= 12) {
+#pragma GCC unroll 4
+    for (int64_t channel = 0; channel < channels; ++channel) add();
+  } else {
+    for (int64_t channel = 0; channel < channels; ++channel) add();
   }
 }
 
@@ -182,34 +211,61 @@ inline __attribute__((always_inline)) Sums<C, S> SumOverTaps(
   return sums;
 }
 
-template <typename C, typename S>
-inline __attribute__((always_inline)) void AddToTotals(
-    const CorrelationBlock<C>& block, const Sums<C, S>& sums) {
-  constexpr int kRun = S::kRun;
-  const auto store = [&](auto add) {
+// Sums are added to the totals at the end of a block: shorter chains of
+// additions, smaller errors.
+template <typename C, int kPixels>
+void AddInputGradients(const CorrelationBlock<C>& block) {
+  using S = Shape<kPixels>;
+  const Sums<C, S> sums = SumOverTaps<C, InputGradient<C>, S>(block);
+#pragma GCC unroll 32
+  for (int p = 0; p < kPixels; ++p) {
 #pragma GCC unroll 8
     for (int v = 0; v < kSpan<C, S>; ++v) {
-      C* const total = block.total + VectorAt<C>(v, block.next_totals);
-      C* const second = total + block.second_slot * kLanes;
-#pragma GCC unroll 32
-      for (int p = 0; p < S::kPixels; ++p) {
-        C* to = p < kRun ? total + p * kLanes : second + (p - kRun) * kLanes;
-        Store(add ? Load(to) + sums.at[p][v] : sums.at[p][v], to);
-      }
+      C* const to = block.total + p * kLanes + v * kWidth<C>;
+      Store(Load(to) + sums.at[p][v], to);
     }
-  };
-  if (block.fresh) {
-    store(std::false_type());
-  } else {
-    store(std::true_type());
   }
 }
 
-// Sums are added to the totals at the end of a block: shorter chains of
-// additions, smaller errors.
-template <typename C, typename Step, typename S>
-void Correlate(const CorrelationBlock<C>& block) {
-  AddToTotals<C, S>(block, SumOverTaps<C, Step, S>(block));
+// Adds sums to the totals and, if kLast, writes minus that to the result.
+template <typename C, typename S, bool kFresh, bool kLast>
+inline __attribute__((always_inline)) void Finish(
+    const CorrelationBlock<C>& block, const Sums<C, S>& sums) {
+  constexpr int kRun = S::kRun;
+  C* const second = block.total + block.second_slot * kLanes;
+  C* result = block.result;
+#pragma GCC unroll 32
+  for (int p = 0; p < S::kPixels; ++p) {
+    if (kLast && S::kRuns > 1 && p == kRun) {
+      result = block.result + block.second_result;
+    }
+    C* const total =
+        p < kRun ? block.total + p * kLanes : second + (p - kRun) * kLanes;
+#pragma GCC unroll 8
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      C* const at = total + VectorAt<C>(v, block.next_totals);
+      const Vector<C> sum =
+          kFresh ? sums.at[p][v] : Load(at) + sums.at[p][v];
+      if constexpr (kLast) {
+        Store(-sum, result + v * kWidth<C>);
+      } else {
+        Store(sum, at);
+      }
+    }
+    if (kLast) result += block.result_pixel;
+  }
+}
+
+template <typename C, typename S>
+inline __attribute__((always_inline)) void Finish(
+    const CorrelationBlock<C>& block, const Sums<C, S>& sums) {
+  const bool last = block.result != nullptr;
+  if (block.fresh) {
+    if (last) return Finish<C, S, true, true>(block, sums);
+    return Finish<C, S, true, false>(block, sums);
+  }
+  if (last) return Finish<C, S, false, true>(block, sums);
+  Finish<C, S, false, false>(block, sums);
 }
 
 // How many times smaller than the sum of all magnitudes a distance may be
@@ -254,6 +310,28 @@ inline C MostMagnitude(const CorrelationBlock<C>& block) {
   return LargestLane<C>(most);
 }
 
+// What `values` says of pixel p of each run.
+template <typename C, typename S>
+inline const C* ValuesOf(const LaneValues<C>& values, int p) {
+  if (p % S::kRun == 0) return values.first;
+  return p % S::kRun == S::kRun - 1 ? values.last : values.inner;
+}
+
+// The padding of each pixel, from which direct sums start.
+template <typename C, typename S>
+inline __attribute__((always_inline)) Sums<C, S> Padding(
+    const CorrelationBlock<C>& block) {
+  Sums<C, S> sums;
+#pragma GCC unroll 32
+  for (int p = 0; p < S::kPixels; ++p) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      sums.at[p][v] = Load(ValuesOf<C, S>(block.padding, p) + v * kWidth<C>);
+    }
+  }
+  return sums;
+}
+
 // Replaces what cancelled in `sums` by direct sums.
 template <typename C, typename S>
 __attribute__((noinline)) void ReplaceInexact(
@@ -283,9 +361,12 @@ __attribute__((noinline)) void ReplaceInexact(
       if (p % S::kRun == S::kRun - 1) {
         pixel.column_tap_count -= block.outside_last;
       }
-      const auto exact = pixel.column_tap_count > 0
-                             ? SumOverTaps<C, Direct<C>, One>(pixel)
-                             : Sums<C, One>{};
+      const C* padding = ValuesOf<C, S>(block.padding, p) + plane * kLanes;
+      pixel.padding = {padding, padding, padding};
+      auto exact = Padding<C, One>(pixel);
+      if (pixel.column_tap_count > 0) {
+        exact = SumOverTaps<C, Direct<C>, One>(pixel, exact);
+      }
       for (int v = 0; v < kVectors<C>; ++v) {
         for (int lane = 0; lane < kWidth<C>; ++lane) {
           if (inexact[v] >> lane & 1) here[v][lane] = exact.at[0][v][lane];
@@ -295,10 +376,11 @@ __attribute__((noinline)) void ReplaceInexact(
   }
 }
 
-// What sums of maxima start from: minus the sums of filters and sources. Partial
-// sums then run from there to the distance, and stay small on the way.
+// What sums of maxima start from: the padding less the sums of filters and
+// sources. Partial sums then run from there to the distance, and stay small on
+// the way.
 template <typename C, typename S>
-inline __attribute__((always_inline)) Sums<C, S> MinusReach(
+inline __attribute__((always_inline)) Sums<C, S> FromReach(
     const CorrelationBlock<C>& block) {
   constexpr int kRun = S::kRun;
   const C* const source_sums = block.source_sums;
@@ -307,14 +389,14 @@ inline __attribute__((always_inline)) Sums<C, S> MinusReach(
 #pragma GCC unroll 8
   for (int v = 0; v < kSpan<C, S>; ++v) {
     const int at = v * kWidth<C>;
-    const Vector<C> filters = -Load(block.filter_sums + at);
+    const Vector<C> inner = Load(block.start.inner + at);
 #pragma GCC unroll 32
     for (int p = 0; p < S::kPixels; ++p) {
-      Vector<C> from = filters;
+      Vector<C> from = inner;
       if (p % kRun == 0) {
-        from = -Load(block.first_filter_sums + at);
+        from = Load(block.start.first + at);
       } else if (p % kRun == kRun - 1) {
-        from = -Load(block.last_filter_sums + at);
+        from = Load(block.start.last + at);
       }
       const C* source = p < kRun ? source_sums + p : second_sums + (p - kRun);
       sums.at[p][v] = from - Broadcast(*source);
@@ -349,7 +431,7 @@ inline __attribute__((always_inline)) Vector<C> Least(const Sums<C, S>& sums,
 template <typename C, typename S>
 void ForwardBlock(const CorrelationBlock<C>& block) {
   const auto sums = SumOverTaps<C, Maximum<C, S::kPlanes == 1>, S>(
-      block, MinusReach<C, S>(block));
+      block, FromReach<C, S>(block));
   const C magnitude = MostMagnitude<C, S>(block);
   unsigned inexact = 0;
 #pragma GCC unroll 8
@@ -362,9 +444,14 @@ void ForwardBlock(const CorrelationBlock<C>& block) {
     // A copy, since sums whose address is known to others leave registers.
     auto mended = sums;
     ReplaceInexact<C, S>(block, &mended);
-    return AddToTotals<C, S>(block, mended);
+    return Finish<C, S>(block, mended);
   }
-  AddToTotals<C, S>(block, sums);
+  Finish<C, S>(block, sums);
+}
+
+template <typename C, typename S>
+void DirectForwardBlock(const CorrelationBlock<C>& block) {
+  Finish<C, S>(block, SumOverTaps<C, Direct<C>, S>(block, Padding<C, S>(block)));
 }
 
 // Calls the instance for `pixels` (of each run) out of 1 ... kMost.
@@ -372,7 +459,7 @@ template <typename C, int kMost, int kRuns, int kPlanes>
 void ForwardUpTo(const CorrelationBlock<C>& block, int pixels) {
   if (pixels == kMost) {
     using S = Shape<kMost * kRuns, kRuns, kPlanes>;
-    if constexpr (kDirectForward) return Correlate<C, Direct<C>, S>(block);
+    if constexpr (kDirectForward) return DirectForwardBlock<C, S>(block);
     return ForwardBlock<C, S>(block);
   }
   if constexpr (kMost > 1) {
@@ -382,7 +469,7 @@ void ForwardUpTo(const CorrelationBlock<C>& block, int pixels) {
 
 template <typename C, int kMost>
 void InputGradientUpTo(const CorrelationBlock<C>& block, int pixels) {
-  if (pixels == kMost) return Correlate<C, InputGradient<C>, Shape<kMost>>(block);
+  if (pixels == kMost) return AddInputGradients<C, kMost>(block);
   if constexpr (kMost > 1) InputGradientUpTo<C, kMost - 1>(block, pixels);
 }
 
