@@ -105,14 +105,13 @@ void BackwardPlan::ChooseBlocks() {
   input_scratch_ = MostPlanes(parts_) * plane;
   gradient_scratch_ = block_images_ * band_rows_ * block_columns_ * kLanes;
   row_scratch_ = input_.patches.width * input_.patches.channels;
-  skipped_scratch_ =
-      Planes(output_.channels) * height_.kernel * width_.kernel * kLanes;
+  skipped_ = Planes(output_.channels) * height_.kernel * width_.kernel * kLanes;
 }
 
 int64_t BackwardPlan::workspace_bytes() const {
   const int64_t alignment = kWorkspaceAlignment / element_;
   return element_ * (RoundUp(filters_.size(), alignment) +
-                     partials_.elements() +
+                     partials_.elements() + skipped_elements() +
                      threads_ * RoundUp(worker_elements(), alignment));
 }
 
@@ -125,7 +124,8 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
   const int64_t alignment = kWorkspaceAlignment / sizeof(C);
   C* const packed = static_cast<C*>(workspace);
   C* const partials = packed + RoundUp(filters_.size(), alignment);
-  C* const scratch = partials + partials_.elements();
+  C* const skipped = partials + partials_.elements();
+  C* const scratch = skipped + skipped_elements();
   const int64_t scratch_stride = RoundUp(worker_elements(), alignment);
   std::atomic<bool> finite{true};
   const int packers = filters_.size() > (1 << 16) ? threads_ : 1;
@@ -139,13 +139,13 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
                 worker.input = scratch + number * scratch_stride;
                 worker.input_gradient = worker.input + input_scratch_;
                 worker.gradient = worker.input_gradient + input_scratch_;
-                worker.skipped = worker.gradient + gradient_scratch_;
-                worker.row = worker.skipped + skipped_scratch_;
+                worker.row = worker.gradient + gradient_scratch_;
                 RunUnit<C>(unit, input, gradient, packed, finite, partials,
-                           input_gradient, worker);
+                           skipped, input_gradient, worker);
               });
   ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
     partials_.AddChunks(unit, partials);
+    AddPadding(unit, packed, skipped, partials);
     filters_.Unpack(set_, partials, unit, filter_gradient);
   });
 }
@@ -154,7 +154,8 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
 template <typename C, typename T, typename O>
 void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
                            const C* packed, bool packed_finite, C* partials,
-                           T* input_gradient, const Worker<C>& worker) const {
+                           C* all_skipped, T* input_gradient,
+                           const Worker<C>& worker) const {
   const int64_t parts = parts_.size();
   const PlaneRange& part = parts_[unit % parts];
   const int64_t group = unit / parts % groups_;
@@ -164,7 +165,11 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
       (group * Planes(input_.channels) + part.first) * size;
   C* const partial = partials + chunk * partials_.stride() + offset;
   std::memset(partial, 0, part.planes * size * sizeof(C));
-  std::fill_n(worker.skipped, skipped_scratch_, C{0});
+  // The same for all parts, so one of them sees to it.
+  C* const skipped =
+      part.first == 0 ? all_skipped + (chunk * groups_ + group) * skipped_
+                      : nullptr;
+  if (skipped != nullptr) std::fill_n(skipped, skipped_, C{0});
   const int64_t slots = input_rows_.slots * input_columns_.slots;
   const int64_t plane_stride = block_images_ * slots * kLanes;
   for (int64_t tile = tiles_ * chunk / partials_.chunks();
@@ -181,7 +186,7 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
                          at.images * slots * kLanes);
     }
     SumTile(at, part.planes, finite, gradient, packed + offset, partial,
-            worker);
+            skipped, worker);
     if (input_.patches.channels > 0) {
       UnpackPatches(set_, worker.input_gradient, input_, input_rows_,
                     input_columns_, at, plane_stride, worker.row,
@@ -192,15 +197,12 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
                  C{1}, input_gradient);
     }
   }
-  for (int64_t p = 0; p < part.planes; ++p) {
-    AddPadding(packed + offset + p * size, partial + p * size, worker);
-  }
 }
 
 template <typename C, typename O>
 void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes, bool finite,
                            const O* gradient, const C* packed, C* partial,
-                           const Worker<C>& worker) const {
+                           C* skipped, const Worker<C>& worker) const {
   for (int64_t row = 0; row < at.rows; row += band_rows_) {
     BlockOrigin band = at;
     band.row += row;
@@ -217,8 +219,9 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes, bool finite,
                       RangeInside(width_, j, band.column, band.columns)};
       };
       ForEachTap([&](int64_t i, int64_t j) {
+        if (skipped == nullptr) return;
         const int64_t tap = (q * height_.kernel + i) * width_.kernel + j;
-        SumSkipped(band, inside(i, j), worker.skipped + tap * kLanes, worker);
+        SumSkipped(band, inside(i, j), skipped + tap * kLanes, worker);
       });
       for (int64_t plane = 0; plane < planes; ++plane) {
         ForEachTap([&](int64_t i, int64_t j) {
@@ -319,27 +322,35 @@ void BackwardPlan::SumSkipped(const BlockOrigin& band, const Inside& inside,
   std::copy_n(total, kLanes, sums);
 }
 
-// Adds what was skipped: the sum of gradient * (0 - filter).
+// Adds what was skipped, the sum of gradient * (0 - filter), to the gradient of a
+// plane of input channels.
 template <typename C>
-void BackwardPlan::AddPadding(const C* packed, C* partial,
-                              const Worker<C>& worker) const {
-  const C* sums = worker.skipped;
+void BackwardPlan::AddPadding(int64_t unit, const C* packed, const C* skipped,
+                              C* total) const {
+  const int64_t group = unit / Planes(input_.channels);
+  const int64_t plane = unit * filters_.destination_plane_stride();
+  const C* at = skipped + group * skipped_;
   for (int64_t q = 0; q < Planes(output_.channels); ++q) {
     const int channels = PlaneChannels(output_.channels, q);
-    for (int64_t i = 0; i < height_.kernel; ++i) {
-      for (int64_t j = 0; j < width_.kernel; ++j, sums += kLanes) {
-        const int64_t tap = q * filters_.source_plane_stride() +
-                            i * filters_.row_stride() +
-                            j * filters_.tap_stride();
-        for (int t = 0; t < channels; ++t) {
-          if (sums[t] == 0) continue;  // also where filters are not finite
-          for (int lane = 0; lane < kLanes; ++lane) {
-            const int64_t at = tap + t * kLanes + lane;
-            partial[at] -= sums[t] * packed[at];
-          }
+    ForEachTap([&](int64_t i, int64_t j) {
+      C sums[kLanes] = {};
+      for (int64_t chunk = 0; chunk < partials_.chunks(); ++chunk) {
+        const C* of = at + chunk * groups_ * skipped_;
+        for (int t = 0; t < kLanes; ++t) sums[t] += of[t];
+      }
+      at += kLanes;
+      const int64_t tap = plane + q * filters_.source_plane_stride() +
+                          i * filters_.row_stride() +
+                          j * filters_.tap_stride();
+      for (int t = 0; t < channels; ++t) {
+        if (sums[t] == 0) continue;  // also where filters are not finite
+        const C* filters = packed + tap + t * kLanes;
+        C* to = total + tap + t * kLanes;
+        for (int lane = 0; lane < kLanes; ++lane) {
+          to[lane] -= sums[t] * filters[lane];
         }
       }
-    }
+    });
   }
 }
 

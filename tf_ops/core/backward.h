@@ -46,9 +46,6 @@ class BackwardPlan {
     C* input;
     C* input_gradient;
     C* gradient;
-    // For each plane of output channels and tap: the sum of the output gradients
-    // whose inputs lie in the padding.
-    C* skipped;
     C* row;  // of the input's gradient, where pixels are row patches
   };
 
@@ -71,10 +68,11 @@ class BackwardPlan {
   template <typename C, typename T, typename O>
   void RunUnit(int64_t unit, const T* input, const O* gradient,
                const C* packed, bool packed_finite, C* partials,
-               T* input_gradient, const Worker<C>& worker) const;
+               C* all_skipped, T* input_gradient,
+               const Worker<C>& worker) const;
   template <typename C, typename O>
   void SumTile(const BlockOrigin& at, int64_t planes, bool finite,
-               const O* gradient, const C* packed, C* partial,
+               const O* gradient, const C* packed, C* partial, C* skipped,
                const Worker<C>& worker) const;
   template <typename Visit>
   void ForEachTap(const Visit& visit) const {
@@ -92,7 +90,8 @@ class BackwardPlan {
   void SumSkipped(const BlockOrigin& band, const Inside& inside, C* sums,
                   const Worker<C>& worker) const;
   template <typename C>
-  void AddPadding(const C* packed, C* partial, const Worker<C>& worker) const;
+  void AddPadding(int64_t unit, const C* packed, const C* skipped,
+                  C* total) const;
 
   const KernelSet& set_;
   int64_t element_;
@@ -110,11 +109,15 @@ class BackwardPlan {
   AxisPlan input_rows_, input_columns_, rows_, columns_;
   int64_t tiles_ = 0;
   PartialFilters partials_;
-  int64_t input_scratch_ = 0, gradient_scratch_ = 0, skipped_scratch_ = 0;
-  int64_t row_scratch_ = 0;
+  int64_t input_scratch_ = 0, gradient_scratch_ = 0, row_scratch_ = 0;
   int64_t worker_elements() const {
-    return 2 * input_scratch_ + gradient_scratch_ + skipped_scratch_ +
-           row_scratch_;
+    return 2 * input_scratch_ + gradient_scratch_ + row_scratch_;
+  }
+  // For each plane of output channels and tap: the sum of the output gradients
+  // whose inputs lie in the padding. Of one chunk and group.
+  int64_t skipped_ = 0;
+  int64_t skipped_elements() const {
+    return partials_.chunks() * groups_ * skipped_;
   }
 };
 
