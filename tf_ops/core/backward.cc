@@ -58,7 +58,7 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
   if (!fits_) return;
   ChooseBlocks();
   fits_ = input_scratch_ * element_ <=
-          kTileBytes * (input_.patches.channels > 0 ? kSharedPlanes : 1);
+          kTileBytes * (input_.patches.used() ? kSharedPlanes : 1);
   if (!fits_) return;
   tiles_ = grid().size();
   const int64_t units = groups_ * static_cast<int64_t>(parts_.size());
@@ -71,7 +71,7 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
 // are one pixel long.
 void BackwardPlan::ChooseBlocks() {
   block_columns_ = output_.width;
-  if (width_.kernel == 1 && input_.patches.channels == 0) {
+  if (width_.kernel == 1 && !input_.patches.used()) {
     block_columns_ = std::min(block_columns_, kBandPixels);
   }
   block_rows_ = output_.height;
@@ -97,7 +97,7 @@ void BackwardPlan::ChooseBlocks() {
   const int64_t plane =
       block_images_ * input_rows_.slots * input_columns_.slots * kLanes;
   // Patches are summed up over all of their planes.
-  const int64_t most = input_.patches.channels > 0
+  const int64_t most = input_.patches.used()
                            ? kSharedPlanes
                            : kTileBytes / (plane * element_);
   parts_ = DealPlanes(Planes(input_.channels),
@@ -187,7 +187,7 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
     }
     SumTile(at, part.planes, finite, gradient, packed + offset, partial,
             skipped, worker);
-    if (input_.patches.channels > 0) {
+    if (input_.patches.used()) {
       UnpackPatches(set_, worker.input_gradient, input_, input_rows_,
                     input_columns_, at, plane_stride, worker.row,
                     input_gradient);

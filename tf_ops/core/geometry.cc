@@ -304,7 +304,7 @@ Axis RowOf(int64_t pixels) {
 
 Geometry Folded(const Geometry& geometry) {
   if (!IsPointwise(geometry.height) || !IsPointwise(geometry.width) ||
-      geometry.patches.channels > 0) {
+      geometry.patches.used()) {
     return geometry;
   }
   Geometry folded = geometry;

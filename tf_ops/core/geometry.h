@@ -79,6 +79,8 @@ struct RowPatches {
   int64_t width = 0;   // of the image
   int64_t stride = 0;  // columns from one patch to the next
   int64_t pad_before = 0;
+
+  bool used() const { return channels > 0; }
 };
 
 struct Geometry {
@@ -100,7 +102,7 @@ struct Geometry {
     return kernel_taps() * group_in() * out_channels;
   }
   int64_t input_size() const {
-    const bool whole = patches.channels == 0;
+    const bool whole = !patches.used();
     return batch * height.input * (whole ? width.input : patches.width) *
            (whole ? in_channels : patches.channels);
   }

@@ -253,7 +253,7 @@ void PackTile(const KernelSet& set, const T* tensor, const Image& image,
                [&](int64_t slot, int64_t count, const internal::Inside& inside,
                    int64_t offset) {
                  C* to = plane + slot * kLanes;
-                 if (image.patches.channels > 0 && inside.count > 0) {
+                 if (image.patches.used() && inside.count > 0) {
                    return internal::PackPatches(
                        set,
                        tensor + offset - inside.position * image.strides.width,
