@@ -27,8 +27,6 @@ constexpr int64_t kTileBytes = 256 << 10;
 // Terms summed in registers before they are added to the totals, about: every
 // term of a chain rounds, so short chains are accurate ones.
 constexpr int64_t kChainTerms = 576;
-// Destination planes that a kernel takes at once.
-constexpr int kMostPlanes = 2;
 
 int64_t Spread(int64_t count, int64_t most) {
   return CeilDiv(count, CeilDiv(count, most));
@@ -456,7 +454,7 @@ void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
   const bool forward = pass_ == Pass::kForward;
   const AxisPlan& rows = unit.rows->source;
   const AxisPlan& columns = unit.columns->source;
-  CorrelationBlock<C> block;
+  CorrelationBlock<C> block{};
   block.source = worker.source;
   block.source_plane = SourcePlane(unit, block_images_);
   block.source_row = columns.slots * kLanes;
@@ -570,76 +568,20 @@ std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
   return all_lines;
 }
 
-// Sums lane by lane, of some planes.
-template <typename C>
-struct LaneSums {
-  C lanes[kMostPlanes * kLanes] = {};
-
-  // Of the rows first ... end - 1 of each plane; the planes lie `next_plane`
-  // elements apart.
-  void Add(const C* rows, int64_t planes, ptrdiff_t next_plane, int64_t first,
-           int64_t end) {
-    for (int64_t p = 0; p < planes; ++p) {
-      for (int64_t i = first; i < end; ++i) {
-        const C* row = rows + p * next_plane + i * kLanes;
-        for (int lane = 0; lane < kLanes; ++lane) {
-          lanes[p * kLanes + lane] += row[lane];
-        }
-      }
-    }
-  }
-};
-
-// What the filters of some planes contribute to each pixel of some lines: see
-// `start` and `padding` of CorrelationBlock.
-template <typename C>
-struct FilterParts {
-  LaneSums<C> magnitudes;
-  LaneSums<C> start, first_start, last_start;
-  LaneSums<C> padding, first_padding, last_padding;
-
-  // Of `rows` rows of taps, first ... end - 1 meet the image.
-  FilterParts(const FilterSums<C>& sums, int64_t planes, ptrdiff_t next_plane,
-              int64_t first, int64_t end, int64_t rows) {
-    const auto inside = [&](const C* of, LaneSums<C>* to) {
-      to->Add(of, planes, next_plane, first, end);
-    };
-    inside(sums.magnitudes, &magnitudes);
-    padding.Add(sums.magnitudes, planes, next_plane, 0, first);
-    padding.Add(sums.magnitudes, planes, next_plane, end, rows);
-    first_padding = last_padding = padding;
-    inside(sums.leading_magnitudes, &first_padding);
-    inside(sums.trailing_magnitudes, &last_padding);
-    const auto less = [&](const LaneSums<C>& of, const C* inside_sums,
-                          LaneSums<C>* to) {
-      inside(inside_sums, to);
-      for (int i = 0; i < kMostPlanes * kLanes; ++i) {
-        to->lanes[i] = of.lanes[i] - to->lanes[i];
-      }
-    };
-    less(padding, sums.sums, &start);
-    less(first_padding, sums.first_sums, &first_start);
-    less(last_padding, sums.last_sums, &last_start);
-  }
-};
-
 // For lines that start and end an image's row, or do not.
 template <typename C>
-LaneValues<C> ValuesOf(const LaneSums<C>& inner, const LaneSums<C>& first,
-                       const LaneSums<C>& last, bool starts, bool ends,
-                       bool one_pixel) {
-  const C* at_end = ends ? last.lanes : inner.lanes;
-  return {inner.lanes,
-          starts ? first.lanes : one_pixel ? at_end : inner.lanes, at_end};
+LaneValues<C> ValuesOf(const C* inner, const C* first, const C* last,
+                       bool starts, bool ends, bool one_pixel) {
+  const C* at_end = ends ? last : inner;
+  return {inner, starts ? first : one_pixel ? at_end : inner, at_end};
 }
 
 // The same without its first or its last pixel.
 template <typename C>
 LaneValues<C> PartOf(const LaneValues<C>& values, bool first, bool last,
                      bool one_pixel) {
-  const C* at_end = last ? values.last : values.inner;
-  return {values.inner,
-          first ? values.first : one_pixel ? at_end : values.inner, at_end};
+  return ValuesOf(values.inner, values.first, values.last, first, last,
+                  one_pixel);
 }
 
 // Walks over a unit's pixels in runs that a kernel takes at once. `block` has
@@ -662,18 +604,18 @@ void CorrelationPlan::SumPlanes(const Unit& unit, const Terms& terms,
   for (const Lines& lines : all_lines) {
     CorrelationBlock<C> whole = WithRows(unit, lines, block);
     const int64_t skipped = whole.row_taps - block.row_taps;
-    const FilterParts<C> parts(filter_sums, planes, FilterSumsOffset(1),
-                               skipped, skipped + lines.taps, terms.rows);
+    FilterParts<C> parts;
+    kernels.filter_parts(filter_sums, planes, FilterSumsOffset(1), skipped,
+                         skipped + lines.taps, terms.rows, &parts);
     if (lines.taps == 0) {
-      AddPadding(lines, whole, parts.padding.lanes, planes);
+      AddPadding(lines, whole, parts.padding, planes);
       continue;
     }
-    const auto values = [&](const LaneSums<C>& inner, const LaneSums<C>& first,
-                            const LaneSums<C>& last) {
+    const auto values = [&](const C* inner, const C* first, const C* last) {
       return ValuesOf(inner, first, last, lines.starts_row, lines.ends_row,
                       lines.pixels == 1);
     };
-    whole.filter_magnitudes = parts.magnitudes.lanes;
+    whole.filter_magnitudes = parts.magnitudes;
     whole.start = values(parts.start, parts.first_start, parts.last_start);
     whole.padding =
         values(parts.padding, parts.first_padding, parts.last_padding);
@@ -687,10 +629,11 @@ void CorrelationPlan::SumPlanes(const Unit& unit, const Terms& terms,
     size_t done = 0;
     // Short rows two at a time.
     if (lines.pixels <= most_twice && lines.pixels > 1) {
+      CorrelationBlock<C> here = whole;
       for (; done + 1 < lines.starts.size(); done += 2) {
         const Lines::Start& one = lines.starts[done];
         const Lines::Start& two = lines.starts[done + 1];
-        CorrelationBlock<C> here = BlockAt(whole, one, 0);
+        MoveTo(one, 0, whole, &here);
         here.second_source = (two.slot - one.slot) * kLanes;
         here.second_slot = two.pixel - one.pixel;
         here.second_result = two.element - one.element;
@@ -708,9 +651,10 @@ template <typename C>
 void CorrelationPlan::AddPadding(const Lines& lines,
                                  const CorrelationBlock<C>& block,
                                  const C* padding, int64_t planes) const {
+  CorrelationBlock<C> here = block;
   for (const Lines::Start& start : lines.starts) {
     for (int64_t pixel = 0; pixel < lines.pixels; ++pixel) {
-      const CorrelationBlock<C> here = BlockAt(block, start, pixel);
+      MoveTo(start, pixel, block, &here);
       for (int64_t p = 0; p < planes; ++p) {
         C* const total = here.total + p * block.next_totals;
         for (int lane = 0; lane < kLanes; ++lane) {
@@ -739,19 +683,18 @@ CorrelationBlock<C> CorrelationPlan::WithRows(
 }
 
 template <typename C>
-CorrelationBlock<C> CorrelationPlan::BlockAt(const CorrelationBlock<C>& block,
-                                             const Lines::Start& start,
-                                             int64_t first) {
-  CorrelationBlock<C> here = block;
-  here.source += (start.slot + first) * kLanes;
-  here.total += (start.pixel + first) * kLanes;
-  here.centre += (start.pixel + first) * kLanes;
-  here.source_sums += start.pixel + first;
-  here.source_magnitudes += start.pixel + first;
-  if (here.result != nullptr) {
-    here.result += start.element + first * block.result_pixel;
+void CorrelationPlan::MoveTo(const Lines::Start& start, int64_t first,
+                             const CorrelationBlock<C>& from,
+                             CorrelationBlock<C>* here) {
+  const int64_t pixel = start.pixel + first;
+  here->source = from.source + (start.slot + first) * kLanes;
+  here->total = from.total + pixel * kLanes;
+  here->centre = from.centre + pixel * kLanes;
+  here->source_sums = from.source_sums + pixel;
+  here->source_magnitudes = from.source_magnitudes + pixel;
+  if (from.result != nullptr) {
+    here->result = from.result + start.element + first * from.result_pixel;
   }
-  return here;
 }
 
 // Runs `kernel` over lines[done ...], at most `most` pixels at a time.
@@ -761,16 +704,17 @@ void CorrelationPlan::ForEachBlock(
     int64_t most, void (*kernel)(const CorrelationBlock<C>&, int)) const {
   if (lines.taps == 0) return;
   const int64_t runs = CeilDiv(lines.pixels, most);
-  for (; done < lines.starts.size(); ++done) {
-    for (int64_t i = 0; i < runs; ++i) {
-      const int64_t first = lines.pixels * i / runs;
-      const int64_t end = lines.pixels * (i + 1) / runs;
-      CorrelationBlock<C> here = BlockAt(block, lines.starts[done], first);
-      const bool starts = first == 0, ends = end == lines.pixels;
-      if (!starts) here.outside_first = 0;
-      if (!ends) here.outside_last = 0;
-      here.start = PartOf(block.start, starts, ends, end - first == 1);
-      here.padding = PartOf(block.padding, starts, ends, end - first == 1);
+  CorrelationBlock<C> here = block;
+  for (int64_t i = 0; i < runs; ++i) {
+    const int64_t first = lines.pixels * i / runs;
+    const int64_t end = lines.pixels * (i + 1) / runs;
+    const bool starts = first == 0, ends = end == lines.pixels;
+    here.outside_first = starts ? block.outside_first : 0;
+    here.outside_last = ends ? block.outside_last : 0;
+    here.start = PartOf(block.start, starts, ends, end - first == 1);
+    here.padding = PartOf(block.padding, starts, ends, end - first == 1);
+    for (size_t j = done; j < lines.starts.size(); ++j) {
+      MoveTo(lines.starts[j], first, block, &here);
       kernel(here, static_cast<int>(end - first));
     }
   }

@@ -177,9 +177,11 @@ class CorrelationPlan {
   template <typename C>
   CorrelationBlock<C> WithRows(const Unit& unit, const Lines& lines,
                                const CorrelationBlock<C>& block) const;
+  // Moves a block to the pixel `first` of a line that starts there.
   template <typename C>
-  static CorrelationBlock<C> BlockAt(const CorrelationBlock<C>& block,
-                                     const Lines::Start& start, int64_t first);
+  static void MoveTo(const Lines::Start& start, int64_t first,
+                     const CorrelationBlock<C>& from,
+                     CorrelationBlock<C>* here);
   template <typename C>
   void ForEachBlock(const Lines& lines, const CorrelationBlock<C>& block,
                     size_t done, int64_t most,

@@ -26,37 +26,6 @@ struct Terms {
   int64_t first_column, columns;
 };
 
-// Sums of filters that depend on no pixel but on whether it is the first or the
-// last of its row: what those see of them, and what they do not.
-template <typename C>
-struct FilterSums {
-  static constexpr int kArrays = 6;
-  C* sums;
-  C* magnitudes;
-  C* first_sums;           // of what the first pixel sees
-  C* last_sums;            // of what the last pixel sees
-  C* leading_magnitudes;   // of what the first pixel does not see
-  C* trailing_magnitudes;  // of what the last pixel does not see
-
-  static FilterSums At(C* memory, int64_t size) {
-    return {memory,            memory + size,     memory + 2 * size,
-            memory + 3 * size, memory + 4 * size, memory + 5 * size};
-  }
-
-  FilterSums From(int64_t offset) const {
-    return {sums + offset,       magnitudes + offset,
-            first_sums + offset, last_sums + offset,
-            leading_magnitudes + offset, trailing_magnitudes + offset};
-  }
-
-  void Clear(int64_t offset, int64_t count) {
-    for (C* array : {sums, magnitudes, first_sums, last_sums,
-                     leading_magnitudes, trailing_magnitudes}) {
-      std::fill_n(array + offset, count, C{0});
-    }
-  }
-};
-
 class PackedFilters {
  public:
   PackedFilters(const Geometry& geometry, FilterOrder order)
@@ -119,7 +88,7 @@ class PackedFilters {
   void Sum(const C* packed, int64_t unit, const Terms& terms, int64_t leading,
            int64_t trailing, int64_t offset, FilterSums<C>* to) const {
     const C* from = packed + unit * destination_plane_stride();
-    to->Clear(offset, terms.rows * kLanes);
+    Clear(*to, offset, terms.rows * kLanes);
     for (int64_t p = 0; p < terms.planes; ++p) {
       const int64_t plane = terms.first_plane + p;
       for (int64_t i = 0; i < terms.rows; ++i) {
@@ -135,6 +104,15 @@ class PackedFilters {
   }
 
  private:
+  template <typename C>
+  static void Clear(const FilterSums<C>& sums, int64_t offset, int64_t count) {
+    for (C* array : {sums.sums, sums.magnitudes, sums.first_sums,
+                     sums.last_sums, sums.leading_magnitudes,
+                     sums.trailing_magnitudes}) {
+      std::fill_n(array + offset, count, C{0});
+    }
+  }
+
   // Adds up one tap's rows first: shorter chains, smaller errors.
   template <typename C>
   static void AddRows(const C* rows, int count, bool leading, bool trailing,

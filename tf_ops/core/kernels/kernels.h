@@ -27,6 +27,9 @@ namespace keras_adder {
 // Channels in a plane of a tile. A multiple of every vector width.
 constexpr int kLanes = 16;
 
+// Destination planes that a kernel takes at once.
+constexpr int kMostPlanes = 2;
+
 // A filter tap along one axis: the slot in which a block of destinations meets
 // it (counted from the slot of the block itself), and which tap it is.
 struct TapSlot {
@@ -123,6 +126,40 @@ struct BackwardBlock {
   C* input_gradient;
 };
 
+// Sums of filters that depend on no pixel but on whether it is the first or the
+// last of its row: what those see of them, and what they do not.
+template <typename C>
+struct FilterSums {
+  static constexpr int kArrays = 6;
+  C* sums;
+  C* magnitudes;
+  C* first_sums;           // of what the first pixel sees
+  C* last_sums;            // of what the last pixel sees
+  C* leading_magnitudes;   // of what the first pixel does not see
+  C* trailing_magnitudes;  // of what the last pixel does not see
+
+  static FilterSums At(C* memory, int64_t size) {
+    return {memory,            memory + size,     memory + 2 * size,
+            memory + 3 * size, memory + 4 * size, memory + 5 * size};
+  }
+
+  FilterSums From(int64_t offset) const {
+    return {sums + offset,       magnitudes + offset,
+            first_sums + offset, last_sums + offset,
+            leading_magnitudes + offset, trailing_magnitudes + offset};
+  }
+};
+
+// What the filters of some planes contribute to the pixels of a run: see `start`
+// and `padding` of CorrelationBlock.
+template <typename C>
+struct FilterParts {
+  using Values = C[kMostPlanes * kLanes];
+  Values magnitudes;
+  Values start, first_start, last_start;
+  Values padding, first_padding, last_padding;
+};
+
 template <typename C>
 struct Kernels {
   // The most pixels of a correlation block and of one of two runs, the same for
@@ -155,6 +192,11 @@ struct Kernels {
                     int64_t slots, C* sums, C* magnitudes);
   void (*tap_sums)(const C* slot_sums, ptrdiff_t row_stride,
                    const CorrelationBlock<C>& block, int64_t columns, C* sums);
+  // Of `rows` rows of taps, first ... end - 1 meet the image. `sums` has one
+  // vector of lanes for each row; the planes lie `next_plane` elements apart.
+  void (*filter_parts)(const FilterSums<C>& sums, int64_t planes,
+                       ptrdiff_t next_plane, int64_t first, int64_t end,
+                       int64_t rows, FilterParts<C>* parts);
 };
 
 // A run of `count` neighbouring slots of one plane, and the tensor elements

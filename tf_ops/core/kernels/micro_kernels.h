@@ -638,6 +638,40 @@ void TapSums(const C* slot_sums, ptrdiff_t row_stride,
   }
 }
 
+template <typename C>
+void FilterPartsOf(const FilterSums<C>& sums, int64_t planes,
+                   ptrdiff_t next_plane, int64_t first, int64_t end,
+                   int64_t rows, FilterParts<C>* parts) {
+  for (int64_t v = 0; v < planes * kVectors<C>; ++v) {
+    const ptrdiff_t lane = VectorAt<C>(v, next_plane);
+    Vector<C> magnitudes = {}, seen = {}, first_seen = {}, last_seen = {};
+    Vector<C> outside = {}, leading = {}, trailing = {};
+    for (int64_t row = 0; row < rows; ++row) {
+      const ptrdiff_t at = lane + row * kLanes;
+      if (row < first || row >= end) {
+        outside += Load(sums.magnitudes + at);
+        continue;
+      }
+      magnitudes += Load(sums.magnitudes + at);
+      seen += Load(sums.sums + at);
+      first_seen += Load(sums.first_sums + at);
+      last_seen += Load(sums.last_sums + at);
+      leading += Load(sums.leading_magnitudes + at);
+      trailing += Load(sums.trailing_magnitudes + at);
+    }
+    const int64_t to = v * kWidth<C>;
+    leading += outside;
+    trailing += outside;
+    Store(magnitudes, parts->magnitudes + to);
+    Store(outside, parts->padding + to);
+    Store(leading, parts->first_padding + to);
+    Store(trailing, parts->last_padding + to);
+    Store(outside - seen, parts->start + to);
+    Store(leading - first_seen, parts->first_start + to);
+    Store(trailing - last_seen, parts->last_start + to);
+  }
+}
+
 // The most pixels of a forward block, pixels of one with two planes of
 // destinations (0 if there is none), pixels of an input gradient, filters of a
 // filter gradient, and filters of a backward block.
@@ -667,6 +701,7 @@ constexpr Kernels<C> MakeKernels() {
       &BackwardUpTo<C, false, kOperands, kBackward>,
       &SlotSums<C>,
       &TapSums<C>,
+      &FilterPartsOf<C>,
   };
 }
 
