@@ -182,8 +182,8 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
                 part.planes * plane_stride * sizeof(C));
     bool finite = packed_finite;
     for (int64_t p = 0; p < part.planes && finite; ++p) {
-      finite = AllFinite(worker.input + p * plane_stride,
-                         at.images * slots * kLanes);
+      finite = KernelsOf<C>(set_).all_finite(worker.input + p * plane_stride,
+                                             at.images * slots);
     }
     SumTile(at, part.planes, finite, gradient, packed + offset, partial,
             skipped, worker);

@@ -365,9 +365,10 @@ void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
              unit.columns->destination, at, unit.planes.first,
              unit.planes.planes, total_plane, worker.centre);
     careful = !filters.finite;
-    const int64_t filled = at.images * block_rows_ * block_columns_ * kLanes;
+    const int64_t filled = at.images * block_rows_ * block_columns_;
     for (int64_t p = 0; p < unit.planes.planes && !careful; ++p) {
-      careful = !AllFinite(worker.centre + p * total_plane, filled);
+      careful = !KernelsOf<C>(set_).all_finite(worker.centre + p * total_plane,
+                                              filled);
     }
   }
   const Results<C> results = ResultsOf<C>(unit, destination);

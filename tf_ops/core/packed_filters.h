@@ -67,7 +67,7 @@ class PackedFilters {
     bool finite = true;
     ForEachRun(unit, [&](int64_t from, const Run& run, int64_t to) {
       pack(filters + from, run, packed + to);
-      finite &= AllFinite(packed + to, run.count * kLanes);
+      finite &= KernelsOf<C>(set).all_finite(packed + to, run.count);
     });
     return finite;
   }

@@ -4,10 +4,8 @@
 #define KERAS_ADDER_CORE_TILE_H_
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "core/axis_plan.h"
@@ -53,16 +51,6 @@ inline int64_t MostPlanes(const std::vector<PlaneRange>& ranges) {
 inline int PlaneChannels(int64_t channels, int64_t plane) {
   return static_cast<int>(
       std::min<int64_t>(kLanes, channels - plane * kLanes));
-}
-
-// Whether none of `count` values is infinite or NaN.
-template <typename C>
-bool AllFinite(const C* values, int64_t count) {
-  int found = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    found |= !(std::abs(values[i]) <= std::numeric_limits<C>::max());
-  }
-  return found == 0;
 }
 
 // One group of channels of an image tensor.
@@ -203,11 +191,11 @@ template <typename Visit>
 void ForEachRun(const Image& image, const AxisPlan& rows,
                 const AxisPlan& columns, const BlockOrigin& at,
                 const Visit& visit) {
-  std::vector<internal::Inside> columns_inside;  // of every row
-  for (const Segment& run : columns.segments) {
-    columns_inside.push_back(
-        internal::Clip(run, at.column, columns.step, image.width));
-  }
+  // Of every row; most plans have one segment.
+  const auto clip = [&](const Segment& run) {
+    return internal::Clip(run, at.column, columns.step, image.width);
+  };
+  const internal::Inside first = clip(columns.segments[0]);
   for (int64_t n = 0; n < at.images; ++n) {
     const int64_t base = (at.image + n) * image.strides.batch;
     for (const Segment& row_run : rows.segments) {
@@ -221,7 +209,7 @@ void ForEachRun(const Image& image, const AxisPlan& rows,
         const int64_t row = row_inside.position + in_row * rows.step;
         for (size_t j = 0; j < columns.segments.size(); ++j) {
           const Segment& run = columns.segments[j];
-          internal::Inside inside = columns_inside[j];
+          internal::Inside inside = j == 0 ? first : clip(run);
           if (!row_exists) inside = {run.count, 0, 0};
           visit(slot + run.first, run.count, inside,
                 base + row * image.strides.height +

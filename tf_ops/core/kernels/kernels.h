@@ -197,6 +197,8 @@ struct Kernels {
   void (*filter_parts)(const FilterSums<C>& sums, int64_t planes,
                        ptrdiff_t next_plane, int64_t first, int64_t end,
                        int64_t rows, FilterParts<C>* parts);
+  // Whether none of so many slots holds an infinity or a NaN.
+  bool (*all_finite)(const C* tile, int64_t slots);
 };
 
 // A run of `count` neighbouring slots of one plane, and the tensor elements

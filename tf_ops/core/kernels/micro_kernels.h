@@ -672,6 +672,19 @@ void FilterPartsOf(const FilterSums<C>& sums, int64_t planes,
   }
 }
 
+template <typename C>
+bool AllFinite(const C* tile, int64_t slots) {
+  const Vector<C> most = Broadcast<C>(std::numeric_limits<C>::max());
+  unsigned found = 0;
+  for (int64_t slot = 0; slot < slots; ++slot) {
+    for (int v = 0; v < kVectors<C>; ++v) {
+      found |= NotLessEqual(Abs<C>(Load(tile + v * kWidth<C>)), most);
+    }
+    tile += kLanes;
+  }
+  return found == 0;
+}
+
 // The most pixels of a forward block, pixels of one with two planes of
 // destinations (0 if there is none), pixels of an input gradient, filters of a
 // filter gradient, and filters of a backward block.
@@ -702,6 +715,7 @@ constexpr Kernels<C> MakeKernels() {
       &SlotSums<C>,
       &TapSums<C>,
       &FilterPartsOf<C>,
+      &AllFinite<C>,
   };
 }
 
