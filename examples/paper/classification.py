@@ -4,9 +4,9 @@
 
 Trains nothing: it looks through `results/` and `--runs` for finished runs of
 `train_mnist.py`, `train_cifar.py` and `train_imagenet.py` that follow the
-paper's recipe in all but the number of epochs, and puts the longest ones of
-each network, all their seeds, beside the paper's figures. What is not there is
-called not run.
+paper's recipe in all but the number of epochs and the batch size, and puts the
+longest ones of each network, all their seeds, beside the paper's figures. What
+is not there is called not run.
 
 `--note` says what has to be known of a data set that differs from the
 original; it is kept with the results.
@@ -34,7 +34,8 @@ RECIPES = {
     "imagenet2012": (150, 1e-4),
 }
 # What else all recipes have in common.
-RECIPE = {"batch_size": 256, "learning_rate": 0.1}
+RECIPE = {"learning_rate": 0.1}
+BATCH_SIZE = 256
 ADDER_RECIPE = {
     "optimizer": "alr",
     "filter_gradient": "full_precision",
@@ -112,7 +113,7 @@ def collect(folders):
 
 
 def follows_recipe(result):
-    """Whether a run is one of the paper's, but perhaps for its length."""
+    """Whether a run is one of the paper's, but for its length and batches."""
     if result["data"] not in RECIPES:
         return False
     _, weight_decay = RECIPES[result["data"]]
@@ -127,15 +128,17 @@ def follows_recipe(result):
 def find(found, data, model, network):
     """The longest runs of a network, one for each seed.
 
+    Of equally long runs, those with the paper's batch size.
+
     Args:
         found: List of dicts, as `collect()` returns it. Of several results of
             one seed the first one counts.
         data, model, network: Strings.
 
     Returns:
-        A dict of the `"epochs"`, the list of `"seeds"`, and their
-        `"test_accuracies"` and, where there are any, `"top5_accuracies"`; or
-        `None`.
+        A dict of the `"epochs"` and the `"batch_size"`, the list of `"seeds"`,
+        and their `"test_accuracies"` and, where there are any,
+        `"top5_accuracies"`; or `None`.
     """
     fitting = [
         result
@@ -147,10 +150,15 @@ def find(found, data, model, network):
     ]
     if not fitting:
         return None
-    epochs = max(result["epochs"] for result in fitting)
+
+    def length(result):
+        batch_size = result["batch_size"]
+        return result["epochs"], batch_size == BATCH_SIZE, batch_size
+
+    longest = max(map(length, fitting))
     by_seed = {}
     for result in fitting:
-        if result["epochs"] == epochs:
+        if length(result) == longest:
             by_seed.setdefault(result["seed"], result)
     seeds = sorted(by_seed)
     accuracies = {
@@ -160,7 +168,13 @@ def find(found, data, model, network):
         accuracies["top5_accuracies"] = [
             by_seed[seed]["test_top5_accuracy"] for seed in seeds
         ]
-    return {"epochs": epochs, "seeds": seeds, **accuracies}
+    epochs, _, batch_size = longest
+    return {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seeds": seeds,
+        **accuracies,
+    }
 
 
 def assemble(found):
@@ -258,6 +272,8 @@ def status(row):
                 f"{here['epochs']} of {row['recipe_epochs']} epochs, "
                 f"{seeds} seed{'s' if seeds > 1 else ''}"
             )
+            if here["batch_size"] != BATCH_SIZE:
+                how += f", batches of {here['batch_size']}"
         groups.setdefault(how, []).append(NETWORKS[network])
     if len(groups) == 1:
         return "".join(groups)

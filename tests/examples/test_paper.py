@@ -269,6 +269,7 @@ def test_classification_takes_the_longest_runs_by_the_recipe():
     ]
     assert classification.find(found, "cifar10", "resnet20", "adder") == {
         "epochs": 400,
+        "batch_size": 256,
         "seeds": [1, 2],
         "test_accuracies": [0.9, 0.92],
     }
@@ -279,7 +280,10 @@ def test_classification_takes_the_longest_runs_by_the_recipe():
 
 
 def test_classification_table_tells_what_was_run():
-    found = [result(epochs=30, test_accuracy=0.8)]
+    found = [
+        result(epochs=20, test_accuracy=0.7),
+        result(epochs=30, test_accuracy=0.8, batch_size=128),
+    ]
     found.append(
         result(
             data="imagenet2012",
@@ -300,7 +304,7 @@ def test_classification_table_tells_what_was_run():
     }
     assert lines["CIFAR-10", "ResNet-20"].endswith(
         "| 91.84 | 80.00 | 84.87 | - | CNN, BNN: not run; "
-        "AdderNet: 30 of 400 epochs, 1 seed |"
+        "AdderNet: 30 of 400 epochs, 1 seed, batches of 128 |"
     )
     assert "67.0 / 87.6 | 67.00 / 87.60 |" in lines["ImageNet", "ResNet-18"]
     assert lines["CIFAR-100", "ResNet-32"].endswith("| not run |")
