@@ -39,12 +39,12 @@ class Threads : public ThreadPool {
 class Workspace {
  public:
   explicit Workspace(int64_t bytes)
-      : memory_(bytes == 0 ? nullptr
-                           : std::aligned_alloc(
-                                 kWorkspaceAlignment,
-                                 (bytes + kWorkspaceAlignment - 1) /
-                                     kWorkspaceAlignment *
-                                     kWorkspaceAlignment)) {}
+      : memory_(bytes == 0
+                    ? nullptr
+                    : std::aligned_alloc(kWorkspaceAlignment,
+                                         (bytes + kWorkspaceAlignment - 1) /
+                                             kWorkspaceAlignment *
+                                             kWorkspaceAlignment)) {}
   ~Workspace() { std::free(memory_); }
   void* get() const { return memory_; }
 
@@ -185,11 +185,11 @@ void CheckCase(const Case& c) {
 
 void Sweep(int64_t last) {
   const std::vector<int64_t Case::*> dimensions = {
-      &Case::batch,   &Case::height,        &Case::width,
-      &Case::channels, &Case::filters,      &Case::kernel_height,
-      &Case::kernel_width, &Case::stride,   &Case::dilation};
+      &Case::batch,        &Case::height,  &Case::width,
+      &Case::channels,     &Case::filters, &Case::kernel_height,
+      &Case::kernel_width, &Case::stride,  &Case::dilation};
   for (const char* format : {"NHWC", "NCHW"}) {
-    for (int64_t Case::*const dimension : dimensions) {
+    for (int64_t Case::* const dimension : dimensions) {
       for (int64_t size = 1; size <= last; ++size) {
         Case c;
         c.format = format;

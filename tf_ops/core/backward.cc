@@ -50,8 +50,8 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
   const Geometry geometry = Folded(original);
   height_ = geometry.height;
   width_ = geometry.width;
-  input_ = {geometry.input, geometry.batch, height_.input, width_.input,
-            geometry.group_in(), geometry.patches};
+  input_ = {geometry.input, geometry.batch,      height_.input,
+            width_.input,   geometry.group_in(), geometry.patches};
   output_ = {geometry.output, geometry.batch, height_.output, width_.output,
              geometry.group_out()};
   fits_ = filter_size_ > 0 && geometry.output_size() > 0;
@@ -63,8 +63,8 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
   tiles_ = grid().size();
   const int64_t units = groups_ * static_cast<int64_t>(parts_.size());
   partials_ = PartialFilters(filters_, element_, units, tiles_);
-  threads_ = static_cast<int>(
-      std::min<int64_t>(threads, partials_.chunks() * units));
+  threads_ =
+      static_cast<int>(std::min<int64_t>(threads, partials_.chunks() * units));
 }
 
 // Tiles must not overlap in the input: an axis is cut only where the filters
@@ -76,8 +76,8 @@ void BackwardPlan::ChooseBlocks() {
   }
   block_rows_ = output_.height;
   if (height_.kernel == 1) {
-    block_rows_ = std::min(
-        block_rows_, std::max<int64_t>(1, kBandPixels / block_columns_));
+    block_rows_ = std::min(block_rows_,
+                           std::max<int64_t>(1, kBandPixels / block_columns_));
   }
   block_images_ = std::clamp<int64_t>(
       kBandPixels / (block_columns_ * block_rows_), 1, output_.batch);
@@ -97,9 +97,8 @@ void BackwardPlan::ChooseBlocks() {
   const int64_t plane =
       block_images_ * input_rows_.slots * input_columns_.slots * kLanes;
   // Patches are summed up over all of their planes.
-  const int64_t most = input_.patches.used()
-                           ? kSharedPlanes
-                           : kTileBytes / (plane * element_);
+  const int64_t most =
+      input_.patches.used() ? kSharedPlanes : kTileBytes / (plane * element_);
   parts_ = DealPlanes(Planes(input_.channels),
                       std::clamp<int64_t>(most, 1, kSharedPlanes));
   input_scratch_ = MostPlanes(parts_) * plane;
@@ -117,8 +116,8 @@ int64_t BackwardPlan::workspace_bytes() const {
 
 template <typename T, typename O>
 void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
-                       const O* gradient, T* input_gradient,
-                       T* filter_gradient, void* workspace) const {
+                       const O* gradient, T* input_gradient, T* filter_gradient,
+                       void* workspace) const {
   using C = typename ComputeType<T>::type;
   if (partial_) std::memset(input_gradient, 0, input_size_ * sizeof(T));
   const int64_t alignment = kWorkspaceAlignment / sizeof(C);
@@ -161,14 +160,13 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
   const int64_t group = unit / parts % groups_;
   const int64_t chunk = unit / parts / groups_;
   const int64_t size = filters_.destination_plane_stride();
-  const int64_t offset =
-      (group * Planes(input_.channels) + part.first) * size;
+  const int64_t offset = (group * Planes(input_.channels) + part.first) * size;
   C* const partial = partials + chunk * partials_.stride() + offset;
   std::memset(partial, 0, part.planes * size * sizeof(C));
   // The same for all parts, so one of them sees to it.
-  C* const skipped =
-      part.first == 0 ? all_skipped + (chunk * groups_ + group) * skipped_
-                      : nullptr;
+  C* const skipped = part.first == 0
+                         ? all_skipped + (chunk * groups_ + group) * skipped_
+                         : nullptr;
   if (skipped != nullptr) std::fill_n(skipped, skipped_, C{0});
   const int64_t slots = input_rows_.slots * input_columns_.slots;
   const int64_t plane_stride = block_images_ * slots * kLanes;
@@ -211,8 +209,8 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes, bool finite,
       PackTile(set_, gradient, output_, rows_, columns_, band, q, 1, 0,
                worker.gradient);
       // Pixels that meet a tap in the padding, where the input is zero, add to
-      // the filters' gradients alone, and to all alike: AddPadding. (A NaN or an
-      // infinity would not be alike.)
+      // the filters' gradients alone, and to all alike: AddPadding. (A NaN or
+      // an infinity would not be alike.)
       const auto inside = [&](int64_t i, int64_t j) {
         if (!finite) return Inside{{0, band.rows}, {0, band.columns}};
         return Inside{RangeInside(height_, i, band.row, band.rows),
@@ -236,9 +234,9 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes, bool finite,
 // One tap, one plane of input channels, one plane of output channels.
 template <typename C>
 void BackwardPlan::SumTap(const BlockOrigin& band, int64_t row, int64_t plane,
-                          int64_t q, int64_t i, int64_t j,
-                          const Inside& inside, bool finite, const C* packed,
-                          C* partial, const Worker<C>& worker) const {
+                          int64_t q, int64_t i, int64_t j, const Inside& inside,
+                          bool finite, const C* packed, C* partial,
+                          const Worker<C>& worker) const {
   if (inside.rows.count == 0 || inside.columns.count == 0) return;
   const Kernels<C>& kernels = KernelsOf<C>(set_);
   const auto kernel = finite ? kernels.backward : kernels.backward_careful;
@@ -251,8 +249,7 @@ void BackwardPlan::SumTap(const BlockOrigin& band, int64_t row, int64_t plane,
   block.images = band.images;
   block.rows = inside.rows.count;
   block.columns = inside.columns.count;
-  const C* gradient = worker.gradient +
-                      inside.rows.first * block.gradient_row +
+  const C* gradient = worker.gradient + inside.rows.first * block.gradient_row +
                       inside.columns.first * kLanes;
   const int64_t tile =
       plane * block_images_ * block.input_image +
@@ -322,8 +319,8 @@ void BackwardPlan::SumSkipped(const BlockOrigin& band, const Inside& inside,
   std::copy_n(total, kLanes, sums);
 }
 
-// Adds what was skipped, the sum of gradient * (0 - filter), to the gradient of a
-// plane of input channels.
+// Adds what was skipped, the sum of gradient * (0 - filter), to the gradient of
+// a plane of input channels.
 template <typename C>
 void BackwardPlan::AddPadding(int64_t unit, const C* packed, const C* skipped,
                               C* total) const {
@@ -340,8 +337,7 @@ void BackwardPlan::AddPadding(int64_t unit, const C* packed, const C* skipped,
       }
       at += kLanes;
       const int64_t tap = plane + q * filters_.source_plane_stride() +
-                          i * filters_.row_stride() +
-                          j * filters_.tap_stride();
+                          i * filters_.row_stride() + j * filters_.tap_stride();
       for (int t = 0; t < channels; ++t) {
         if (sums[t] == 0) continue;  // also where filters are not finite
         const C* filters = packed + tap + t * kLanes;

@@ -1,11 +1,11 @@
 // Both gradients at once.
 //
 // A unit handles some tiles (whole images, or any pixels where the filters are
-// 1x1) of a few planes of input channels, as many as share output gradients while
-// the tile is small. Per tile it keeps the inputs and their gradients, and meets
-// them with every output channel and tap in bands of rows
-// that stay in the first-level cache. Input gradients are complete when a tile
-// is done, since no other tile overlaps it; filter gradients are summed as in
+// 1x1) of a few planes of input channels, as many as share output gradients
+// while the tile is small. Per tile it keeps the inputs and their gradients,
+// and meets them with every output channel and tap in bands of rows that stay
+// in the first-level cache. Input gradients are complete when a tile is done,
+// since no other tile overlaps it; filter gradients are summed as in
 // filter_gradient.h, chunk by chunk.
 
 #ifndef KERAS_ADDER_CORE_BACKWARD_H_
@@ -62,14 +62,13 @@ class BackwardPlan {
 
   void ChooseBlocks();
   TileGrid grid() const {
-    return {output_.batch,  output_.height, output_.width,
+    return {output_.batch, output_.height, output_.width,
             block_images_, block_rows_,    block_columns_};
   }
   template <typename C, typename T, typename O>
-  void RunUnit(int64_t unit, const T* input, const O* gradient,
-               const C* packed, bool packed_finite, C* partials,
-               C* all_skipped, T* input_gradient,
-               const Worker<C>& worker) const;
+  void RunUnit(int64_t unit, const T* input, const O* gradient, const C* packed,
+               bool packed_finite, C* partials, C* all_skipped,
+               T* input_gradient, const Worker<C>& worker) const;
   template <typename C, typename O>
   void SumTile(const BlockOrigin& at, int64_t planes, bool finite,
                const O* gradient, const C* packed, C* partial, C* skipped,

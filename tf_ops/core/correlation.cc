@@ -48,9 +48,8 @@ CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
   const Geometry geometry = Folded(original);
   height_ = geometry.height;
   width_ = geometry.width;
-  const Image input{geometry.input, geometry.batch, height_.input,
-                    width_.input, geometry.group_in(),
-                    geometry.patches};
+  const Image input{geometry.input, geometry.batch,      height_.input,
+                    width_.input,   geometry.group_in(), geometry.patches};
   const Image output{geometry.output, geometry.batch, height_.output,
                      width_.output, geometry.group_out()};
   const bool forward = pass == Pass::kForward;
@@ -87,9 +86,9 @@ CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
   SizeScratch();
 }
 
-// The same for every block of an image, since results must not depend on blocks:
-// only an image's very first and last column leave out taps, and no tap is left
-// out by both.
+// The same for every block of an image, since results must not depend on
+// blocks: only an image's very first and last column leave out taps, and no tap
+// is left out by both.
 void CorrelationPlan::FindOutsideColumns() {
   if (width_.kernel == 1) return;
   const std::vector<AxisTap> taps = ForwardTaps(width_);
@@ -122,9 +121,9 @@ void CorrelationPlan::ChooseTerms(int64_t phases) {
   Terms most{0, 0, 0, height_.kernel, 0, width_.kernel};
   if (pass_ == Pass::kForward) {
     most.columns = Spread(width_.kernel, kChainTerms / kLanes);
-    most.rows = Spread(
-        height_.kernel,
-        std::max<int64_t>(1, kChainTerms / (kLanes * most.columns)));
+    most.rows =
+        Spread(height_.kernel,
+               std::max<int64_t>(1, kChainTerms / (kLanes * most.columns)));
   }
   const int64_t taps = CeilDiv(most.rows * most.columns, phases);
   most.planes =
@@ -132,8 +131,7 @@ void CorrelationPlan::ChooseTerms(int64_t phases) {
   int64_t rows = 0;
   for (int64_t plane = 0; plane < source_planes; plane += most.planes) {
     for (int64_t row = 0; row < height_.kernel; row += most.rows) {
-      for (int64_t column = 0; column < width_.kernel;
-           column += most.columns) {
+      for (int64_t column = 0; column < width_.kernel; column += most.columns) {
         terms_.push_back({plane, std::min(most.planes, source_planes - plane),
                           row, std::min(most.rows, height_.kernel - row),
                           column,
@@ -247,13 +245,13 @@ void CorrelationPlan::SizeScratch() {
   }
 }
 
-// Packed filters and, in the forward pass, some sums for each row of taps of each
-// of the terms and each destination lane.
+// Packed filters and, in the forward pass, some sums for each row of taps of
+// each of the terms and each destination lane.
 int64_t CorrelationPlan::filters_elements() const {
-  const int64_t sums = pass_ == Pass::kForward
-                           ? FilterSums<float>::kArrays *
-                                 FilterSumsOffset(filters_.units())
-                           : 0;
+  const int64_t sums =
+      pass_ == Pass::kForward
+          ? FilterSums<float>::kArrays * FilterSumsOffset(filters_.units())
+          : 0;
   return RoundUp(filters_.size() + sums, kWorkspaceAlignment / element_);
 }
 
@@ -264,8 +262,8 @@ int64_t CorrelationPlan::FilterSumsOffset(int64_t filter_unit) const {
 int64_t CorrelationPlan::workspace_bytes() const {
   if (units_ == 0) return 0;
   return (filters_elements() +
-          threads_ * RoundUp(scratch_.total(),
-                             kWorkspaceAlignment / element_)) *
+          threads_ *
+              RoundUp(scratch_.total(), kWorkspaceAlignment / element_)) *
          element_;
 }
 
@@ -284,8 +282,8 @@ CorrelationPlan::Unit CorrelationPlan::UnitAt(int64_t index) const {
   unit.columns = &column_phases_[phase % column_phases_.size()];
   unit.planes = parts_[take(parts_.size())];
   BlockOrigin& at = unit.at;
-  at.column = take(CeilDiv(column_phases_[0].count, block_columns_)) *
-              block_columns_;
+  at.column =
+      take(CeilDiv(column_phases_[0].count, block_columns_)) * block_columns_;
   at.row = take(CeilDiv(row_phases_[0].count, block_rows_)) * block_rows_;
   at.group = take(groups_);
   at.image = index * block_images_;
@@ -326,8 +324,9 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
 }
 
 template <typename C, typename Filter>
-CorrelationPlan::Filters<C> CorrelationPlan::PackFilters(
-    ThreadPool& pool, const Filter* filters, C* workspace) const {
+CorrelationPlan::Filters<C> CorrelationPlan::PackFilters(ThreadPool& pool,
+                                                         const Filter* filters,
+                                                         C* workspace) const {
   Filters<C> result;
   result.packed = workspace;
   result.sums = FilterSums<C>::At(workspace + filters_.size(),
@@ -359,8 +358,7 @@ void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
   const int64_t total_plane = block_slots() * kLanes;
   bool careful = false;
   if (pass_ == Pass::kInputGradient) {
-    std::memset(worker.totals, 0,
-                total_plane * unit.planes.planes * sizeof(C));
+    std::memset(worker.totals, 0, total_plane * unit.planes.planes * sizeof(C));
     PackTile(set_, centre, destination_, unit.rows->destination,
              unit.columns->destination, at, unit.planes.first,
              unit.planes.planes, total_plane, worker.centre);
@@ -368,7 +366,7 @@ void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
     const int64_t filled = at.images * block_rows_ * block_columns_;
     for (int64_t p = 0; p < unit.planes.planes && !careful; ++p) {
       careful = !KernelsOf<C>(set_).all_finite(worker.centre + p * total_plane,
-                                              filled);
+                                               filled);
     }
   }
   const Results<C> results = ResultsOf<C>(unit, destination);
@@ -381,18 +379,17 @@ void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
                SourcePlane(unit, block_images_), worker.source);
       if (pass_ == Pass::kForward) {
         const int64_t plane = SourcePlane(unit, block_images_);
-        KernelsOf<C>(set_).slot_sums(
-            worker.source, plane, terms.planes,
-            SourcePlane(unit, at.images) / kLanes, worker.slot_sums,
-            worker.slot_magnitudes);
+        KernelsOf<C>(set_).slot_sums(worker.source, plane, terms.planes,
+                                     SourcePlane(unit, at.images) / kLanes,
+                                     worker.slot_sums, worker.slot_magnitudes);
       }
     }
     std::vector<Lines>& here = lines[terms.first_row];
     if (here.empty()) {
-      here = LinesOf(unit, pass_ == Pass::kForward ? terms.first_row : 0,
-                     pass_ == Pass::kForward
-                         ? terms.rows
-                         : unit.rows->source.tap_slots.size());
+      here =
+          LinesOf(unit, pass_ == Pass::kForward ? terms.first_row : 0,
+                  pass_ == Pass::kForward ? terms.rows
+                                          : unit.rows->source.tap_slots.size());
     }
     SumTerms(unit, terms, here, careful, filters, worker, results);
   }
@@ -411,16 +408,16 @@ CorrelationPlan::Results<C> CorrelationPlan::ResultsOf(
   Results<C> results{nullptr, 0};
   if constexpr (std::is_same_v<C, Destination>) {
     const Strides& strides = destination_.strides;
-    if (pass_ != Pass::kForward || strides.channel != 1 || terms_.size() > 1) return results;
+    if (pass_ != Pass::kForward || strides.channel != 1 || terms_.size() > 1)
+      return results;
     const BlockOrigin& at = unit.at;
     const int64_t channel =
         at.group * destination_.channels + unit.planes.first * kLanes;
     results.first = destination + at.image * strides.batch +
                     at.row * strides.height + at.column * strides.width +
                     channel;
-    results.planes =
-        std::min(unit.planes.planes,
-                 destination_.channels / kLanes - unit.planes.first);
+    results.planes = std::min(
+        unit.planes.planes, destination_.channels / kLanes - unit.planes.first);
   }
   return results;
 }
@@ -435,12 +432,11 @@ void CorrelationPlan::SumSources(const Unit& unit,
   for (int64_t image = 0; image < unit.at.images; ++image) {
     for (int64_t row = 0; row < unit.at.rows; ++row) {
       const int64_t pixel = (image * block_rows_ + row) * block_columns_;
-      const int64_t slot =
-          (image * unit.rows->source.slots + row) * row_slots;
+      const int64_t slot = (image * unit.rows->source.slots + row) * row_slots;
       tap_sums(worker.slot_sums + slot, row_slots, block, unit.at.columns,
                worker.sums + pixel);
-      tap_sums(worker.slot_magnitudes + slot, row_slots, block,
-               unit.at.columns, worker.magnitudes + pixel);
+      tap_sums(worker.slot_magnitudes + slot, row_slots, block, unit.at.columns,
+               worker.magnitudes + pixel);
     }
   }
 }
@@ -515,13 +511,13 @@ std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
   const AxisPlan& plan = unit.rows->source;
   const int64_t row_slots = unit.columns->source.slots;
   const BlockOrigin& at = unit.at;
-  // Without overlap, full rows follow each other in both tiles, and may do so in
-  // the destination.
+  // Without overlap, full rows follow each other in both tiles, and may do so
+  // in the destination.
   const Strides& strides = destination_.strides;
-  const bool joined = at.columns == row_slots && at.columns == block_columns_ &&
-                      at.rows == plan.slots &&
-                      (at.rows == 1 ||
-                       strides.height == at.columns * strides.width);
+  const bool joined =
+      at.columns == row_slots && at.columns == block_columns_ &&
+      at.rows == plan.slots &&
+      (at.rows == 1 || strides.height == at.columns * strides.width);
   const bool all_joined =
       joined && at.rows == block_rows_ &&
       (at.images == 1 || strides.batch == at.rows * strides.height);
@@ -529,12 +525,13 @@ std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
   const int64_t rows = joined ? 1 : at.rows;
   std::vector<Lines> all_lines;
   for (int64_t row = 0; row < rows; ++row) {
-    Lines lines{first_tap, taps,
-                at.columns * (joined ? at.rows : 1) *
-                    (all_joined ? at.images : 1),
-                !joined && at.column == 0,
-                !joined && at.column + at.columns == unit.columns->count,
-                {}};
+    Lines lines{
+        first_tap,
+        taps,
+        at.columns * (joined ? at.rows : 1) * (all_joined ? at.images : 1),
+        !joined && at.column == 0,
+        !joined && at.column + at.columns == unit.columns->count,
+        {}};
     if (!joined) {
       // Taps come in the order of their shifts, or against it.
       const auto outside = [&](int64_t tap) {
@@ -559,11 +556,10 @@ std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
       found = all_lines.end() - 1;
     }
     for (int64_t image = 0; image < images; ++image) {
-      found->starts.push_back(
-          {(image * plan.slots + row) * row_slots,
-           (image * block_rows_ + row) * block_columns_,
-           image * destination_.strides.batch +
-               row * destination_.strides.height});
+      found->starts.push_back({(image * plan.slots + row) * row_slots,
+                               (image * block_rows_ + row) * block_columns_,
+                               image * destination_.strides.batch +
+                                   row * destination_.strides.height});
     }
   }
   return all_lines;
@@ -659,8 +655,8 @@ void CorrelationPlan::AddPadding(const Lines& lines,
       for (int64_t p = 0; p < planes; ++p) {
         C* const total = here.total + p * block.next_totals;
         for (int lane = 0; lane < kLanes; ++lane) {
-          const C sum = (block.fresh ? C{0} : total[lane]) +
-                        padding[p * kLanes + lane];
+          const C sum =
+              (block.fresh ? C{0} : total[lane]) + padding[p * kLanes + lane];
           if (block.result != nullptr) {
             here.result[p * kLanes + lane] = -sum;
           } else {
@@ -739,8 +735,7 @@ void CorrelationPlan::SumPlaneInside(const Unit& unit,
   const AxisPlan& column_plan = unit.columns->source;
   CorrelationBlock<C> here = block;
   for (int64_t row = 0; row < unit.at.rows; ++row) {
-    const auto row_taps =
-        inside(row_plan, unit.at.row + row, source_.height);
+    const auto row_taps = inside(row_plan, unit.at.row + row, source_.height);
     here.row_taps = row_taps.data();
     here.row_tap_count = row_taps.size();
     for (int64_t column = 0; column < unit.at.columns; ++column) {
@@ -753,10 +748,9 @@ void CorrelationPlan::SumPlaneInside(const Unit& unit,
         const int64_t pixel =
             (image * block_rows_ + row) * block_columns_ + column;
         here.source =
-            block.source + ((image * row_plan.slots + row) *
-                                column_plan.slots +
-                            column) *
-                               kLanes;
+            block.source +
+            ((image * row_plan.slots + row) * column_plan.slots + column) *
+                kLanes;
         here.total = block.total + pixel * kLanes;
         here.centre = block.centre + pixel * kLanes;
         KernelsOf<C>(set_).input_gradient(here, 1);
@@ -783,9 +777,8 @@ int64_t AdderForward<T, O>::workspace_bytes() const {
 }
 
 template <typename T, typename O>
-void AdderForward<T, O>::Run(ThreadPool& pool, const T* input,
-                             const T* filters, O* output,
-                             void* workspace) const {
+void AdderForward<T, O>::Run(ThreadPool& pool, const T* input, const T* filters,
+                             O* output, void* workspace) const {
   plan_->Run<T, T, O>(pool, input, filters, nullptr, output, workspace);
 }
 
@@ -813,8 +806,8 @@ void AdderInputGradient<T, O>::Run(ThreadPool& pool, const T* input,
                       workspace);
 }
 
-#define INSTANTIATE(T, O)              \
-  template class AdderForward<T, O>;   \
+#define INSTANTIATE(T, O)            \
+  template class AdderForward<T, O>; \
   template class AdderInputGradient<T, O>
 INSTANTIATE(Half, Half);
 INSTANTIATE(Half, float);

@@ -9,8 +9,9 @@
 // zeros where the padding is), sums in a tile of totals and writes that out.
 // Rows of taps that lie in the padding are skipped and, in the forward pass and
 // for the first and the last pixel of an image's row, so are columns of taps.
-// What they contribute there, the filters' magnitudes, is added without looking.
-// Nothing else is kept: scratch memory is fixed per thread, whatever the batch.
+// What they contribute there, the filters' magnitudes, is added without
+// looking. Nothing else is kept: scratch memory is fixed per thread, whatever
+// the batch.
 //
 // The order in which a destination's terms are summed depends on the geometry
 // of filters and channels alone, not on blocks, batch or threads.
@@ -73,7 +74,7 @@ class CorrelationPlan {
   // inside the image: a unit's rows or, where nothing overlaps, whole images.
   struct Lines {
     int64_t first_tap, taps;
-    int64_t pixels;       // of each
+    int64_t pixels;             // of each
     bool starts_row, ends_row;  // of the image: columns of taps may be outside
     struct Start {
       int64_t slot, pixel;  // in the source tile and in the totals
@@ -121,8 +122,8 @@ class CorrelationPlan {
     int64_t planes;
   };
 
-  // Of the columns of taps of `terms`, how many lie in the padding for the first
-  // and for the last pixel of an image's row.
+  // Of the columns of taps of `terms`, how many lie in the padding for the
+  // first and for the last pixel of an image's row.
   struct Outside {
     int64_t first, last;
   };
@@ -151,8 +152,7 @@ class CorrelationPlan {
   Filters<C> PackFilters(ThreadPool& pool, const Filter* filters,
                          C* workspace) const;
   int64_t FilterSumsOffset(int64_t filter_unit) const;
-  template <typename C, typename Source, typename Filter,
-            typename Destination>
+  template <typename C, typename Source, typename Filter, typename Destination>
   void RunUnit(const Unit& unit, const Source* source,
                const Filters<C>& filters, const Filter* centre,
                Destination* destination, const Worker<C>& worker) const;
@@ -187,8 +187,7 @@ class CorrelationPlan {
                     size_t done, int64_t most,
                     void (*kernel)(const CorrelationBlock<C>&, int)) const;
   template <typename C>
-  void SumPlaneInside(const Unit& unit,
-                      const CorrelationBlock<C>& block) const;
+  void SumPlaneInside(const Unit& unit, const CorrelationBlock<C>& block) const;
 
   const KernelSet& set_;
   Pass pass_;
@@ -204,8 +203,8 @@ class CorrelationPlan {
   // so of the filters' geometry alone.
   std::vector<Terms> terms_;
   std::vector<int64_t> term_rows_;  // rows of taps in all terms before
-  Outside outside_{0, 0};  // of all columns of taps
-  std::vector<PlaneRange> parts_;  // destination planes that a unit handles
+  Outside outside_{0, 0};           // of all columns of taps
+  std::vector<PlaneRange> parts_;   // destination planes that a unit handles
   int64_t block_images_, block_rows_, block_columns_;
   std::vector<AxisPhase> row_phases_, column_phases_;
   int64_t phase_units_ = 0;

@@ -31,8 +31,8 @@ FilterGradientPlan::FilterGradientPlan(const Geometry& original,
   const Geometry geometry = Folded(original);
   height_ = geometry.height;
   width_ = geometry.width;
-  input_ = {geometry.input, geometry.batch, height_.input, width_.input,
-            geometry.group_in(), geometry.patches};
+  input_ = {geometry.input, geometry.batch,      height_.input,
+            width_.input,   geometry.group_in(), geometry.patches};
   output_ = {geometry.output, geometry.batch, height_.output, width_.output,
              geometry.group_out()};
   empty_ = filter_size_ == 0 || geometry.output_size() == 0;
@@ -51,8 +51,8 @@ FilterGradientPlan::FilterGradientPlan(const Geometry& original,
 void FilterGradientPlan::ChooseBlocks() {
   const std::vector<AxisTap> rows = ForwardTaps(height_);
   const std::vector<AxisTap> columns = ForwardTaps(width_);
-  block_columns_ = std::min(output_.width,
-                            rows.size() > 1 ? kTileColumns : kTilePixels);
+  block_columns_ =
+      std::min(output_.width, rows.size() > 1 ? kTileColumns : kTilePixels);
   block_rows_ =
       std::clamp<int64_t>(kTilePixels / block_columns_, 1, output_.height);
   block_images_ = std::clamp<int64_t>(
@@ -85,9 +85,9 @@ int64_t FilterGradientPlan::workspace_bytes() const {
 }
 
 template <typename T, typename O>
-void FilterGradientPlan::Run(ThreadPool& pool, const T* input,
-                             const T* filters, const O* gradient,
-                             T* filter_gradient, void* workspace) const {
+void FilterGradientPlan::Run(ThreadPool& pool, const T* input, const T* filters,
+                             const O* gradient, T* filter_gradient,
+                             void* workspace) const {
   using C = typename ComputeType<T>::type;
   if (empty_) {
     std::memset(filter_gradient, 0, filter_size_ * sizeof(T));
@@ -129,8 +129,8 @@ void FilterGradientPlan::RunUnit(int64_t unit, const T* input,
   const int64_t group = take(groups_);
   const int64_t chunk = unit;
 
-  const int64_t base = group * Planes(input_.channels) *
-                       filters_.destination_plane_stride();
+  const int64_t base =
+      group * Planes(input_.channels) * filters_.destination_plane_stride();
   C* const partial = partials + chunk * partials_.stride() + base;
   for (int p = 0; p < inputs.planes; ++p) {
     C* plane = partial +
@@ -138,8 +138,7 @@ void FilterGradientPlan::RunUnit(int64_t unit, const T* input,
                outputs.first * filters_.source_plane_stride();
     const int64_t planes = std::min<int64_t>(
         outputs.planes, Planes(output_.channels) - outputs.first);
-    std::memset(plane, 0,
-                planes * filters_.source_plane_stride() * sizeof(C));
+    std::memset(plane, 0, planes * filters_.source_plane_stride() * sizeof(C));
   }
   C* const input_tile = scratch;
   C* const gradient_tile = scratch + input_scratch_;
@@ -147,8 +146,8 @@ void FilterGradientPlan::RunUnit(int64_t unit, const T* input,
        tile < tiles_ * (chunk + 1) / partials_.chunks(); ++tile) {
     BlockOrigin at = grid().At(tile);
     at.group = group;
-    PackTile(set_, input, input_, input_rows_, input_columns_, at,
-             inputs.first, inputs.planes,
+    PackTile(set_, input, input_, input_rows_, input_columns_, at, inputs.first,
+             inputs.planes,
              block_images_ * input_rows_.slots * input_columns_.slots * kLanes,
              input_tile);
     PackTile(set_, gradient, output_, rows_, columns_, at, outputs.first,
@@ -189,8 +188,9 @@ void FilterGradientPlan::SumTile(const BlockOrigin& at,
       const int channels = PlaneChannels(output_.channels, outputs.first + q);
       for (int64_t i = 0; i < height_.kernel; ++i) {
         for (int64_t j = 0; j < width_.kernel; ++j) {
-          const int64_t slot = input_rows_.tap_slots[i].slot * input_columns_.slots +
-                               input_columns_.tap_slots[j].slot;
+          const int64_t slot =
+              input_rows_.tap_slots[i].slot * input_columns_.slots +
+              input_columns_.tap_slots[j].slot;
           const int64_t tap =
               offset + (i * width_.kernel + j) * filters_.tap_stride();
           block.input = input_plane + slot * kLanes;
@@ -214,8 +214,8 @@ AdderFilterGradient<T, O>::AdderFilterGradient(const Geometry& geometry,
                                                const KernelSet& kernels,
                                                int threads)
     : plan_(new internal::FilterGradientPlan(
-          WithRowsAsChannels(geometry), mode, kernels, sizeof(typename ComputeType<T>::type),
-          threads)) {}
+          WithRowsAsChannels(geometry), mode, kernels,
+          sizeof(typename ComputeType<T>::type), threads)) {}
 
 template <typename T, typename O>
 AdderFilterGradient<T, O>::~AdderFilterGradient() = default;

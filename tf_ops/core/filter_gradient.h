@@ -35,13 +35,13 @@ class FilterGradientPlan {
  private:
   void ChooseBlocks();
   TileGrid grid() const {
-    return {output_.batch,  output_.height, output_.width,
+    return {output_.batch, output_.height, output_.width,
             block_images_, block_rows_,    block_columns_};
   }
 
   template <typename C, typename T, typename O>
-  void RunUnit(int64_t unit, const T* input, const O* gradient,
-               const C* packed, C* partial, C* scratch) const;
+  void RunUnit(int64_t unit, const T* input, const O* gradient, const C* packed,
+               C* partial, C* scratch) const;
   template <typename C>
   void SumTile(const BlockOrigin& at, const PlaneRange& inputs,
                const PlaneRange& outputs, const C* packed, C* partial,

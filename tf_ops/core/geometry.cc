@@ -33,8 +33,8 @@ std::string Text(const std::vector<int64_t>& values) {
 
 Error ParseSteps(const char* name, const std::vector<int64_t>& values,
                  const AxisIndices& at, int64_t* height, int64_t* width) {
-  const std::string received = " Received: " + std::string(name) + "=" +
-                               Text(values);
+  const std::string received =
+      " Received: " + std::string(name) + "=" + Text(values);
   if (values.size() != 4) {
     return std::string(name) + " must have four entries." + received;
   }
@@ -122,10 +122,10 @@ Error CheckOutputSize(const Geometry& geometry) {
   const int64_t inputs = CheckedProduct({height.input, width.input});
   if (outputs < 0 || inputs < 0 || outputs / 16 > inputs + 4096) {
     return "Padding must not make the output many times larger than the "
-           "input. Received: " + std::to_string(height.input) + "x" +
-           std::to_string(width.input) + " pixels in, " +
-           std::to_string(height.output) + "x" + std::to_string(width.output) +
-           " out";
+           "input. Received: " +
+           std::to_string(height.input) + "x" + std::to_string(width.input) +
+           " pixels in, " + std::to_string(height.output) + "x" +
+           std::to_string(width.output) + " out";
   }
   if (CheckedProduct({geometry.batch, outputs, geometry.out_channels}) < 0 ||
       CheckedProduct({geometry.batch, inputs, geometry.in_channels}) < 0 ||
@@ -160,7 +160,8 @@ Error ParseAttributes(const std::string& data_format,
     attributes->padding = Padding::kExplicit;
   } else {
     return "padding must be \"VALID\", \"SAME\" or \"EXPLICIT\". Received: "
-           "padding=" + padding;
+           "padding=" +
+           padding;
   }
   const AxisIndices at = IndicesOf(attributes->data_format);
   Error error = ParseSteps("strides", strides, at, &attributes->height.stride,
@@ -179,7 +180,8 @@ Error ParseFilterGradient(const std::string& name, FilterGradient* mode) {
     *mode = FilterGradient::kSign;
   } else {
     return "filter_gradient must be \"full_precision\" or \"sign\". Received: "
-           "filter_gradient=" + name;
+           "filter_gradient=" +
+           name;
   }
   return "";
 }
@@ -187,8 +189,10 @@ Error ParseFilterGradient(const std::string& name, FilterGradient* mode) {
 Error MakeAxis(const char* name, int64_t input, int64_t kernel, Padding padding,
                const AxisAttributes& attributes, Axis* axis) {
   if (kernel < 1) {
-    return "The filters' " + std::string(name) + " must be at least 1. "
-           "Received: " + std::to_string(kernel);
+    return "The filters' " + std::string(name) +
+           " must be at least 1. "
+           "Received: " +
+           std::to_string(kernel);
   }
   if (input < 0 || input > kMaxElements || kernel > kMaxAttribute) {
     return "The " + std::string(name) + " is too large. Received: input " +
@@ -209,7 +213,8 @@ Error MakeAxis(const char* name, int64_t input, int64_t kernel, Padding padding,
   if (padding == Padding::kExplicit) {
     if (attributes.pad_before > dilated || attributes.pad_after > dilated) {
       return "explicit_paddings must not exceed the dilated filter. Received: "
-             "padding (" + std::to_string(attributes.pad_before) + ", " +
+             "padding (" +
+             std::to_string(attributes.pad_before) + ", " +
              std::to_string(attributes.pad_after) + ") of the " + name +
              " for a dilated filter of " + std::to_string(dilated);
     }
@@ -228,10 +233,12 @@ Error MakeAxis(const char* name, int64_t input, int64_t kernel, Padding padding,
 
 Error CheckChannels(int64_t in_channels, int64_t filter_in,
                     int64_t out_channels, int64_t* groups) {
-  const std::string received =
-      " Received: " + std::to_string(in_channels) + " input channels, filters "
-      "of " + std::to_string(filter_in) + " input and " +
-      std::to_string(out_channels) + " output channels";
+  const std::string received = " Received: " + std::to_string(in_channels) +
+                               " input channels, filters "
+                               "of " +
+                               std::to_string(filter_in) + " input and " +
+                               std::to_string(out_channels) +
+                               " output channels";
   if (filter_in < 1 || in_channels < 1 || in_channels % filter_in != 0) {
     return "The filters' input channels must divide the input's channels." +
            received;
@@ -262,9 +269,8 @@ Error MakeGeometry(const Attributes& attributes,
   if (!error.empty()) return error;
   error = CheckOutputSize(*geometry);
   if (!error.empty()) return error;
-  geometry->input =
-      DenseStrides(attributes.data_format, geometry->height.input,
-                   geometry->width.input, geometry->in_channels);
+  geometry->input = DenseStrides(attributes.data_format, geometry->height.input,
+                                 geometry->width.input, geometry->in_channels);
   geometry->output =
       DenseStrides(attributes.data_format, geometry->height.output,
                    geometry->width.output, geometry->out_channels);

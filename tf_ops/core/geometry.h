@@ -90,8 +90,8 @@ struct Geometry {
   int64_t groups = 1;
   Axis height;
   Axis width;
-  Strides input;   // of the input and of its gradient
-  Strides output;  // of the output and of its gradient
+  Strides input;       // of the input and of its gradient
+  Strides output;      // of the output and of its gradient
   RowPatches patches;  // of the input
 
   // Filters lie as (kernel height, kernel width, group_in, out_channels).

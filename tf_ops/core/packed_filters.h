@@ -106,9 +106,9 @@ class PackedFilters {
  private:
   template <typename C>
   static void Clear(const FilterSums<C>& sums, int64_t offset, int64_t count) {
-    for (C* array : {sums.sums, sums.magnitudes, sums.first_sums,
-                     sums.last_sums, sums.leading_magnitudes,
-                     sums.trailing_magnitudes}) {
+    for (C* array :
+         {sums.sums, sums.magnitudes, sums.first_sums, sums.last_sums,
+          sums.leading_magnitudes, sums.trailing_magnitudes}) {
       std::fill_n(array + offset, count, C{0});
     }
   }
@@ -153,8 +153,7 @@ class PackedFilters {
         run.pixel_stride = source_step;
         run.channel_stride = destination_step;
         visit(tap * group_in_ * out_channels_ + group * group_out_ +
-                  p * kLanes * source_step +
-                  plane * kLanes * destination_step,
+                  p * kLanes * source_step + plane * kLanes * destination_step,
               run,
               unit * destination_plane_stride() + p * source_plane_stride() +
                   tap * tap_stride());

@@ -26,7 +26,8 @@ class ThreadPool {
 // Shares `units` pieces of work among at most `workers` threads, first come,
 // first served: work(unit, worker). A worker number belongs to one thread at a
 // time and so names its scratch memory. What a unit computes must not depend on
-// the worker, which is how results stay bitwise equal for any number of threads.
+// the worker, which is how results stay bitwise equal for any number of
+// threads.
 template <typename Work>
 void ForEachUnit(ThreadPool& pool, int64_t units, int workers,
                  const Work& work) {

@@ -62,22 +62,20 @@ inline bool InPadding(const Geometry& geometry, int64_t ih, int64_t iw) {
 
 // output = -sum |x - f|, padding being zeros.
 template <typename C>
-void Forward(const Geometry& geometry, const C* x, const C* f,
-             double* output) {
+void Forward(const Geometry& geometry, const C* x, const C* f, double* output) {
   std::fill_n(output, geometry.output_size(), 0.0);
   ForEachPair(geometry, [&](int64_t n, int64_t oh, int64_t ow, int64_t t,
                             int64_t ih, int64_t iw, int64_t c, int64_t filter) {
-    const double value = InPadding(geometry, ih, iw)
-                             ? 0.0
-                             : x[At(geometry.input, n, ih, iw, c)];
+    const double value =
+        InPadding(geometry, ih, iw) ? 0.0 : x[At(geometry.input, n, ih, iw, c)];
     output[At(geometry.output, n, oh, ow, t)] -= std::abs(value - f[filter]);
   });
 }
 
 // input_gradient = sum g HT(f - x)
 template <typename C>
-void InputGradient(const Geometry& geometry, const C* x, const C* f,
-                   const C* g, double* input_gradient) {
+void InputGradient(const Geometry& geometry, const C* x, const C* f, const C* g,
+                   double* input_gradient) {
   std::fill_n(input_gradient, geometry.input_size(), 0.0);
   ForEachPair(geometry, [&](int64_t n, int64_t oh, int64_t ow, int64_t t,
                             int64_t ih, int64_t iw, int64_t c, int64_t filter) {
@@ -98,9 +96,8 @@ void FilterGradient(const Geometry& geometry, keras_adder::FilterGradient mode,
   std::fill_n(filter_gradient, geometry.filter_size(), 0.0);
   ForEachPair(geometry, [&](int64_t n, int64_t oh, int64_t ow, int64_t t,
                             int64_t ih, int64_t iw, int64_t c, int64_t filter) {
-    double slope = InPadding(geometry, ih, iw)
-                       ? 0.0
-                       : x[At(geometry.input, n, ih, iw, c)];
+    double slope =
+        InPadding(geometry, ih, iw) ? 0.0 : x[At(geometry.input, n, ih, iw, c)];
     slope -= f[filter];
     if (mode == keras_adder::FilterGradient::kSign) {
       slope = slope > 0 ? 1 : slope < 0 ? -1 : slope;

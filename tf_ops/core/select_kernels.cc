@@ -72,9 +72,10 @@ Choice Choose() {
     known += (known.empty() ? "" : ", ") + std::string(set->name);
   }
   if (choice.set == nullptr) {
-    choice.error = "The environment variable KERAS_ADDER_ISA must be one of "
-                   "those this processor runs: " + known +
-                   ". Received: KERAS_ADDER_ISA=" + wanted;
+    choice.error =
+        "The environment variable KERAS_ADDER_ISA must be one of "
+        "those this processor runs: " +
+        known + ". Received: KERAS_ADDER_ISA=" + wanted;
   }
   return choice;
 }

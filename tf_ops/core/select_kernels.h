@@ -14,8 +14,8 @@ namespace keras_adder {
 std::vector<const KernelSet*> SupportedKernels();
 
 // The best kernels for this processor, or those that the environment variable
-// KERAS_ADDER_ISA names ("baseline", "avx2", "avx512", "neon"). Null, with an error, if
-// it names none that this processor runs.
+// KERAS_ADDER_ISA names ("baseline", "avx2", "avx512", "neon"). Null, with an
+// error, if it names none that this processor runs.
 const KernelSet* SelectKernels(Error* error);
 
 }  // namespace keras_adder

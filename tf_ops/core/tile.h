@@ -49,8 +49,7 @@ inline int64_t MostPlanes(const std::vector<PlaneRange>& ranges) {
 
 // Channels of plane `plane` out of `channels`.
 inline int PlaneChannels(int64_t channels, int64_t plane) {
-  return static_cast<int>(
-      std::min<int64_t>(kLanes, channels - plane * kLanes));
+  return static_cast<int>(std::min<int64_t>(kLanes, channels - plane * kLanes));
 }
 
 // One group of channels of an image tensor.
@@ -122,8 +121,8 @@ inline Inside Clip(const Segment& segment, int64_t start, int64_t step,
   return inside;
 }
 
-// Of patches `first` ... `first + count - 1` of a row of an image, `channels` lanes
-// from `lane` on. `row` is the row's first element.
+// Of patches `first` ... `first + count - 1` of a row of an image, `channels`
+// lanes from `lane` on. `row` is the row's first element.
 template <typename T, typename C>
 void PackPatches(const KernelSet& set, const T* row, const Image& image,
                  int64_t first, int64_t count, int64_t lane, int channels,
@@ -148,8 +147,7 @@ void PackPatches(const KernelSet& set, const T* row, const Image& image,
     } else {
       T edge[kLanes] = {};
       for (int i = 0; i < channels; ++i) {
-        const int64_t at =
-            column(patch) + (lane + i) / patches.channels;
+        const int64_t at = column(patch) + (lane + i) / patches.channels;
         if (at >= 0 && at < patches.width) edge[i] = from[i];
       }
       pack(edge, run, to);
@@ -230,8 +228,8 @@ void PackTile(const KernelSet& set, const T* tensor, const Image& image,
   const auto pack = CopiesOf<T>(set).pack;
   for (int64_t p = 0; p < planes; ++p) {
     const int64_t channel = (first_plane + p) * kLanes;
-    const T* from = tensor + (at.group * image.channels + channel) *
-                                 image.strides.channel;
+    const T* from =
+        tensor + (at.group * image.channels + channel) * image.strides.channel;
     Run run;
     run.channels = PlaneChannels(image.channels, first_plane + p);
     run.pixel_stride = columns.step * image.strides.width;
@@ -259,9 +257,9 @@ void PackTile(const KernelSet& set, const T* tensor, const Image& image,
   }
 }
 
-// Unpacks what PackTile packed of row patches: each element of the image becomes
-// the sum of its places in all patches. A tile has whole rows and all planes;
-// `row` is scratch memory for one row of the image.
+// Unpacks what PackTile packed of row patches: each element of the image
+// becomes the sum of its places in all patches. A tile has whole rows and all
+// planes; `row` is scratch memory for one row of the image.
 template <typename T, typename C>
 void UnpackPatches(const KernelSet& set, const C* tile, const Image& image,
                    const AxisPlan& rows, const AxisPlan& columns,
@@ -285,7 +283,8 @@ void UnpackPatches(const KernelSet& set, const C* tile, const Image& image,
              });
 }
 
-// The opposite of PackTile: tensor = scale * tile, at those positions that exist.
+// The opposite of PackTile: tensor = scale * tile, at those positions that
+// exist.
 template <typename T, typename C>
 void UnpackTile(const KernelSet& set, const C* tile, const Image& image,
                 const AxisPlan& rows, const AxisPlan& columns,
@@ -294,8 +293,8 @@ void UnpackTile(const KernelSet& set, const C* tile, const Image& image,
   const auto unpack = CopiesOf<T>(set).unpack;
   for (int64_t p = 0; p < planes; ++p) {
     const int64_t channel = (first_plane + p) * kLanes;
-    T* to = tensor +
-            (at.group * image.channels + channel) * image.strides.channel;
+    T* to =
+        tensor + (at.group * image.channels + channel) * image.strides.channel;
     Run run;
     run.channels = PlaneChannels(image.channels, first_plane + p);
     run.pixel_stride = columns.step * image.strides.width;

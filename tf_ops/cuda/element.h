@@ -132,8 +132,7 @@ struct Elements<float> {
 };
 template <>
 struct Elements<double> {
-  static KERAS_ADDER_HD double Load(const void* data, int32_t,
-                                    int64_t index) {
+  static KERAS_ADDER_HD double Load(const void* data, int32_t, int64_t index) {
     return static_cast<const double*>(data)[index];
   }
   static KERAS_ADDER_HD void Store(void* data, int32_t, int64_t index,

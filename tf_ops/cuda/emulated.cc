@@ -74,10 +74,12 @@ struct Emulator {
 template <typename Sum>
 double GeneralElement(const Request& request, int64_t index) {
   switch (request.call.pass) {
-    case KERAS_ADDER_FORWARD: return GeneralForward<Sum>(request, index);
+    case KERAS_ADDER_FORWARD:
+      return GeneralForward<Sum>(request, index);
     case KERAS_ADDER_INPUT_GRADIENT:
       return GeneralInputGradient<Sum>(request, index);
-    default: break;
+    default:
+      break;
   }
   double sum = 0;
   for (int thread = 0; thread < kGeneralThreads; ++thread) {
@@ -101,8 +103,7 @@ void RunGeneral(const Request& request, int64_t size) {
 
 const char* Unusable() { return nullptr; }
 
-const char* LaunchGeneral(const Request& request, int64_t result_size,
-                          void*) {
+const char* LaunchGeneral(const Request& request, int64_t result_size, void*) {
   request.call.type == KERAS_ADDER_FLOAT64
       ? RunGeneral<double>(request, result_size)
       : RunGeneral<float>(request, result_size);

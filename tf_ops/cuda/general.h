@@ -29,9 +29,8 @@ struct Position {
 
 // Where an element of a dense image tensor lies, and the element that lies
 // there.
-KERAS_ADDER_HD Position PositionOf(int64_t index, int64_t height,
-                                   int64_t width, int64_t channels,
-                                   bool channels_first) {
+KERAS_ADDER_HD Position PositionOf(int64_t index, int64_t height, int64_t width,
+                                   int64_t channels, bool channels_first) {
   Position at;
   if (channels_first) {
     at.width = index % width;
@@ -113,12 +112,11 @@ KERAS_ADDER_HD double GeneralForward(const Request& request, int64_t index) {
   const KerasAdderCall& call = request.call;
   const KerasAdderAxis& height = call.height;
   const KerasAdderAxis& width = call.width;
-  const Position out =
-      PositionOf(index, height.output, width.output, call.out_channels,
-                 call.channels_first != 0);
+  const Position out = PositionOf(index, height.output, width.output,
+                                  call.out_channels, call.channels_first != 0);
   const int64_t group_in = call.in_channels / call.groups;
-  const int64_t first = out.channel / (call.out_channels / call.groups) *
-                        group_in;
+  const int64_t first =
+      out.channel / (call.out_channels / call.groups) * group_in;
   LongSum<Sum> sum;
   for (int64_t i = 0; i < height.kernel; ++i) {
     for (int64_t j = 0; j < width.kernel; ++j) {
@@ -156,9 +154,8 @@ template <typename Sum>
 KERAS_ADDER_HD double GeneralInputGradient(const Request& request,
                                            int64_t index) {
   const KerasAdderCall& call = request.call;
-  const Position in =
-      PositionOf(index, call.height.input, call.width.input, call.in_channels,
-                 call.channels_first != 0);
+  const Position in = PositionOf(index, call.height.input, call.width.input,
+                                 call.in_channels, call.channels_first != 0);
   const int64_t group_in = call.in_channels / call.groups;
   const int64_t group_out = call.out_channels / call.groups;
   const int64_t first = in.channel / group_in * group_out;
@@ -224,8 +221,7 @@ KERAS_ADDER_HD double GeneralFilterGradientPart(const Request& request,
 // taps that meet no output as ones with a gradient of 0, and 0 * NaN is a NaN
 // where there should be nothing: so what came out as NaN is computed again, in
 // the way that leaves such taps out.
-KERAS_ADDER_HD void RepairInputGradient(const Request& request,
-                                        int64_t index) {
+KERAS_ADDER_HD void RepairInputGradient(const Request& request, int64_t index) {
   const int32_t type = request.call.type;
   const float value = Elements<float>::Load(request.result, type, index);
   if (value == value) return;

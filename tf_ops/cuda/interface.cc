@@ -19,8 +19,7 @@ int64_t PartialBytes(const Plan& plan, const Launch& launch) {
 bool IsAligned(const Plan& plan) {
   const KerasAdderCall& call = plan.request.call;
   const bool gradient = call.pass == KERAS_ADDER_INPUT_GRADIENT;
-  const void* source =
-      gradient ? plan.request.gradient : plan.request.input;
+  const void* source = gradient ? plan.request.gradient : plan.request.input;
   const int32_t type = gradient ? call.output_type : call.type;
   const uintptr_t bytes = type == KERAS_ADDER_FLOAT32 ? 16 : 8;
   return reinterpret_cast<uintptr_t>(source) % bytes == 0;

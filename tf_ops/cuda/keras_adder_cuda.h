@@ -95,11 +95,11 @@ KERAS_ADDER_EXPORT const char* keras_adder_cuda_run(
 
 /* The kernel that a call would run, for tests and tables: "general", or
  * "tile ROWSxCOLUMNS/SPLITS". Never NULL. */
-KERAS_ADDER_EXPORT const char*
-keras_adder_cuda_kernel(const KerasAdderCall* call);
+KERAS_ADDER_EXPORT const char* keras_adder_cuda_kernel(
+    const KerasAdderCall* call);
 
 #ifdef __cplusplus
 }
 #endif
 
-#endif  /* KERAS_ADDER_CUDA_KERAS_ADDER_CUDA_H_ */
+#endif /* KERAS_ADDER_CUDA_KERAS_ADDER_CUDA_H_ */

@@ -40,8 +40,8 @@ int64_t FilterSize(const KerasAdderCall& call) {
 
 // Whether positions and their differences are 32-bit numbers.
 bool Fits32Bits(const KerasAdderAxis& axis) {
-  for (const int64_t size : {axis.input, axis.output, axis.kernel,
-                             axis.stride, axis.dilation, axis.pad_before}) {
+  for (const int64_t size : {axis.input, axis.output, axis.kernel, axis.stride,
+                             axis.dilation, axis.pad_before}) {
     if (size > kMaxPosition) return false;
   }
   return axis.kernel * axis.dilation <= kMaxPosition &&
@@ -49,8 +49,7 @@ bool Fits32Bits(const KerasAdderAxis& axis) {
 }
 
 bool FitsTiles(const KerasAdderCall& call) {
-  if (call.kernel == KERAS_ADDER_GENERAL ||
-      call.type == KERAS_ADDER_FLOAT64) {
+  if (call.kernel == KERAS_ADDER_GENERAL || call.type == KERAS_ADDER_FLOAT64) {
     return false;
   }
   if (InputSize(call) > kMaxIndex || OutputSize(call) > kMaxIndex ||
@@ -160,17 +159,20 @@ void MakeSplits(int64_t blocks, int64_t depth, int64_t result_size,
   splits = std::max<int64_t>(splits, 1);
   const int64_t per_split = CeilDiv(std::max<int64_t>(steps, 1), splits);
   plan->steps_per_split = static_cast<int32_t>(per_split);
-  plan->splits = static_cast<int32_t>(
-      CeilDiv(std::max<int64_t>(steps, 1), per_split));
+  plan->splits =
+      static_cast<int32_t>(CeilDiv(std::max<int64_t>(steps, 1), per_split));
 }
 
 }  // namespace
 
 int64_t ResultSize(const KerasAdderCall& call) {
   switch (call.pass) {
-    case KERAS_ADDER_FORWARD: return OutputSize(call);
-    case KERAS_ADDER_INPUT_GRADIENT: return InputSize(call);
-    default: return FilterSize(call);
+    case KERAS_ADDER_FORWARD:
+      return OutputSize(call);
+    case KERAS_ADDER_INPUT_GRADIENT:
+      return InputSize(call);
+    default:
+      return FilterSize(call);
   }
 }
 
@@ -188,9 +190,8 @@ Launch MakePlan(const KerasAdderCall& call, Plan* plan) {
   plan->groups = static_cast<int32_t>(call.groups);
   plan->group_in = static_cast<int32_t>(call.in_channels / call.groups);
   plan->group_out = static_cast<int32_t>(call.out_channels / call.groups);
-  plan->columns =
-      call.pass == KERAS_ADDER_INPUT_GRADIENT ? plan->group_in
-                                              : plan->group_out;
+  plan->columns = call.pass == KERAS_ADDER_INPUT_GRADIENT ? plan->group_in
+                                                          : plan->group_out;
   if (call.kernel == KERAS_ADDER_AUTO && plan->columns < kMinColumns &&
       !(filters && call.groups == 1)) {
     return launch;
@@ -199,8 +200,8 @@ Launch MakePlan(const KerasAdderCall& call, Plan* plan) {
   plan->width_phases = MakeWalks(call, call.width, plan->width);
 
   const bool nchw = call.channels_first != 0;
-  const Steps input = DenseSteps(nchw, call.height.input, call.width.input,
-                                 call.in_channels);
+  const Steps input =
+      DenseSteps(nchw, call.height.input, call.width.input, call.in_channels);
   const Steps output = DenseSteps(nchw, call.height.output, call.width.output,
                                   call.out_channels);
   const bool from_output = call.pass == KERAS_ADDER_INPUT_GRADIENT;
@@ -228,12 +229,11 @@ Launch MakePlan(const KerasAdderCall& call, Plan* plan) {
   const int wide = forward ? ForwardTile::kColumns : GradientTile::kColumns;
   launch.narrow = IsNarrowTile(call.kernel, plan->columns, wide);
   launch.tile_columns = launch.narrow ? NarrowTile::kColumns : wide;
-  launch.tile_rows =
-      launch.narrow ? NarrowTile::kRows : ForwardTile::kRows;
+  launch.tile_rows = launch.narrow ? NarrowTile::kRows : ForwardTile::kRows;
   launch.blocks_x = CeilDiv(rows, launch.tile_rows);
   launch.blocks_y = CeilDiv(plan->columns, launch.tile_columns);
-  const int64_t images = call.groups *
-                         int64_t{plan->height_phases} * plan->width_phases;
+  const int64_t images =
+      call.groups * int64_t{plan->height_phases} * plan->width_phases;
   MakeSplits(launch.blocks_x * launch.blocks_y * images, depth,
              launch.result_size, plan);
   launch.blocks_z = images * plan->splits;
@@ -262,8 +262,8 @@ const char* CheckCall(const KerasAdderCall& call) {
   if (call.kernel < KERAS_ADDER_AUTO || call.kernel > KERAS_ADDER_WIDE) {
     return "`kernel` must be one of the kernels";
   }
-  const bool reduced = call.type == KERAS_ADDER_FLOAT16 ||
-                       call.type == KERAS_ADDER_BFLOAT16;
+  const bool reduced =
+      call.type == KERAS_ADDER_FLOAT16 || call.type == KERAS_ADDER_BFLOAT16;
   if (call.output_type != call.type &&
       !(reduced && call.output_type == KERAS_ADDER_FLOAT32)) {
     return "`output_type` must equal `type`, or be float32 with float16 and "

@@ -57,9 +57,9 @@ struct Walk {
   int32_t first;
   int32_t tap_step;
   int32_t taps;
-  int32_t source;       // positions that the source has
-  int32_t first_tap;    // of the filters
-  int32_t tap_stride;   // of the filters
+  int32_t source;        // positions that the source has
+  int32_t first_tap;     // of the filters
+  int32_t tap_stride;    // of the filters
   int32_t first_result;  // where row positions lie in the result
   int32_t result_step;
 };
@@ -74,7 +74,7 @@ struct Steps {
 
 struct Plan {
   Request request;
-  float* partials;      // if split: `splits` results of floats
+  float* partials;  // if split: `splits` results of floats
   int64_t result_size;
   Walk height[kMaxPhases];
   Walk width[kMaxPhases];
@@ -82,19 +82,19 @@ struct Plan {
   int32_t width_phases;
   int32_t batch;
   int32_t groups;
-  int32_t group_in;   // channels
+  int32_t group_in;  // channels
   int32_t group_out;
   int32_t columns;
-  int32_t channels;   // of the source in a group
-  Steps source;       // of what rows are read from
-  Steps image;        // of the result or, for filters, of the output gradient
+  int32_t channels;  // of the source in a group
+  Steps source;      // of what rows are read from
+  Steps image;       // of the result or, for filters, of the output gradient
   int32_t filter_width;
   int32_t filter_tap;      // distance between taps of the filters
   int32_t filter_channel;  // between channels of the source
   int32_t filter_column;
-  int32_t splits;          // of the depth
+  int32_t splits;  // of the depth
   int32_t steps_per_split;
-  int32_t vectors;         // not 0: four channels can be read at once
+  int32_t vectors;  // not 0: four channels can be read at once
 };
 
 // What a launch needs beside the plan.

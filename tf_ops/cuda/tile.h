@@ -178,9 +178,8 @@ class TileThread {
 
   KERAS_ADDER_HD void Store(const Plan& plan, Shared* shared) const {
     if (RowType(plan) == KERAS_ADDER_FLOAT32) {
-      StoreRows(shared, [](const uint32_t* words, int k) {
-        return AsFloat(words[k]);
-      });
+      StoreRows(shared,
+                [](const uint32_t* words, int k) { return AsFloat(words[k]); });
     } else {
       const int32_t type = RowType(plan);
       const bool packed = plan.vectors != 0;
@@ -328,8 +327,7 @@ class TileThread {
     for (int i = 0; i < kRowsPerThread; ++i) {
       SourceRow& row = rows_[i];
       const int32_t index = first_row() + place_.thread() + i * Tile::kThreads;
-      row.offset =
-          Product(group() * plan.channels, plan.source.channel);
+      row.offset = Product(group() * plan.channels, plan.source.channel);
       row.height = kNowhere;
       row.width = 0;
       if (index >= Rows(plan)) continue;
@@ -362,9 +360,8 @@ class TileThread {
                                    bool check_width = true) const {
     const Walk& height = this->height(plan);
     const Walk& width = this->width(plan);
-    const int32_t h =
-        row.height + (kFilters ? cursor.middle * height.row_step
-                               : cursor.outer * height.tap_step);
+    const int32_t h = row.height + (kFilters ? cursor.middle * height.row_step
+                                             : cursor.outer * height.tap_step);
     const int32_t w = row.width + (kFilters ? cursor.inner * width.row_step
                                             : cursor.middle * width.tap_step);
     *offset = row.offset + Product(h, plan.source.height) +
@@ -440,16 +437,15 @@ class TileThread {
     uint32_t offset;
     if (cursor->inner + Tile::kDepth <= inners_) {
       const Walk& width = this->width(plan);
-      const uint32_t step =
-          kFilters ? Product(width.row_step, plan.source.width)
-                   : static_cast<uint32_t>(plan.source.channel);
+      const uint32_t step = kFilters
+                                ? Product(width.row_step, plan.source.width)
+                                : static_cast<uint32_t>(plan.source.channel);
       int32_t w = row.width + cursor->inner * width.row_step;
       const bool inside = SourceOffset(plan, row, *cursor, &offset, !kFilters);
       if (!kFilters) offset += Product(cursor->inner, step);
       KERAS_ADDER_UNROLL
       for (int k = 0; k < Tile::kDepth; ++k) {
-        const bool here =
-            inside && (!kFilters || IsInside(w, width.source));
+        const bool here = inside && (!kFilters || IsInside(w, width.source));
         words[k] = here ? source[offset] : 0;
         offset += step;
         w += width.row_step;
@@ -484,7 +480,7 @@ class TileThread {
 
   // Where the columns of a place in the depth begin.
   KERAS_ADDER_HD uint32_t ColumnsOffset(const Plan& plan,
-                                       const Cursor& cursor) const {
+                                        const Cursor& cursor) const {
     if (kFilters) {
       return Product(cursor.outer, plan.image.batch) +
              Product(cursor.middle, plan.image.height) +
@@ -590,9 +586,9 @@ class TileThread {
         const int32_t column = first_column() + ColumnOf(j);
         fixed_[i][j] = 0;
         if (exists && column < plan.columns) {
-          fixed_[i][j] = Elements<float>::Load(
-              data, plan.request.call.type,
-              offset + column * ResultColumnStep(plan));
+          fixed_[i][j] =
+              Elements<float>::Load(data, plan.request.call.type,
+                                    offset + column * ResultColumnStep(plan));
         }
       }
     }

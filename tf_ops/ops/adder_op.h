@@ -25,9 +25,9 @@ class AdderOp : public tensorflow::OpKernel {
                    context->GetAttr("explicit_paddings", &explicit_paddings));
     OP_REQUIRES_OK(context, context->GetAttr("strides", &strides));
     OP_REQUIRES_OK(context, context->GetAttr("dilations", &dilations));
-    OP_REQUIRES_OK(context, AsStatus(ParseAttributes(
-                                data_format, padding, explicit_paddings,
-                                strides, dilations, &attributes_)));
+    OP_REQUIRES_OK(context, AsStatus(ParseAttributes(data_format, padding,
+                                                     explicit_paddings, strides,
+                                                     dilations, &attributes_)));
     // Ops without it are not asked for a filter gradient.
     if (!context->HasAttr("filter_gradient")) return;
     std::string name;
@@ -37,8 +37,7 @@ class AdderOp : public tensorflow::OpKernel {
 
  protected:
   static absl::Status AsStatus(const Error& error) {
-    return error.empty() ? absl::OkStatus()
-                         : absl::InvalidArgumentError(error);
+    return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(error);
   }
 
   absl::Status ReadGeometry(tensorflow::OpKernelContext* context,
@@ -59,9 +58,8 @@ class AdderOp : public tensorflow::OpKernel {
     const tensorflow::TensorShape expected = ShapeOfOutput(geometry);
     if (context->input(2).shape() == expected) return absl::OkStatus();
     return absl::InvalidArgumentError(
-        "out_backprop must have the output's shape " +
-        expected.DebugString() + ". Received: shape " +
-        context->input(2).shape().DebugString());
+        "out_backprop must have the output's shape " + expected.DebugString() +
+        ". Received: shape " + context->input(2).shape().DebugString());
   }
 
   DataFormat data_format() const { return attributes_.data_format; }

@@ -47,9 +47,9 @@ typename CoreType<T>::type* Data(Tensor* tensor) {
       tensor->flat<T>().data());
 }
 
-// TensorFlow's intra-op threads. The caller waits rather than works: a thread of
-// the pool that is woken up while the caller keeps its core busy often has to
-// wait for that core, until the caller has done all the work by itself.
+// TensorFlow's intra-op threads. The caller waits rather than works: a thread
+// of the pool that is woken up while the caller keeps its core busy often has
+// to wait for that core, until the caller has done all the work by itself.
 class IntraOpPool : public ThreadPool {
  public:
   explicit IntraOpPool(OpKernelContext* context)
@@ -58,7 +58,8 @@ class IntraOpPool : public ThreadPool {
   int size() const override { return threads_.num_threads; }
 
   void Run(int count, const std::function<void(int)>& run) override {
-    // A thread of the pool must not wait for others of it, which may do the same.
+    // A thread of the pool must not wait for others of it, which may do the
+    // same.
     if (threads_.workers->CurrentThreadId() >= 0) {
       for (int i = 0; i < count; ++i) run(i);
       return;
@@ -120,13 +121,13 @@ class AdderCpuOp : public AdderOp {
 
  private:
   template <typename Pass, typename... Pointers>
-  static void Run(OpKernelContext* context, const Pass& pass,
-                  IntraOpPool& pool, Pointers... pointers) {
+  static void Run(OpKernelContext* context, const Pass& pass, IntraOpPool& pool,
+                  Pointers... pointers) {
     Tensor workspace;
-    OP_REQUIRES_OK(context, context->allocate_temp(
-                                tensorflow::DT_INT8,
-                                TensorShape({pass.workspace_bytes()}),
-                                &workspace));
+    OP_REQUIRES_OK(context,
+                   context->allocate_temp(tensorflow::DT_INT8,
+                                          TensorShape({pass.workspace_bytes()}),
+                                          &workspace));
     pass.Run(pool, pointers..., workspace.flat<int8_t>().data());
   }
 
@@ -142,11 +143,11 @@ class AdderConv2DOp : public AdderCpuOp {
     Geometry geometry;
     OP_REQUIRES_OK(context, ReadGeometry(context, &geometry));
     Tensor* output;
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                0, ShapeOfOutput(geometry), &output));
+    OP_REQUIRES_OK(
+        context, context->allocate_output(0, ShapeOfOutput(geometry), &output));
     if (output->NumElements() == 0) return;
-    using Pass = AdderForward<typename CoreType<T>::type,
-                              typename CoreType<O>::type>;
+    using Pass =
+        AdderForward<typename CoreType<T>::type, typename CoreType<O>::type>;
     const auto plan = [&](int threads) {
       return std::make_unique<Pass>(geometry, kernels(), threads);
     };
@@ -218,8 +219,8 @@ class AdderConv2DBackpropOp : public AdderCpuOp {
     OP_REQUIRES_OK(context,
                    context->allocate_output(1, context->input(1).shape(),
                                             &filter_backprop));
-    using Pass = AdderBackward<typename CoreType<T>::type,
-                               typename CoreType<O>::type>;
+    using Pass =
+        AdderBackward<typename CoreType<T>::type, typename CoreType<O>::type>;
     const auto plan = [&](int threads) {
       return std::make_unique<Pass>(geometry, mode(), kernels(), threads);
     };
@@ -235,12 +236,12 @@ class AdderConv2DBackpropOp : public AdderCpuOp {
                               .TypeConstraint<T>("T")            \
                               .TypeConstraint<O>("output_type"), \
                           OP##Op<T, O>)
-#define REGISTER_TYPES(OP)                           \
-  REGISTER(OP, Eigen::half, Eigen::half);            \
-  REGISTER(OP, Eigen::half, float);                  \
-  REGISTER(OP, Eigen::bfloat16, Eigen::bfloat16);    \
-  REGISTER(OP, Eigen::bfloat16, float);              \
-  REGISTER(OP, float, float);                        \
+#define REGISTER_TYPES(OP)                        \
+  REGISTER(OP, Eigen::half, Eigen::half);         \
+  REGISTER(OP, Eigen::half, float);               \
+  REGISTER(OP, Eigen::bfloat16, Eigen::bfloat16); \
+  REGISTER(OP, Eigen::bfloat16, float);           \
+  REGISTER(OP, float, float);                     \
   REGISTER(OP, double, double)
 REGISTER_TYPES(AdderConv2D);
 REGISTER_TYPES(AdderConv2DBackpropInput);

@@ -68,20 +68,20 @@ class AdderGpuOp : public AdderOp {
   static void Run(OpKernelContext* context, const KerasAdderCall& call,
                   Tensor* result) {
     Tensor workspace;
-    OP_REQUIRES_OK(context,
-                   context->allocate_temp(
-                       tensorflow::DT_INT8,
-                       TensorShape({keras_adder_cuda_workspace(&call)}),
-                       &workspace));
+    OP_REQUIRES_OK(
+        context,
+        context->allocate_temp(tensorflow::DT_INT8,
+                               TensorShape({keras_adder_cuda_workspace(&call)}),
+                               &workspace));
     const bool forward = call.pass == KERAS_ADDER_FORWARD;
     const char* error = keras_adder_cuda_run(
         &call, Data(context->input(0)), Data(context->input(1)),
         forward ? nullptr : Data(context->input(2)), Data(result),
         Data(&workspace), Stream(context));
-    OP_REQUIRES(context, error == nullptr,
-                absl::InternalError(
-                    std::string("The GPU refused an adder convolution: ") +
-                    error));
+    OP_REQUIRES(
+        context, error == nullptr,
+        absl::InternalError(
+            std::string("The GPU refused an adder convolution: ") + error));
   }
 
  private:
@@ -102,8 +102,8 @@ class AdderConv2DGpuOp : public AdderGpuOp {
     Geometry geometry;
     OP_REQUIRES_OK(context, ReadGeometry(context, &geometry));
     Tensor* output;
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                0, ShapeOfOutput(geometry), &output));
+    OP_REQUIRES_OK(
+        context, context->allocate_output(0, ShapeOfOutput(geometry), &output));
     Run(context, MakeCall<T, O>(KERAS_ADDER_FORWARD, geometry), output);
   }
 };
@@ -119,9 +119,8 @@ class GradientGpuOp : public AdderGpuOp {
     OP_REQUIRES_OK(context, ReadGeometry(context, &geometry));
     OP_REQUIRES_OK(context, CheckGradient(context, geometry));
     Tensor* output;
-    OP_REQUIRES_OK(context,
-                   context->allocate_output(
-                       0, context->input(wanted).shape(), &output));
+    OP_REQUIRES_OK(context, context->allocate_output(
+                                0, context->input(wanted).shape(), &output));
     Run(context, MakeCall<T, O>(pass, geometry), output);
   }
 };

@@ -45,7 +45,8 @@ absl::Status CheckOutputType(InferenceContext* c) {
   }
   return absl::InvalidArgumentError(
       "output_type must equal T, or be float with a T of half or bfloat16. "
-      "Received: T=" + tensorflow::DataTypeString(input) +
+      "Received: T=" +
+      tensorflow::DataTypeString(input) +
       ", output_type=" + tensorflow::DataTypeString(output));
 }
 
@@ -77,9 +78,8 @@ absl::Status CheckKnownChannels(InferenceContext* c, DimensionHandle input,
 }
 
 // The whole geometry is checked if all sizes are known.
-absl::Status CheckKnownShapes(InferenceContext* c,
-                              const Attributes& attributes, ShapeHandle input,
-                              ShapeHandle filter) {
+absl::Status CheckKnownShapes(InferenceContext* c, const Attributes& attributes,
+                              ShapeHandle input, ShapeHandle filter) {
   if (!c->FullyDefined(input) || !c->FullyDefined(filter)) {
     return absl::OkStatus();
   }
@@ -147,13 +147,13 @@ absl::Status BackpropBothShape(InferenceContext* c) {
 
 }  // namespace
 
-#define KERAS_ADDER_ATTRIBUTES                                     \
-  Attr("T: {half, bfloat16, float, double}")                       \
-      .Attr("output_type: {half, bfloat16, float, double}")        \
-      .Attr("strides: list(int)")                                  \
-      .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")              \
-      .Attr("explicit_paddings: list(int) = []")                   \
-      .Attr("data_format: {'NHWC', 'NCHW'} = 'NHWC'")              \
+#define KERAS_ADDER_ATTRIBUTES                              \
+  Attr("T: {half, bfloat16, float, double}")                \
+      .Attr("output_type: {half, bfloat16, float, double}") \
+      .Attr("strides: list(int)")                           \
+      .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")       \
+      .Attr("explicit_paddings: list(int) = []")            \
+      .Attr("data_format: {'NHWC', 'NCHW'} = 'NHWC'")       \
       .Attr("dilations: list(int) = [1, 1, 1, 1]")
 
 REGISTER_OP("KerasAdder>AdderConv2D")
@@ -176,8 +176,7 @@ REGISTER_OP("KerasAdder>AdderConv2DBackpropInput")
     .Input("filter: T")
     .Input("out_backprop: output_type")
     .Output("output: T")
-    .KERAS_ADDER_ATTRIBUTES
-    .SetShapeFn(BackpropShape<0>)
+    .KERAS_ADDER_ATTRIBUTES.SetShapeFn(BackpropShape<0>)
     .Doc(R"doc(
 Gradient of AdderConv2D with respect to its input: the sum of out_backprop times
 HardTanh(filter - input) (AdderNet, CVPR 2020, equation 6).

@@ -19,9 +19,9 @@ constexpr KernelSet Make(const char* name) {
 
 }  // namespace
 
-// A broadcast that two instructions share halves the loads, which are what Zen 5
-// runs out of: up to 10 % faster there. On Zen 4 a broadcast of its own takes the
-// place of an arithmetic instruction, so there it is an operand.
+// A broadcast that two instructions share halves the loads, which are what Zen
+// 5 runs out of: up to 10 % faster there. On Zen 4 a broadcast of its own takes
+// the place of an arithmetic instruction, so there it is an operand.
 const KernelSet kAvx512Kernels = Make<14, false>("avx512");
 const KernelSet kAvx512OperandKernels = Make<0, true>("avx512_operand");
 

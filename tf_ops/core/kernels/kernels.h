@@ -37,8 +37,8 @@ struct TapSlot {
   int64_t tap;
 };
 
-// A value for each lane: for the first pixel of a run, for its last, and for all
-// others. Where a run has one pixel, that is a first.
+// A value for each lane: for the first pixel of a run, for its last, and for
+// all others. Where a run has one pixel, that is a first.
 template <typename C>
 struct LaneValues {
   const C* inner;
@@ -66,9 +66,9 @@ struct LaneValues {
 //
 // The last forward block of a sum writes minus the total to the `result`.
 //
-// Pixels are neighbouring slots: one run of them or, to fill the registers where
-// rows are short, two runs of equal length, the second of which lies so many
-// elements (or slots of totals, for sums) behind the first.
+// Pixels are neighbouring slots: one run of them or, to fill the registers
+// where rows are short, two runs of equal length, the second of which lies so
+// many elements (or slots of totals, for sums) behind the first.
 template <typename C>
 struct CorrelationBlock {
   const C* source;
@@ -139,19 +139,26 @@ struct FilterSums {
   C* trailing_magnitudes;  // of what the last pixel does not see
 
   static FilterSums At(C* memory, int64_t size) {
-    return {memory,            memory + size,     memory + 2 * size,
-            memory + 3 * size, memory + 4 * size, memory + 5 * size};
+    return {memory,
+            memory + size,
+            memory + 2 * size,
+            memory + 3 * size,
+            memory + 4 * size,
+            memory + 5 * size};
   }
 
   FilterSums From(int64_t offset) const {
-    return {sums + offset,       magnitudes + offset,
-            first_sums + offset, last_sums + offset,
-            leading_magnitudes + offset, trailing_magnitudes + offset};
+    return {sums + offset,
+            magnitudes + offset,
+            first_sums + offset,
+            last_sums + offset,
+            leading_magnitudes + offset,
+            trailing_magnitudes + offset};
   }
 };
 
-// What the filters of some planes contribute to the pixels of a run: see `start`
-// and `padding` of CorrelationBlock.
+// What the filters of some planes contribute to the pixels of a run: see
+// `start` and `padding` of CorrelationBlock.
 template <typename C>
 struct FilterParts {
   using Values = C[kMostPlanes * kLanes];
@@ -163,9 +170,9 @@ struct FilterParts {
 template <typename C>
 struct Kernels {
   // The most pixels of a correlation block and of one of two runs, the same for
-  // two planes of destinations (0 where one is as good; the input gradient takes
-  // one run and one plane only), the most filters of a filter gradient and of a
-  // backward block.
+  // two planes of destinations (0 where one is as good; the input gradient
+  // takes one run and one plane only), the most filters of a filter gradient
+  // and of a backward block.
   int max_forward;
   int max_forward_twice;
   int max_forward_pair;
@@ -205,8 +212,8 @@ struct Kernels {
 // they stand for.
 struct Run {
   int64_t count;
-  int channels;             // of the plane; lanes beyond are zero in the tile
-  ptrdiff_t pixel_stride;   // of the tensor, in elements
+  int channels;            // of the plane; lanes beyond are zero in the tile
+  ptrdiff_t pixel_stride;  // of the tensor, in elements
   ptrdiff_t channel_stride;
 };
 
@@ -232,7 +239,9 @@ struct KernelSet {
 template <typename C>
 const Kernels<C>& KernelsOf(const KernelSet& set);
 template <>
-inline const Kernels<float>& KernelsOf(const KernelSet& set) { return set.f32; }
+inline const Kernels<float>& KernelsOf(const KernelSet& set) {
+  return set.f32;
+}
 template <>
 inline const Kernels<double>& KernelsOf(const KernelSet& set) {
   return set.f64;
@@ -241,7 +250,9 @@ inline const Kernels<double>& KernelsOf(const KernelSet& set) {
 template <typename T>
 const Copies<T>& CopiesOf(const KernelSet& set);
 template <>
-inline const Copies<Half>& CopiesOf(const KernelSet& set) { return set.half; }
+inline const Copies<Half>& CopiesOf(const KernelSet& set) {
+  return set.half;
+}
 template <>
 inline const Copies<BFloat16>& CopiesOf(const KernelSet& set) {
   return set.bfloat16;
@@ -251,7 +262,9 @@ inline const Copies<float>& CopiesOf(const KernelSet& set) {
   return set.single;
 }
 template <>
-inline const Copies<double>& CopiesOf(const KernelSet& set) { return set.wide; }
+inline const Copies<double>& CopiesOf(const KernelSet& set) {
+  return set.wide;
+}
 
 // One for each instruction set this library was compiled for.
 extern const KernelSet kBaselineKernels;

@@ -24,8 +24,8 @@ template <typename C>
 struct Direct {
   static constexpr bool kSkipsPadding = true;
   static inline Vector<C> Factor() { return Opaque<C>(1); }
-  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter,
-                              const C* source, const C*, Vector<C>) {
+  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter, const C* source,
+                              const C*, Vector<C>) {
     return sum + AbsoluteDifference<C>(filter, Broadcast(*source));
   }
 };
@@ -37,8 +37,8 @@ template <typename C, bool kOperand>
 struct Maximum {
   static constexpr bool kSkipsPadding = true;
   static inline Vector<C> Factor() { return Opaque<C>(2); }
-  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter,
-                              const C* source, const C*, Vector<C> two) {
+  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter, const C* source,
+                              const C*, Vector<C> two) {
     if constexpr (kOperand) {
       return Fma(MaxBroadcast(filter, source), two, sum);
     } else {
@@ -62,15 +62,15 @@ template <typename C>
 struct InputGradient {
   static constexpr bool kSkipsPadding = false;
   static inline Vector<C> Factor() { return Opaque<C>(1); }
-  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter,
-                              const C* source, const C* centre,
-                              Vector<C> one) {
+  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter, const C* source,
+                              const C* centre, Vector<C> one) {
     const Vector<C> difference = Difference<C>(filter, Load(centre), one, true);
     return FmaBroadcast(HardTanh<C>(difference), source, sum);
   }
 };
 
-// The shape of a block: pixels in all of its runs, runs, planes of destinations.
+// The shape of a block: pixels in all of its runs, runs, planes of
+// destinations.
 template <int kPixels_, int kRuns_ = 1, int kPlanes_ = 1>
 struct Shape {
   static constexpr int kPixels = kPixels_;
@@ -81,7 +81,7 @@ struct Shape {
 
 // The vectors of all planes of destinations of a block.
 template <typename C, typename S>
-constexpr int kSpan = S::kPlanes* kVectors<C>;
+constexpr int kSpan = S::kPlanes * kVectors<C>;
 
 // Where vector v lies in an array that has the next plane `plane` elements on.
 template <typename C>
@@ -110,8 +110,8 @@ struct Pixel {
 // How many channels ahead filters are fetched.
 constexpr int kPrefetched = 8;
 
-// Where a tap's next channel lies: of both runs of pixels, and of the filters of
-// both planes of destinations.
+// Where a tap's next channel lies: of both runs of pixels, and of the filters
+// of both planes of destinations.
 template <typename C, typename S>
 struct Channel {
   const C* source;
@@ -127,11 +127,13 @@ struct Channel {
   }
 };
 
-// Adds one channel's terms to the sums of pixels kFirst ... kEnd - 1 of each run.
+// Adds one channel's terms to the sums of pixels kFirst ... kEnd - 1 of each
+// run.
 template <typename C, typename Step, typename S, int kFirst, int kEnd>
-inline __attribute__((always_inline)) void AddChannel(
-    const Channel<C, S>& at, const C* centre, Vector<C> factor,
-    Sums<C, S>& sums) {
+inline __attribute__((always_inline)) void AddChannel(const Channel<C, S>& at,
+                                                      const C* centre,
+                                                      Vector<C> factor,
+                                                      Sums<C, S>& sums) {
   constexpr int kRun = S::kRun;
   constexpr bool kByPixels = !kBroadcastOperands || S::kPlanes > 1;
   // In the order that needs the fewest registers at a time.
@@ -193,12 +195,14 @@ inline __attribute__((always_inline)) Sums<C, S> SumOverTaps(
       const C* filter = filter_plane + row_tap.tap * block.filter_row +
                         column_tap.tap * block.filter_tap;
       if (Step::kSkipsPadding && column < block.outside_first) {
-        AddTap<C, Step, S, 1, kRun>(block, source, filter, channels, factor, sums);
+        AddTap<C, Step, S, 1, kRun>(block, source, filter, channels, factor,
+                                    sums);
       } else if (Step::kSkipsPadding && column >= inside_last) {
         AddTap<C, Step, S, 0, kRun - 1>(block, source, filter, channels, factor,
                                         sums);
       } else {
-        AddTap<C, Step, S, 0, kRun>(block, source, filter, channels, factor, sums);
+        AddTap<C, Step, S, 0, kRun>(block, source, filter, channels, factor,
+                                    sums);
       }
       if (++column == block.column_tap_count) {
         column = 0;
@@ -244,8 +248,7 @@ inline __attribute__((always_inline)) void Finish(
 #pragma GCC unroll 8
     for (int v = 0; v < kSpan<C, S>; ++v) {
       C* const at = total + VectorAt<C>(v, block.next_totals);
-      const Vector<C> sum =
-          kFresh ? sums.at[p][v] : Load(at) + sums.at[p][v];
+      const Vector<C> sum = kFresh ? sums.at[p][v] : Load(at) + sums.at[p][v];
       if constexpr (kLast) {
         Store(-sum, result + v * kWidth<C>);
       } else {
@@ -282,8 +285,8 @@ inline unsigned Inexact(Vector<C> magnitudes, Vector<C> distances) {
                       Min(Broadcast<C>(kLarge), kCancellation * distances));
 }
 
-// The largest of the source magnitudes of a block; infinite if one is NaN. Up to
-// kWidth<C> - 1 values behind a run are read.
+// The largest of the source magnitudes of a block; infinite if one is NaN. Up
+// to kWidth<C> - 1 values behind a run are read.
 template <typename C, typename S>
 inline C MostMagnitude(const CorrelationBlock<C>& block) {
   constexpr int kRun = S::kRun;
@@ -334,8 +337,8 @@ inline __attribute__((always_inline)) Sums<C, S> Padding(
 
 // Replaces what cancelled in `sums` by direct sums.
 template <typename C, typename S>
-__attribute__((noinline)) void ReplaceInexact(
-    const CorrelationBlock<C>& block, Sums<C, S>* sums) {
+__attribute__((noinline)) void ReplaceInexact(const CorrelationBlock<C>& block,
+                                              Sums<C, S>* sums) {
   using At = Pixel<C, S>;
   using One = Shape<1>;
   for (int p = 0; p < S::kPixels; ++p) {
@@ -426,8 +429,9 @@ inline __attribute__((always_inline)) Vector<C> Least(const Sums<C, S>& sums,
 }
 
 // Distances from sums of maxima. What depends on a pixel and a lane depends on
-// nothing else of the block, so that any tiling gives the same bits: the block's
-// largest magnitudes and smallest distances only tell whether to look closer.
+// nothing else of the block, so that any tiling gives the same bits: the
+// block's largest magnitudes and smallest distances only tell whether to look
+// closer.
 template <typename C, typename S>
 void ForwardBlock(const CorrelationBlock<C>& block) {
   const auto sums = SumOverTaps<C, Maximum<C, S::kPlanes == 1>, S>(
@@ -436,9 +440,9 @@ void ForwardBlock(const CorrelationBlock<C>& block) {
   unsigned inexact = 0;
 #pragma GCC unroll 8
   for (int v = 0; v < kSpan<C, S>; ++v) {
-    inexact |= Inexact<C>(
-        Load(block.filter_magnitudes + v * kWidth<C>) + magnitude,
-        Least<C, S>(sums, v, 0, S::kPixels));
+    inexact |=
+        Inexact<C>(Load(block.filter_magnitudes + v * kWidth<C>) + magnitude,
+                   Least<C, S>(sums, v, 0, S::kPixels));
   }
   if (__builtin_expect(inexact != 0, 0)) {
     // A copy, since sums whose address is known to others leave registers.
@@ -451,7 +455,8 @@ void ForwardBlock(const CorrelationBlock<C>& block) {
 
 template <typename C, typename S>
 void DirectForwardBlock(const CorrelationBlock<C>& block) {
-  Finish<C, S>(block, SumOverTaps<C, Direct<C>, S>(block, Padding<C, S>(block)));
+  Finish<C, S>(block,
+               SumOverTaps<C, Direct<C>, S>(block, Padding<C, S>(block)));
 }
 
 // Calls the instance for `pixels` (of each run) out of 1 ... kMost.
@@ -473,8 +478,8 @@ void InputGradientUpTo(const CorrelationBlock<C>& block, int pixels) {
   if constexpr (kMost > 1) InputGradientUpTo<C, kMost - 1>(block, pixels);
 }
 
-// `kOperands`: scalars are operands of every instruction, not registers that two
-// share.
+// `kOperands`: scalars are operands of every instruction, not registers that
+// two share.
 template <typename C, bool kFinite, bool kOperands, int kFilters>
 void Backward(const BackwardBlock<C>& both) {
   const FilterGradientBlock<C>& block = both.filter;
@@ -603,8 +608,7 @@ inline Vector<C> SumOfSlots(const C* tile, ptrdiff_t plane_stride,
     for (int slot = 0; slot < kWidth<C>; ++slot) {
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors<C>; ++v) {
-        const Vector<C> value =
-            Load(tile + slot * kLanes + v * kWidth<C>);
+        const Vector<C> value = Load(tile + slot * kLanes + v * kWidth<C>);
         sums[slot] += kMagnitudes ? Abs<C>(value) : value;
       }
     }

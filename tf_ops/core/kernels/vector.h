@@ -259,8 +259,8 @@ inline Vector<C> FnmaBroadcast(Vector<C> a, const C* b, Vector<C> c) {
 }
 #endif
 
-// A constant that the compiler does not know: it would turn Fma(x, 1, y) into an
-// addition, and Fma(x, 2, y) into two, but max and add compete for the same
+// A constant that the compiler does not know: it would turn Fma(x, 1, y) into
+// an addition, and Fma(x, 2, y) into two, but max and add compete for the same
 // ports where max and fma do not.
 template <typename C>
 inline Vector<C> Opaque(C value) {
@@ -381,9 +381,9 @@ inline Vector<double> FiniteHardTanh<double>(Vector<double> value) {
 }
 #endif
 
-// In a loop of a difference, a clipping and two multiply-adds: whether half of the
-// differences should be fused multiply-adds too, for the ports to be even. Not
-// where the clipping takes one instruction.
+// In a loop of a difference, a clipping and two multiply-adds: whether half of
+// the differences should be fused multiply-adds too, for the ports to be even.
+// Not where the clipping takes one instruction.
 #if defined(__AVX512DQ__)
 constexpr bool kFuseHalf = false;
 #else
