@@ -50,6 +50,7 @@ def replaced(readme, text):
 
 def section(results):
     """The section's text, from the JSON files in the folder `results`."""
+    import pipeline
     import report
     import twins
 
@@ -68,6 +69,8 @@ def section(results):
             text.append(report.summary_table(read(path)))
     if (results / "twins.json").exists():
         text.append(twins.markdown(read(results / "twins.json")))
+    if (results / "pipeline.json").exists():
+        text.append(pipeline.markdown(read(results / "pipeline.json")))
     return "\n".join(text)
 
 

@@ -25,7 +25,7 @@ def measured(tmp_path_factory):
     """What a quick run prints, and the folder of what it writes."""
     folder = tmp_path_factory.mktemp("speed")
     printed = {}
-    for script in ("conv2d.py", "twins.py"):
+    for script in ("conv2d.py", "twins.py", "pipeline.py"):
         done = run(script, "--quick", f"--output={folder}")
         assert done.returncode == 0, done.stderr[-2000:]
         printed[script] = done.stdout
@@ -73,6 +73,17 @@ def test_twins(measured):
     for what in ("training", "inference"):
         assert results["speeds"][what].keys() == {"adder", "cnn"}
         assert f"| {what} | " in printed["twins.py"]
+
+
+def test_pipeline(measured):
+    printed, folder = measured
+    results = json.loads((folder / "pipeline.json").read_text("utf-8"))
+    assert len(results["rows"]) == 2
+    for row in results["rows"]:
+        assert all(speed > 0 for speed in row["speeds"].values())
+        assert f"| {row['name']} | {row['batch_size']} | " in (
+            printed["pipeline.py"]
+        )
 
 
 def test_readme_follows_the_figures(measured, tmp_path):
