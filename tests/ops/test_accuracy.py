@@ -66,6 +66,16 @@ def test_promise_for_constants_under_large_kernels(kernel):
         assert abs(y - exact) <= PROMISE * abs(exact)
 
 
+@pytest.mark.parametrize("factor", [1e3, 1e4, 1e5])
+def test_promise_for_large_filters_in_the_padding(factor):
+    x = np.full((1, 3, 3, 64), 0.1, "float32")
+    f = np.full((3, 3, 64, 16), 0.77, "float32")
+    f[0] *= factor
+    y = adder_conv2d(x, f, padding="same").numpy()
+    exact = oracle.adder_conv2d(x, f, padding="SAME")
+    assert np.abs(y - exact).max() <= PROMISE * np.abs(exact).mean()
+
+
 @pytest.mark.parametrize("channels", [3, 32, 256])
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("name", CASES)

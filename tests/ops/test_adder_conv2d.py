@@ -342,6 +342,36 @@ class TestNotFinite:
             self.same(actual_dx, exact_dx)
             self.same(actual_df, exact_df)
 
+    @pytest.mark.parametrize("channel", [0, 95])
+    def test_a_nan_of_one_channel_is_nothing_to_the_others(self, channel):
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(1, 6, 6, 96)).astype("float32")
+        f = rng.normal(size=(3, 3, 96, 8)).astype("float32")
+        g = rng.normal(size=(1, 6, 6, 8)).astype("float32")
+        x[0, 2, 3, channel] = np.nan
+        df = _library.keras_adder_adder_conv2d_backprop(
+            x, f, g, strides=[1] * 4, padding="SAME"
+        )[1].numpy()
+        exact = oracle.adder_conv2d_filter_gradient(x, f, g, padding="SAME")
+        self.same(df, exact)
+        others = np.arange(96) != channel
+        np.testing.assert_allclose(
+            df[:, :, others], exact[:, :, others], rtol=1e-5, atol=1e-4
+        )
+
+    def test_padding_does_not_overflow_on_the_way(self):
+        largest = np.finfo("float32").max
+        near = 0.99 * largest / 64
+        x = np.array([near, -near], "float32").reshape(1, 1, 1, 2)
+        f = np.zeros((2, 1, 2, 16), "float32")
+        f[0, 0, 0], f[1, 0] = 0.985 * largest, [[near], [-near]]
+        padding = ((1, 0), (0, 0))
+        np.testing.assert_allclose(
+            adder_conv2d(x, f, padding=padding),
+            oracle.adder_conv2d(x, f, padding=padding),
+            rtol=1e-5,
+        )
+
     def test_infinities_that_meet_where_no_output_is(self):
         x, f = np.zeros((1, 3, 3, 1), "f"), np.zeros((3, 3, 1, 1), "f")
         x[0, 0, 0, 0] = f[2, 2] = np.inf
@@ -384,13 +414,19 @@ tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
 from keras_adder.ops import adder_conv2d
 rng = np.random.default_rng(0)
 results = {}
-for i, (shape, filters) in enumerate([
-    ((5, 33, 35, 19), 37), ((1, 180, 180, 16), 32), ((64, 7, 7, 64), 96)]):
+for i, (shape, kernel, filters, padding) in enumerate([
+    ((5, 33, 35, 19), 3, 37, "same"),
+    ((1, 180, 180, 16), 3, 32, "same"),
+    ((64, 7, 7, 64), 3, 96, "same"),
+    ((2, 64, 8, 256), 1, 256, ((0, 1), (0, 0))),
+    ((1, 32, 16, 256), 1, 256, ((0, 1), (0, 0))),
+]):
     x = tf.cast(rng.normal(size=shape), tf.float32)
-    f = tf.cast(rng.normal(size=(3, 3, shape[3], filters)), tf.float32)
+    f = rng.normal(size=(kernel, kernel, shape[3], filters))
+    f = tf.cast(f, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch([x, f])
-        y = adder_conv2d(x, f, padding="same", strides=1 + i % 2)
+        y = adder_conv2d(x, f, padding=padding, strides=1 + i % 2)
     g = tf.cast(rng.normal(size=y.shape), tf.float32)
     dx, df = tape.gradient(y, [x, f], output_gradients=g)
     results.update({f"y{i}": y, f"dx{i}": dx, f"df{i}": df})

@@ -183,8 +183,8 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
       finite = KernelsOf<C>(set_).all_finite(worker.input + p * plane_stride,
                                              at.images * slots);
     }
-    SumTile(at, part.planes, finite, gradient, packed + offset, partial,
-            skipped, worker);
+    SumTile(at, part.planes, packed_finite, finite, gradient, packed + offset,
+            partial, skipped, worker);
     if (input_.patches.used()) {
       UnpackPatches(set_, worker.input_gradient, input_, input_rows_,
                     input_columns_, at, plane_stride, worker.row,
@@ -198,9 +198,10 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
 }
 
 template <typename C, typename O>
-void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes, bool finite,
-                           const O* gradient, const C* packed, C* partial,
-                           C* skipped, const Worker<C>& worker) const {
+void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes,
+                           bool packed_finite, bool finite, const O* gradient,
+                           const C* packed, C* partial, C* skipped,
+                           const Worker<C>& worker) const {
   for (int64_t row = 0; row < at.rows; row += band_rows_) {
     BlockOrigin band = at;
     band.row += row;
@@ -209,10 +210,11 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes, bool finite,
       PackTile(set_, gradient, output_, rows_, columns_, band, q, 1, 0,
                worker.gradient);
       // Pixels that meet a tap in the padding, where the input is zero, add to
-      // the filters' gradients alone, and to all alike: AddPadding. (A NaN or
-      // an infinity would not be alike.)
+      // the filters' gradients alone, and to all alike: AddPadding. (A filter
+      // of NaN or infinity would not be alike.) Whatever the input is: all
+      // planes of input channels share what was skipped.
       const auto inside = [&](int64_t i, int64_t j) {
-        if (!finite) return Inside{{0, band.rows}, {0, band.columns}};
+        if (!packed_finite) return Inside{{0, band.rows}, {0, band.columns}};
         return Inside{RangeInside(height_, i, band.row, band.rows),
                       RangeInside(width_, j, band.column, band.columns)};
       };

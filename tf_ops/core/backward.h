@@ -70,9 +70,9 @@ class BackwardPlan {
                bool packed_finite, C* partials, C* all_skipped,
                T* input_gradient, const Worker<C>& worker) const;
   template <typename C, typename O>
-  void SumTile(const BlockOrigin& at, int64_t planes, bool finite,
-               const O* gradient, const C* packed, C* partial, C* skipped,
-               const Worker<C>& worker) const;
+  void SumTile(const BlockOrigin& at, int64_t planes, bool packed_finite,
+               bool finite, const O* gradient, const C* packed, C* partial,
+               C* skipped, const Worker<C>& worker) const;
   template <typename Visit>
   void ForEachTap(const Visit& visit) const {
     for (int64_t i = 0; i < height_.kernel; ++i) {

@@ -401,7 +401,8 @@ void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
              destination);
 }
 
-// Kernels write whole planes of pixels whose channels are neighbours.
+// Kernels write whole planes of pixels whose channels are neighbours, where one
+// block has all terms of a sum. (Of several, the last could; that is slower.)
 template <typename C, typename Destination>
 CorrelationPlan::Results<C> CorrelationPlan::ResultsOf(
     const Unit& unit, Destination* destination) const {
@@ -480,7 +481,6 @@ void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
   block.next_totals = block_slots() * kLanes;
   block.result_pixel = destination_.strides.width;
   block.second_result = 0;
-  const bool last = &terms == &terms_.back();
   const int64_t most =
       forward && KernelsOf<C>(set_).max_forward_pair > 0 ? kMostPlanes : 1;
   int64_t planes = 1;
@@ -490,7 +490,7 @@ void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
     const int64_t filter_unit =
         unit.at.group * Planes(destination_.channels) + unit.planes.first + p;
     const int64_t offset = p * block_slots() * kLanes;
-    block.result = last && direct ? results.first + p * kLanes : nullptr;
+    block.result = direct ? results.first + p * kLanes : nullptr;
     block.filters = filters.packed +
                     filter_unit * filters_.destination_plane_stride() +
                     terms.first_plane * block.filter_plane;
@@ -506,17 +506,30 @@ void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
   }
 }
 
+// Whether a tap of any pixel lies in the padding that is skipped: above or
+// below the image or, in the forward pass, beside it.
+bool CorrelationPlan::MeetsPadding(const AxisPhase& rows) const {
+  if (outside_.first > 0 || outside_.last > 0) return true;
+  const AxisPlan& plan = rows.source;
+  return std::any_of(
+      plan.taps.begin(), plan.taps.end(), [&](const AxisTap& tap) {
+        return tap.shift < 0 ||
+               (rows.count - 1) * plan.step + tap.shift >= source_.height;
+      });
+}
+
 std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
     const Unit& unit, int64_t first_tap, int64_t taps) const {
   const AxisPlan& plan = unit.rows->source;
   const int64_t row_slots = unit.columns->source.slots;
   const BlockOrigin& at = unit.at;
   // Without overlap, full rows follow each other in both tiles, and may do so
-  // in the destination.
+  // in the destination. Whether a pixel meets taps in the padding does not
+  // depend on the block.
   const Strides& strides = destination_.strides;
   const bool joined =
-      at.columns == row_slots && at.columns == block_columns_ &&
-      at.rows == plan.slots &&
+      !MeetsPadding(*unit.rows) && at.columns == row_slots &&
+      at.columns == block_columns_ && at.rows == plan.slots &&
       (at.rows == 1 || strides.height == at.columns * strides.width);
   const bool all_joined =
       joined && at.rows == block_rows_ &&
@@ -613,9 +626,10 @@ void CorrelationPlan::SumPlanes(const Unit& unit, const Terms& terms,
                       lines.pixels == 1);
     };
     whole.filter_magnitudes = parts.magnitudes;
-    whole.start = values(parts.start, parts.first_start, parts.last_start);
+    whole.filter_sums = values(parts.sums, parts.first_sums, parts.last_sums);
     whole.padding =
         values(parts.padding, parts.first_padding, parts.last_padding);
+    whole.padded = lines.taps < terms.rows;
     whole.outside_first = lines.starts_row ? outside.first : 0;
     whole.outside_last = lines.ends_row ? outside.last : 0;
     const bool pair = planes > 1;
@@ -655,12 +669,11 @@ void CorrelationPlan::AddPadding(const Lines& lines,
       for (int64_t p = 0; p < planes; ++p) {
         C* const total = here.total + p * block.next_totals;
         for (int lane = 0; lane < kLanes; ++lane) {
-          const C sum =
-              (block.fresh ? C{0} : total[lane]) + padding[p * kLanes + lane];
+          const C more = padding[p * kLanes + lane];
           if (block.result != nullptr) {
-            here.result[p * kLanes + lane] = -sum;
+            here.result[p * kLanes + lane] = -more;
           } else {
-            total[lane] = sum;
+            total[lane] = block.fresh ? more : total[lane] + more;
           }
         }
       }
@@ -708,7 +721,8 @@ void CorrelationPlan::ForEachBlock(
     const bool starts = first == 0, ends = end == lines.pixels;
     here.outside_first = starts ? block.outside_first : 0;
     here.outside_last = ends ? block.outside_last : 0;
-    here.start = PartOf(block.start, starts, ends, end - first == 1);
+    here.filter_sums =
+        PartOf(block.filter_sums, starts, ends, end - first == 1);
     here.padding = PartOf(block.padding, starts, ends, end - first == 1);
     for (size_t j = done; j < lines.starts.size(); ++j) {
       MoveTo(lines.starts[j], first, block, &here);

@@ -6,7 +6,8 @@
 //
 // Work is cut into units: a block of destination pixels of one group and a few
 // planes of its channels. A unit gathers the sources it needs into a tile (real
-// zeros where the padding is), sums in a tile of totals and writes that out.
+// zeros where the padding is), sums in a tile of totals and writes that out;
+// sums that one block of a kernel completes may go to the tensor at once.
 // Rows of taps that lie in the padding are skipped and, in the forward pass and
 // for the first and the last pixel of an image's row, so are columns of taps.
 // What they contribute there, the filters' magnitudes, is added without
@@ -135,6 +136,7 @@ class CorrelationPlan {
   AxisPhase PlanPhase(const Phase& phase, const Axis& axis,
                       int64_t length) const;
   void SizeScratch();
+  bool MeetsPadding(const AxisPhase& rows) const;
   std::vector<Lines> LinesOf(const Unit& unit, int64_t first_tap,
                              int64_t taps) const;
   int64_t UnitsOfPhase(int64_t rows, int64_t columns) const;

@@ -90,7 +90,7 @@ void FilterGradientPlan::Run(ThreadPool& pool, const T* input, const T* filters,
                              void* workspace) const {
   using C = typename ComputeType<T>::type;
   if (empty_) {
-    std::memset(filter_gradient, 0, filter_size_ * sizeof(T));
+    std::fill_n(filter_gradient, filter_size_, T{});
     return;
   }
   const int64_t alignment = kWorkspaceAlignment / sizeof(C);

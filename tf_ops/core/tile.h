@@ -228,8 +228,8 @@ void PackTile(const KernelSet& set, const T* tensor, const Image& image,
   const auto pack = CopiesOf<T>(set).pack;
   for (int64_t p = 0; p < planes; ++p) {
     const int64_t channel = (first_plane + p) * kLanes;
-    const T* from =
-        tensor + (at.group * image.channels + channel) * image.strides.channel;
+    const int64_t first =
+        (at.group * image.channels + channel) * image.strides.channel;
     Run run;
     run.channels = PlaneChannels(image.channels, first_plane + p);
     run.pixel_stride = columns.step * image.strides.width;
@@ -250,7 +250,7 @@ void PackTile(const KernelSet& set, const T* tensor, const Image& image,
                  std::memset(to, 0, inside.before * kLanes * sizeof(C));
                  to += inside.before * kLanes;
                  run.count = inside.count;
-                 if (run.count > 0) pack(from + offset, run, to);
+                 if (run.count > 0) pack(tensor + first + offset, run, to);
                  std::memset(to + inside.count * kLanes, 0,
                              after * kLanes * sizeof(C));
                });

@@ -1,6 +1,7 @@
 // The ops on the CPU: validate, allocate, call the core.
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <new>
 
@@ -64,16 +65,27 @@ class IntraOpPool : public ThreadPool {
       for (int i = 0; i < count; ++i) run(i);
       return;
     }
+    // What a thread throws, which is lack of memory, is thrown here in the end.
+    std::atomic<bool> failed{false};
     absl::BlockingCounter running(count);
+    const auto run_one = [&](int i) {
+      try {
+        run(i);
+      } catch (const std::bad_alloc&) {
+        failed = true;
+      }
+      running.DecrementCount();
+    };
     for (int i = 0; i < count; ++i) {
-      threads_.workers->ScheduleWithHint(
-          [&run, &running, i] {
-            run(i);
-            running.DecrementCount();
-          },
-          i, i + 1);
+      try {
+        threads_.workers->ScheduleWithHint([&run_one, i] { run_one(i); }, i,
+                                           i + 1);
+      } catch (const std::bad_alloc&) {
+        run_one(i);
+      }
     }
     running.Wait();
+    if (failed) throw std::bad_alloc();
   }
 
  private:
@@ -83,11 +95,11 @@ class IntraOpPool : public ThreadPool {
 // How many threads are worth their while: to wake one up takes some ten
 // microseconds, and this is thirty of work.
 int UsefulThreads(int available, const Geometry& geometry) {
-  constexpr int64_t kThreadWork = 1 << 22;
-  const int64_t differences =
-      geometry.output_size() * geometry.kernel_taps() * geometry.group_in();
-  return static_cast<int>(std::clamp<int64_t>(differences / kThreadWork, 1,
-                                              std::max(available, 1)));
+  constexpr double kThreadWork = 1 << 22;
+  const double differences = static_cast<double>(geometry.output_size()) *
+                             geometry.kernel_taps() * geometry.group_in();
+  return static_cast<int>(
+      std::clamp<double>(differences / kThreadWork, 1, std::max(available, 1)));
 }
 
 // What all ops have in common on the CPU.

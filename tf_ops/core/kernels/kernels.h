@@ -60,11 +60,11 @@ struct LaneValues {
 // an infinity or a NaN), and those lanes are summed directly instead.
 // Columns of taps that lie in the padding for the first pixel of a run (the
 // first so many) or for its last (the last so many) are left out there.
-// `padding` tells what these and rows that were left out contribute: the sum of
-// the filters' magnitudes. `start` is the padding less the sum of the filters
-// that pixels do meet.
+// What these and rows that were left out contribute, the filters' magnitudes,
+// is the `padding`.
 //
-// The last forward block of a sum writes minus the total to the `result`.
+// A forward block that is all of a sum may write minus the sum to the `result`,
+// in place of the total.
 //
 // Pixels are neighbouring slots: one run of them or, to fill the registers
 // where rows are short, two runs of equal length, the second of which lies so
@@ -85,15 +85,17 @@ struct CorrelationBlock {
   const C* source_sums;
   const C* source_magnitudes;
   const C* filter_magnitudes;
-  LaneValues<C> start, padding;
+  LaneValues<C> filter_sums;  // of the filters that pixels do meet
+  LaneValues<C> padding;
+  bool padded;  // pixels between the first and the last have padding, too
   int64_t outside_first, outside_last;
   bool fresh;  // totals hold nothing yet
   ptrdiff_t second_source, second_slot;
   // Elements from one plane of destinations to the next, where a block has two;
   // sums of filters and results follow each other.
   ptrdiff_t next_filters, next_totals;
-  // Elements from one pixel to the next and from the first run to the second.
-  C* result;  // null if this is not the last block
+  C* result;  // null for a total
+  // Elements from one result to the next, and from the first run to the second.
   ptrdiff_t result_pixel, second_result;
 };
 
@@ -158,12 +160,12 @@ struct FilterSums {
 };
 
 // What the filters of some planes contribute to the pixels of a run: see
-// `start` and `padding` of CorrelationBlock.
+// CorrelationBlock.
 template <typename C>
 struct FilterParts {
   using Values = C[kMostPlanes * kLanes];
   Values magnitudes;
-  Values start, first_start, last_start;
+  Values sums, first_sums, last_sums;
   Values padding, first_padding, last_padding;
 };
 

@@ -231,44 +231,70 @@ void AddInputGradients(const CorrelationBlock<C>& block) {
   }
 }
 
-// Adds sums to the totals and, if kLast, writes minus that to the result.
-template <typename C, typename S, bool kFresh, bool kLast>
-inline __attribute__((always_inline)) void Finish(
+template <typename C, typename S, bool kFresh>
+inline __attribute__((always_inline)) void AddToTotals(
     const CorrelationBlock<C>& block, const Sums<C, S>& sums) {
   constexpr int kRun = S::kRun;
   C* const second = block.total + block.second_slot * kLanes;
-  C* result = block.result;
 #pragma GCC unroll 32
   for (int p = 0; p < S::kPixels; ++p) {
-    if (kLast && S::kRuns > 1 && p == kRun) {
-      result = block.result + block.second_result;
-    }
     C* const total =
         p < kRun ? block.total + p * kLanes : second + (p - kRun) * kLanes;
 #pragma GCC unroll 8
     for (int v = 0; v < kSpan<C, S>; ++v) {
-      C* const at = total + VectorAt<C>(v, block.next_totals);
-      const Vector<C> sum = kFresh ? sums.at[p][v] : Load(at) + sums.at[p][v];
-      if constexpr (kLast) {
-        Store(-sum, result + v * kWidth<C>);
-      } else {
-        Store(sum, at);
-      }
+      C* const to = total + VectorAt<C>(v, block.next_totals);
+      Store(kFresh ? sums.at[p][v] : Load(to) + sums.at[p][v], to);
     }
-    if (kLast) result += block.result_pixel;
   }
 }
 
 template <typename C, typename S>
-inline __attribute__((always_inline)) void Finish(
+inline __attribute__((always_inline)) void WriteResults(
     const CorrelationBlock<C>& block, const Sums<C, S>& sums) {
-  const bool last = block.result != nullptr;
-  if (block.fresh) {
-    if (last) return Finish<C, S, true, true>(block, sums);
-    return Finish<C, S, true, false>(block, sums);
+  C* result = block.result;
+#pragma GCC unroll 32
+  for (int p = 0; p < S::kPixels; ++p) {
+    if (S::kRuns > 1 && p == S::kRun) {
+      result = block.result + block.second_result;
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      Store(-sums.at[p][v], result + v * kWidth<C>);
+    }
+    result += block.result_pixel;
   }
-  if (last) return Finish<C, S, false, true>(block, sums);
-  Finish<C, S, false, false>(block, sums);
+}
+
+// What `values` says of pixel p of each run.
+template <typename C, typename S>
+inline const C* ValuesOf(const LaneValues<C>& values, int p) {
+  if (p % S::kRun == 0) return values.first;
+  return p % S::kRun == S::kRun - 1 ? values.last : values.inner;
+}
+
+template <typename C, typename S, bool kInner>
+inline __attribute__((always_inline)) Sums<C, S> WithPadding(
+    const CorrelationBlock<C>& block, Sums<C, S> sums) {
+#pragma GCC unroll 32
+  for (int p = 0; p < S::kPixels; ++p) {
+    if (!kInner && p % S::kRun != 0 && p % S::kRun != S::kRun - 1) continue;
+#pragma GCC unroll 8
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      sums.at[p][v] += Load(ValuesOf<C, S>(block.padding, p) + v * kWidth<C>);
+    }
+  }
+  return sums;
+}
+
+template <typename C, typename S>
+inline __attribute__((always_inline)) void Finish(
+    const CorrelationBlock<C>& block, const Sums<C, S>& inside) {
+  const Sums<C, S> sums = block.padded
+                              ? WithPadding<C, S, true>(block, inside)
+                              : WithPadding<C, S, false>(block, inside);
+  if (block.result != nullptr) return WriteResults<C, S>(block, sums);
+  if (block.fresh) return AddToTotals<C, S, true>(block, sums);
+  AddToTotals<C, S, false>(block, sums);
 }
 
 // How many times smaller than the sum of all magnitudes a distance may be
@@ -313,28 +339,6 @@ inline C MostMagnitude(const CorrelationBlock<C>& block) {
   return LargestLane<C>(most);
 }
 
-// What `values` says of pixel p of each run.
-template <typename C, typename S>
-inline const C* ValuesOf(const LaneValues<C>& values, int p) {
-  if (p % S::kRun == 0) return values.first;
-  return p % S::kRun == S::kRun - 1 ? values.last : values.inner;
-}
-
-// The padding of each pixel, from which direct sums start.
-template <typename C, typename S>
-inline __attribute__((always_inline)) Sums<C, S> Padding(
-    const CorrelationBlock<C>& block) {
-  Sums<C, S> sums;
-#pragma GCC unroll 32
-  for (int p = 0; p < S::kPixels; ++p) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kSpan<C, S>; ++v) {
-      sums.at[p][v] = Load(ValuesOf<C, S>(block.padding, p) + v * kWidth<C>);
-    }
-  }
-  return sums;
-}
-
 // Replaces what cancelled in `sums` by direct sums.
 template <typename C, typename S>
 __attribute__((noinline)) void ReplaceInexact(const CorrelationBlock<C>& block,
@@ -364,12 +368,9 @@ __attribute__((noinline)) void ReplaceInexact(const CorrelationBlock<C>& block,
       if (p % S::kRun == S::kRun - 1) {
         pixel.column_tap_count -= block.outside_last;
       }
-      const C* padding = ValuesOf<C, S>(block.padding, p) + plane * kLanes;
-      pixel.padding = {padding, padding, padding};
-      auto exact = Padding<C, One>(pixel);
-      if (pixel.column_tap_count > 0) {
-        exact = SumOverTaps<C, Direct<C>, One>(pixel, exact);
-      }
+      const auto exact = pixel.column_tap_count > 0
+                             ? SumOverTaps<C, Direct<C>, One>(pixel)
+                             : Sums<C, One>{};
       for (int v = 0; v < kVectors<C>; ++v) {
         for (int lane = 0; lane < kWidth<C>; ++lane) {
           if (inexact[v] >> lane & 1) here[v][lane] = exact.at[0][v][lane];
@@ -379,11 +380,10 @@ __attribute__((noinline)) void ReplaceInexact(const CorrelationBlock<C>& block,
   }
 }
 
-// What sums of maxima start from: the padding less the sums of filters and
-// sources. Partial sums then run from there to the distance, and stay small on
-// the way.
+// What sums of maxima start from: minus the sums of filters and sources.
+// Partial sums then run from there to the distance, and stay small on the way.
 template <typename C, typename S>
-inline __attribute__((always_inline)) Sums<C, S> FromReach(
+inline __attribute__((always_inline)) Sums<C, S> MinusReach(
     const CorrelationBlock<C>& block) {
   constexpr int kRun = S::kRun;
   const C* const source_sums = block.source_sums;
@@ -392,17 +392,11 @@ inline __attribute__((always_inline)) Sums<C, S> FromReach(
 #pragma GCC unroll 8
   for (int v = 0; v < kSpan<C, S>; ++v) {
     const int at = v * kWidth<C>;
-    const Vector<C> inner = Load(block.start.inner + at);
 #pragma GCC unroll 32
     for (int p = 0; p < S::kPixels; ++p) {
-      Vector<C> from = inner;
-      if (p % kRun == 0) {
-        from = Load(block.start.first + at);
-      } else if (p % kRun == kRun - 1) {
-        from = Load(block.start.last + at);
-      }
+      const C* filters = ValuesOf<C, S>(block.filter_sums, p) + at;
       const C* source = p < kRun ? source_sums + p : second_sums + (p - kRun);
-      sums.at[p][v] = from - Broadcast(*source);
+      sums.at[p][v] = -Load(filters) - Broadcast(*source);
     }
   }
   return sums;
@@ -435,7 +429,7 @@ inline __attribute__((always_inline)) Vector<C> Least(const Sums<C, S>& sums,
 template <typename C, typename S>
 void ForwardBlock(const CorrelationBlock<C>& block) {
   const auto sums = SumOverTaps<C, Maximum<C, S::kPlanes == 1>, S>(
-      block, FromReach<C, S>(block));
+      block, MinusReach<C, S>(block));
   const C magnitude = MostMagnitude<C, S>(block);
   unsigned inexact = 0;
 #pragma GCC unroll 8
@@ -455,8 +449,7 @@ void ForwardBlock(const CorrelationBlock<C>& block) {
 
 template <typename C, typename S>
 void DirectForwardBlock(const CorrelationBlock<C>& block) {
-  Finish<C, S>(block,
-               SumOverTaps<C, Direct<C>, S>(block, Padding<C, S>(block)));
+  Finish<C, S>(block, SumOverTaps<C, Direct<C>, S>(block));
 }
 
 // Calls the instance for `pixels` (of each run) out of 1 ... kMost.
@@ -670,9 +663,9 @@ void FilterPartsOf(const FilterSums<C>& sums, int64_t planes,
     Store(outside, parts->padding + to);
     Store(leading, parts->first_padding + to);
     Store(trailing, parts->last_padding + to);
-    Store(outside - seen, parts->start + to);
-    Store(leading - first_seen, parts->first_start + to);
-    Store(trailing - last_seen, parts->last_start + to);
+    Store(seen, parts->sums + to);
+    Store(first_seen, parts->first_sums + to);
+    Store(last_seen, parts->last_sums + to);
   }
 }
 
