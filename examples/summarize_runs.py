@@ -77,6 +77,7 @@ def summarise(results):
                 "data": group[0]["data"],
                 "model": runs.long_label(group[0]),
                 "epochs": group[0]["epochs"],
+                "batch_size": group[0]["batch_size"],
                 "seeds": [result["seed"] for result in group],
                 "test_accuracies": accuracies,
                 # Far from where the table rounds.
@@ -96,9 +97,9 @@ def summarise(results):
 
 def markdown(rows):
     lines = [
-        "| data | model | epochs | test accuracy after the last epoch, %, mean "
-        "± standard deviation | seed: accuracy | minutes a run |",
-        "|---|---|---|---|---|---|",
+        "| data | model | epochs | batch size | test accuracy after the last "
+        "epoch, %, mean ± standard deviation | seed: accuracy | minutes a run |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         spread = "" if row["std"] is None else f" ± {100 * row['std']:.2f}"
@@ -108,6 +109,7 @@ def markdown(rows):
         )
         lines.append(
             f"| {row['data']} | {row['model']} | {row['epochs']} "
+            f"| {row['batch_size']} "
             f"| {100 * row['mean']:.2f}{spread} | {each} "
             f"| {row['mean_seconds'] / 60:.1f} |"
         )

@@ -12,6 +12,7 @@ RESULT = {
     "mixed_precision": False,
     "strategy": None,
     "epochs": 50,
+    "batch_size": 256,
     "seed": 1,
     "test_accuracy": 0.99,
     "test_loss": 0.1,
@@ -64,5 +65,6 @@ def test_table():
     )
     line = summarize_runs.markdown(rows).splitlines()[2]
     assert line == (
-        "| mnist | AdderNet | 50 | 99.20 ± 0.28 | 1: 99.00, 2: 99.40 | 1.0 |"
+        "| mnist | AdderNet | 50 | 256 | 99.20 ± 0.28 "
+        "| 1: 99.00, 2: 99.40 | 1.0 |"
     )
