@@ -370,6 +370,7 @@ void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
     }
   }
   const Results<C> results = ResultsOf<C>(unit, destination);
+  Worker<C> summing = worker;
   // Terms of the same rows of taps share their lines.
   std::map<int64_t, std::vector<Lines>> lines;
   for (const Terms& terms : terms_) {
@@ -379,9 +380,12 @@ void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
                SourcePlane(unit, block_images_), worker.source);
       if (pass_ == Pass::kForward) {
         const int64_t plane = SourcePlane(unit, block_images_);
-        KernelsOf<C>(set_).slot_sums(worker.source, plane, terms.planes,
-                                     SourcePlane(unit, at.images) / kLanes,
-                                     worker.slot_sums, worker.slot_magnitudes);
+        const bool differ = KernelsOf<C>(set_).slot_sums(
+            worker.source, plane, terms.planes,
+            SourcePlane(unit, at.images) / kLanes, worker.slot_sums,
+            worker.slot_magnitudes);
+        // After a ReLU, for example, nothing is negative.
+        summing.magnitudes = differ ? worker.magnitudes : worker.sums;
       }
     }
     std::vector<Lines>& here = lines[terms.first_row];
@@ -391,7 +395,7 @@ void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
                   pass_ == Pass::kForward ? terms.rows
                                           : unit.rows->source.tap_slots.size());
     }
-    SumTerms(unit, terms, here, careful, filters, worker, results);
+    SumTerms(unit, terms, here, careful, filters, summing, results);
   }
   const C scale = pass_ == Pass::kForward ? -1 : 1;
   UnpackTile(set_, worker.totals + results.planes * total_plane, destination_,
@@ -423,7 +427,8 @@ CorrelationPlan::Results<C> CorrelationPlan::ResultsOf(
   return results;
 }
 
-// Sums up what the taps of each pixel see of the packed source planes.
+// Sums up what the taps of each pixel see of the packed source planes, and of
+// their magnitudes if these are kept apart.
 template <typename C>
 void CorrelationPlan::SumSources(const Unit& unit,
                                  const CorrelationBlock<C>& block,
@@ -436,6 +441,7 @@ void CorrelationPlan::SumSources(const Unit& unit,
       const int64_t slot = (image * unit.rows->source.slots + row) * row_slots;
       tap_sums(worker.slot_sums + slot, row_slots, block, unit.at.columns,
                worker.sums + pixel);
+      if (worker.magnitudes == worker.sums) continue;
       tap_sums(worker.slot_magnitudes + slot, row_slots, block, unit.at.columns,
                worker.magnitudes + pixel);
     }

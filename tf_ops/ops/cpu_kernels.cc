@@ -10,6 +10,7 @@
 #include "core/parallel.h"
 #include "core/passes.h"
 #include "core/select_kernels.h"
+#include "core/tile.h"
 #include "ops/adder_op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/platform/threadpool.h"
@@ -96,8 +97,12 @@ class IntraOpPool : public ThreadPool {
 // microseconds, and this is thirty of work.
 int UsefulThreads(int available, const Geometry& geometry) {
   constexpr double kThreadWork = 1 << 22;
-  const double differences = static_cast<double>(geometry.output_size()) *
-                             geometry.kernel_taps() * geometry.group_in();
+  // Lanes without a filter take their time, too.
+  const double lanes = static_cast<double>(geometry.groups) *
+                       RoundUp(geometry.group_out(), kLanes);
+  const double differences = lanes * geometry.batch * geometry.height.output *
+                             geometry.width.output * geometry.kernel_taps() *
+                             geometry.group_in();
   return static_cast<int>(
       std::clamp<double>(differences / kThreadWork, 1, std::max(available, 1)));
 }

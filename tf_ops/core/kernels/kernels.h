@@ -196,8 +196,8 @@ struct Kernels {
   // The sum, and the sum of magnitudes, of all channels of each slot; and the
   // sum of what `columns` neighbouring pixels see of such sums, tap by tap.
   // They work in whole vectors: up to kLanes - 1 slots beyond the last are read
-  // and written.
-  void (*slot_sums)(const C* tile, ptrdiff_t plane_stride, int64_t planes,
+  // and written. `slot_sums` returns whether magnitudes may differ from sums.
+  bool (*slot_sums)(const C* tile, ptrdiff_t plane_stride, int64_t planes,
                     int64_t slots, C* sums, C* magnitudes);
   void (*tap_sums)(const C* slot_sums, ptrdiff_t row_stride,
                    const CorrelationBlock<C>& block, int64_t columns, C* sums);

@@ -591,10 +591,10 @@ void CorrelateFiltersUpTo(const FilterGradientBlock<C>& block, int count) {
 }
 
 // The sum of all channels (or of their magnitudes) of each of the next
-// kWidth<C> slots.
+// kWidth<C> slots. Sets bits of `negative` if a channel is negative or a NaN.
 template <typename C, bool kMagnitudes>
 inline Vector<C> SumOfSlots(const C* tile, ptrdiff_t plane_stride,
-                            int64_t planes) {
+                            int64_t planes, unsigned* negative) {
   Vector<C> sums[kWidth<C>] = {};
   for (int64_t plane = 0; plane < planes; ++plane) {
 #pragma GCC unroll 16
@@ -603,6 +603,7 @@ inline Vector<C> SumOfSlots(const C* tile, ptrdiff_t plane_stride,
       for (int v = 0; v < kVectors<C>; ++v) {
         const Vector<C> value = Load(tile + slot * kLanes + v * kWidth<C>);
         sums[slot] += kMagnitudes ? Abs<C>(value) : value;
+        if (!kMagnitudes) *negative |= NotLessEqual(Vector<C>{}, value);
       }
     }
     tile += plane_stride;
@@ -611,13 +612,21 @@ inline Vector<C> SumOfSlots(const C* tile, ptrdiff_t plane_stride,
 }
 
 template <typename C>
-void SlotSums(const C* tile, ptrdiff_t plane_stride, int64_t planes,
+bool SlotSums(const C* tile, ptrdiff_t plane_stride, int64_t planes,
               int64_t slots, C* sums, C* magnitudes) {
+  bool differ = false;
   for (int64_t slot = 0; slot < slots; slot += kWidth<C>) {
     const C* from = tile + slot * kLanes;
-    Store(SumOfSlots<C, false>(from, plane_stride, planes), sums + slot);
-    Store(SumOfSlots<C, true>(from, plane_stride, planes), magnitudes + slot);
+    unsigned negative = 0;
+    Vector<C> sum = SumOfSlots<C, false>(from, plane_stride, planes, &negative);
+    Store(sum, sums + slot);
+    if (negative) {
+      differ = true;
+      sum = SumOfSlots<C, true>(from, plane_stride, planes, &negative);
+    }
+    Store(sum, magnitudes + slot);
   }
+  return differ;
 }
 
 template <typename C>
