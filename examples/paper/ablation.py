@@ -4,8 +4,8 @@
 
 Filters' gradients are the full-precision X - F or its sign, which is the true
 derivative; they are rescaled to a fixed norm (ALR) or multiplied by 100 (ILR).
-LeNet-5-BN on MNIST by the paper's recipe, twelve runs of 50 epochs; those of
-the first scheme are the ones of `reproduce_mnist.py`.
+LeNet-5-BN on MNIST by the paper's recipe, but for 20 epochs instead of 50, in
+which the order is settled: twelve runs, three seeds of each scheme.
 
 Writes ablation.json, ablation.csv (the curves) and ablation.png.
 """
@@ -48,7 +48,7 @@ CSV_FIELDS = (
 
 def main(argv=None):
     parser = study.make_parser(
-        __doc__, epochs=study.EPOCHS, fast_epochs=10, seeds=[1, 2, 3]
+        __doc__, epochs=20, fast_epochs=10, seeds=[1, 2, 3]
     )
     args = study.parse(parser, argv)
     trainings = {
