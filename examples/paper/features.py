@@ -139,9 +139,16 @@ def draw(axes, title, features, labels):
             weight="bold",
             bbox={"boxstyle": "circle,pad=0.15", "fc": "w", "alpha": 0.75},
         )
+    # Where the features are: the origin may lie far from all of them.
+    low, high = np.percentile(features, (0.2, 99.8), axis=0)
+    middle, half = (low + high) / 2, 0.56 * max(high - low)
+    axes.set(
+        xlim=(middle[0] - half, middle[0] + half),
+        ylim=(middle[1] - half, middle[1] + half),
+        aspect="equal",
+    )
     axes.axhline(0, c="0.8", lw=0.8, zorder=0)
     axes.axvline(0, c="0.8", lw=0.8, zorder=0)
-    axes.set_aspect("equal", adjustable="datalim")
     axes.set(
         title=title,
         xlabel="first feature (normalized)",
