@@ -601,7 +601,7 @@ LaneValues<C> PartOf(const LaneValues<C>& values, bool first, bool last,
 }
 
 // Walks over a unit's pixels in runs that a kernel takes at once. `block` has
-// the rows of taps, and sums of filters for each of them.
+// the rows of taps, `filter_sums` has sums for each of them.
 template <typename C>
 void CorrelationPlan::SumPlanes(const Unit& unit, const Terms& terms,
                                 const std::vector<Lines>& all_lines,
