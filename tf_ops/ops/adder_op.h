@@ -84,4 +84,21 @@ class AdderOp : public tensorflow::OpKernel {
 
 }  // namespace keras_adder
 
+// Registers a kernel, a class template of the types of inputs and of outputs,
+// for all that an op takes.
+#define KERAS_ADDER_REGISTER(OP, DEVICE, KERNEL)                            \
+  KERAS_ADDER_REGISTER_TYPES(OP, DEVICE, KERNEL, Eigen::half, Eigen::half); \
+  KERAS_ADDER_REGISTER_TYPES(OP, DEVICE, KERNEL, Eigen::half, float);       \
+  KERAS_ADDER_REGISTER_TYPES(OP, DEVICE, KERNEL, Eigen::bfloat16,           \
+                             Eigen::bfloat16);                              \
+  KERAS_ADDER_REGISTER_TYPES(OP, DEVICE, KERNEL, Eigen::bfloat16, float);   \
+  KERAS_ADDER_REGISTER_TYPES(OP, DEVICE, KERNEL, float, float);             \
+  KERAS_ADDER_REGISTER_TYPES(OP, DEVICE, KERNEL, double, double)
+#define KERAS_ADDER_REGISTER_TYPES(OP, DEVICE, KERNEL, T, O)     \
+  REGISTER_KERNEL_BUILDER(Name("KerasAdder>" #OP)                \
+                              .Device(tensorflow::DEVICE)        \
+                              .TypeConstraint<T>("T")            \
+                              .TypeConstraint<O>("output_type"), \
+                          KERNEL<T, O>)
+
 #endif  // KERAS_ADDER_OPS_ADDER_OP_H_

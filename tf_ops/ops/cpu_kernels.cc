@@ -247,25 +247,12 @@ class AdderConv2DBackpropOp : public AdderCpuOp {
   }
 };
 
-#define REGISTER(OP, T, O)                                       \
-  REGISTER_KERNEL_BUILDER(Name("KerasAdder>" #OP)                \
-                              .Device(tensorflow::DEVICE_CPU)    \
-                              .TypeConstraint<T>("T")            \
-                              .TypeConstraint<O>("output_type"), \
-                          OP##Op<T, O>)
-#define REGISTER_TYPES(OP)                        \
-  REGISTER(OP, Eigen::half, Eigen::half);         \
-  REGISTER(OP, Eigen::half, float);               \
-  REGISTER(OP, Eigen::bfloat16, Eigen::bfloat16); \
-  REGISTER(OP, Eigen::bfloat16, float);           \
-  REGISTER(OP, float, float);                     \
-  REGISTER(OP, double, double)
-REGISTER_TYPES(AdderConv2D);
-REGISTER_TYPES(AdderConv2DBackpropInput);
-REGISTER_TYPES(AdderConv2DBackpropFilter);
-REGISTER_TYPES(AdderConv2DBackprop);
-#undef REGISTER_TYPES
-#undef REGISTER
+KERAS_ADDER_REGISTER(AdderConv2D, DEVICE_CPU, AdderConv2DOp);
+KERAS_ADDER_REGISTER(AdderConv2DBackpropInput, DEVICE_CPU,
+                     AdderConv2DBackpropInputOp);
+KERAS_ADDER_REGISTER(AdderConv2DBackpropFilter, DEVICE_CPU,
+                     AdderConv2DBackpropFilterOp);
+KERAS_ADDER_REGISTER(AdderConv2DBackprop, DEVICE_CPU, AdderConv2DBackpropOp);
 
 }  // namespace
 }  // namespace keras_adder

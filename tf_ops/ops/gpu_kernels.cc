@@ -155,25 +155,12 @@ class AdderConv2DBackpropGpuOp : public AdderGpuOp {
   }
 };
 
-#define REGISTER(OP, T, O)                                       \
-  REGISTER_KERNEL_BUILDER(Name("KerasAdder>" #OP)                \
-                              .Device(tensorflow::DEVICE_GPU)    \
-                              .TypeConstraint<T>("T")            \
-                              .TypeConstraint<O>("output_type"), \
-                          OP##GpuOp<T, O>)
-#define REGISTER_TYPES(OP)                        \
-  REGISTER(OP, Eigen::half, Eigen::half);         \
-  REGISTER(OP, Eigen::half, float);               \
-  REGISTER(OP, Eigen::bfloat16, Eigen::bfloat16); \
-  REGISTER(OP, Eigen::bfloat16, float);           \
-  REGISTER(OP, float, float);                     \
-  REGISTER(OP, double, double)
-REGISTER_TYPES(AdderConv2D);
-REGISTER_TYPES(AdderConv2DBackpropInput);
-REGISTER_TYPES(AdderConv2DBackpropFilter);
-REGISTER_TYPES(AdderConv2DBackprop);
-#undef REGISTER_TYPES
-#undef REGISTER
+KERAS_ADDER_REGISTER(AdderConv2D, DEVICE_GPU, AdderConv2DGpuOp);
+KERAS_ADDER_REGISTER(AdderConv2DBackpropInput, DEVICE_GPU,
+                     AdderConv2DBackpropInputGpuOp);
+KERAS_ADDER_REGISTER(AdderConv2DBackpropFilter, DEVICE_GPU,
+                     AdderConv2DBackpropFilterGpuOp);
+KERAS_ADDER_REGISTER(AdderConv2DBackprop, DEVICE_GPU, AdderConv2DBackpropGpuOp);
 
 }  // namespace
 }  // namespace keras_adder
