@@ -38,12 +38,7 @@ def main():
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     plan = Plan.quick() if args.quick else Plan(args.seconds)
     isa = os.environ.get("KERAS_ADDER_ISA")
-    results = {
-        "machine": measuring.machine(threads, isa),
-        "command": " ".join(["python", *sys.argv]),
-        "quick": args.quick,
-        "load": [measuring.load()],
-    }
+    results = measuring.circumstances(threads, args.quick)
     if results["load"][0] > report.BUSY:
         print("Warning: the machine is busy.", file=sys.stderr)
 

@@ -5,6 +5,7 @@ import functools
 import os
 import platform
 import statistics
+import sys
 import time
 
 # A turn lasts at least this long, so that the clock and whatever the previous
@@ -93,6 +94,21 @@ def load():
 
 def cores():
     return len(os.sched_getaffinity(0))
+
+
+def circumstances(threads, quick):
+    """What the results of a benchmark begin with, before anything is measured.
+
+    Args:
+        threads: Integer, how many an operation may use.
+        quick: Boolean, whether the figures mean nothing.
+    """
+    return {
+        "machine": machine(threads, os.environ.get("KERAS_ADDER_ISA")),
+        "command": " ".join(["python", *sys.argv]),
+        "quick": quick,
+        "load": [load()],
+    }
 
 
 def machine(threads, isa):

@@ -60,9 +60,9 @@ def main():
         args.rounds, args.steps = 1, 2
         batch_sizes = dict.fromkeys(batch_sizes, 4)
 
-    load = [measuring.load()]
+    results = measuring.circumstances(measuring.cores(), args.quick)
     with tempfile.TemporaryDirectory() as folder:
-        rows = [
+        results["rows"] = [
             measure(
                 "ResNet-20, 32x32 in memory",
                 applications.ResNet20(classes=CLASSES),
@@ -78,15 +78,7 @@ def main():
                 args,
             ),
         ]
-    results = {
-        "machine": measuring.machine(
-            measuring.cores(), os.environ.get("KERAS_ADDER_ISA")
-        ),
-        "command": " ".join(["python", *sys.argv]),
-        "quick": args.quick,
-        "load": [*load, measuring.load()],
-        "rows": rows,
-    }
+    results["load"].append(measuring.load())
     print("".join(f"- {line}\n" for line in report.machine_lines(results)))
     print(markdown(results), end="")
     report.write_json(args.output / "pipeline.json", results)

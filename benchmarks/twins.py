@@ -10,7 +10,6 @@ import argparse
 import os
 import pathlib
 import statistics
-import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -51,7 +50,7 @@ def main():
     if args.quick:
         args.batch_size, args.rounds, args.steps = 4, 1, 3
 
-    load = [measuring.load()]
+    results = measuring.circumstances(measuring.cores(), args.quick)
     twins = {
         "adder": ResNet20(adder=True),
         "cnn": ResNet20(adder=False),
@@ -64,13 +63,8 @@ def main():
             metrics=["accuracy"],
         )
     speeds = measure(twins, args.batch_size, args.steps, args.rounds)
-    results = {
-        "machine": measuring.machine(
-            measuring.cores(), os.environ.get("KERAS_ADDER_ISA")
-        ),
-        "command": " ".join(["python", *sys.argv]),
-        "quick": args.quick,
-        "load": [*load, measuring.load()],
+    results["load"].append(measuring.load())
+    results |= {
         "model": "ResNet-20",
         "batch_size": args.batch_size,
         "speeds": speeds,
