@@ -192,7 +192,7 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
     } else {
       UnpackTile(set_, worker.input_gradient, input_, input_rows_,
                  input_columns_, at, part.first, part.planes, plane_stride,
-                 C{1}, input_gradient);
+                 input_gradient);
     }
   }
 }
@@ -259,8 +259,7 @@ void BackwardPlan::SumTap(const BlockOrigin& band, int64_t row, int64_t plane,
           block.input_row +
       (input_columns_.tap_slots[j].slot + inside.columns.first) * kLanes;
   const int64_t tap = plane * filters_.destination_plane_stride() +
-                      q * filters_.source_plane_stride() +
-                      i * filters_.row_stride() + j * filters_.tap_stride();
+                      q * filters_.source_plane_stride() + filters_.TapAt(i, j);
   block.input = worker.input + tile;
   both.input_gradient = worker.input_gradient + tile;
   // Dealt out evenly: 9 channels are 5 and 4, not 8 and 1.
@@ -338,8 +337,8 @@ void BackwardPlan::AddPadding(int64_t unit, const C* packed, const C* skipped,
         for (int t = 0; t < kLanes; ++t) sums[t] += of[t];
       }
       at += kLanes;
-      const int64_t tap = plane + q * filters_.source_plane_stride() +
-                          i * filters_.row_stride() + j * filters_.tap_stride();
+      const int64_t tap =
+          plane + q * filters_.source_plane_stride() + filters_.TapAt(i, j);
       for (int t = 0; t < channels; ++t) {
         if (sums[t] == 0) continue;  // also where filters are not finite
         const C* filters = packed + tap + t * kLanes;

@@ -319,7 +319,11 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
     worker.slot_magnitudes = worker.slot_sums + scratch_.slots;
     worker.sums = worker.slot_magnitudes + scratch_.slots;
     worker.magnitudes = worker.sums + scratch_.pixels;
-    RunUnit<C>(unit, source, packed, centre, destination, worker);
+    if (pass_ == Pass::kForward) {
+      RunForward<C>(unit, source, packed, destination, worker);
+    } else {
+      RunInputGradient<C>(unit, source, packed, centre, destination, worker);
+    }
   });
 }
 
@@ -340,8 +344,13 @@ CorrelationPlan::Filters<C> CorrelationPlan::PackFilters(ThreadPool& pool,
     int64_t offset = FilterSumsOffset(unit);
     for (const Terms& terms : terms_) {
       const Outside outside = OutsideOf(terms);
-      filters_.Sum(result.packed, unit, terms, outside.first, outside.last,
-                   offset, &result.sums);
+      FilterWindow window = filters_.Window(terms);
+      window.leading = outside.first;
+      window.trailing = outside.last;
+      KernelsOf<C>(set_).filter_sums(
+          result.packed + unit * filters_.destination_plane_stride() +
+              filters_.WindowAt(terms),
+          window, result.sums.From(offset));
       offset += terms.rows * kLanes;
     }
   });
@@ -349,60 +358,80 @@ CorrelationPlan::Filters<C> CorrelationPlan::PackFilters(ThreadPool& pool,
   return result;
 }
 
-template <typename C, typename Source, typename Filter, typename Destination>
-void CorrelationPlan::RunUnit(const Unit& unit, const Source* source,
-                              const Filters<C>& filters, const Filter* centre,
-                              Destination* destination,
-                              const Worker<C>& worker) const {
-  const BlockOrigin& at = unit.at;
-  const int64_t total_plane = block_slots() * kLanes;
-  bool careful = false;
-  if (pass_ == Pass::kInputGradient) {
-    std::memset(worker.totals, 0, total_plane * unit.planes.planes * sizeof(C));
-    PackTile(set_, centre, destination_, unit.rows->destination,
-             unit.columns->destination, at, unit.planes.first,
-             unit.planes.planes, total_plane, worker.centre);
-    careful = !filters.finite;
-    const int64_t filled = at.images * block_rows_ * block_columns_;
-    for (int64_t p = 0; p < unit.planes.planes && !careful; ++p) {
-      careful = !KernelsOf<C>(set_).all_finite(worker.centre + p * total_plane,
-                                               filled);
-    }
-  }
+template <typename C, typename Source>
+void CorrelationPlan::PackSources(const Unit& unit, const Terms& terms,
+                                  const Source* source,
+                                  const Worker<C>& worker) const {
+  PackTile(set_, source, source_, unit.rows->source, unit.columns->source,
+           unit.at, terms.first_plane, terms.planes,
+           SourcePlane(unit, block_images_), worker.source);
+}
+
+// From totals, those of `first` ... on.
+template <typename C, typename Destination>
+void CorrelationPlan::Unpack(const Unit& unit, int64_t first,
+                             const Worker<C>& worker,
+                             Destination* destination) const {
+  const int64_t plane = block_slots() * kLanes;
+  UnpackTile(set_, worker.totals + first * plane, destination_,
+             unit.rows->destination, unit.columns->destination, unit.at,
+             unit.planes.first + first, unit.planes.planes - first, plane,
+             destination);
+}
+
+template <typename C, typename Source, typename Destination>
+void CorrelationPlan::RunForward(const Unit& unit, const Source* source,
+                                 const Filters<C>& filters,
+                                 Destination* destination,
+                                 Worker<C> worker) const {
   const Results<C> results = ResultsOf<C>(unit, destination);
-  Worker<C> summing = worker;
+  C* const magnitudes = worker.magnitudes;
   // Terms of the same rows of taps share their lines.
   std::map<int64_t, std::vector<Lines>> lines;
   for (const Terms& terms : terms_) {
     if (terms.first_row == 0 && terms.first_column == 0) {
-      PackTile(set_, source, source_, unit.rows->source, unit.columns->source,
-               at, terms.first_plane, terms.planes,
-               SourcePlane(unit, block_images_), worker.source);
-      if (pass_ == Pass::kForward) {
-        const int64_t plane = SourcePlane(unit, block_images_);
-        const bool differ = KernelsOf<C>(set_).slot_sums(
-            worker.source, plane, terms.planes,
-            SourcePlane(unit, at.images) / kLanes, worker.slot_sums,
-            worker.slot_magnitudes);
-        // After a ReLU, for example, nothing is negative.
-        summing.magnitudes = differ ? worker.magnitudes : worker.sums;
-      }
+      PackSources(unit, terms, source, worker);
+      const bool differ = KernelsOf<C>(set_).slot_sums(
+          worker.source, SourcePlane(unit, block_images_), terms.planes,
+          SourcePlane(unit, unit.at.images) / kLanes, worker.slot_sums,
+          worker.slot_magnitudes);
+      // After a ReLU, for example, nothing is negative.
+      worker.magnitudes = differ ? magnitudes : worker.sums;
     }
     std::vector<Lines>& here = lines[terms.first_row];
-    if (here.empty()) {
-      here =
-          LinesOf(unit, pass_ == Pass::kForward ? terms.first_row : 0,
-                  pass_ == Pass::kForward ? terms.rows
-                                          : unit.rows->source.tap_slots.size());
+    if (here.empty()) here = LinesOf(unit, terms.first_row, terms.rows);
+    SumSources(unit, terms, worker);
+    for (const Lines& some : here) {
+      SubtractDistances(unit, terms, some, filters, worker, results);
     }
-    SumTerms(unit, terms, here, careful, filters, summing, results);
   }
-  const C scale = pass_ == Pass::kForward ? -1 : 1;
-  UnpackTile(set_, worker.totals + results.planes * total_plane, destination_,
-             unit.rows->destination, unit.columns->destination, at,
-             unit.planes.first + results.planes,
-             unit.planes.planes - results.planes, total_plane, scale,
-             destination);
+  Unpack(unit, results.planes, worker, destination);
+}
+
+template <typename C, typename Source, typename Filter, typename Destination>
+void CorrelationPlan::RunInputGradient(const Unit& unit, const Source* source,
+                                       const Filters<C>& filters,
+                                       const Filter* centre,
+                                       Destination* destination,
+                                       const Worker<C>& worker) const {
+  const BlockOrigin& at = unit.at;
+  const int64_t plane = block_slots() * kLanes;
+  std::memset(worker.totals, 0, plane * unit.planes.planes * sizeof(C));
+  PackTile(set_, centre, destination_, unit.rows->destination,
+           unit.columns->destination, at, unit.planes.first, unit.planes.planes,
+           plane, worker.centre);
+  bool careful = !filters.finite;
+  const int64_t filled = at.images * block_rows_ * block_columns_;
+  for (int64_t p = 0; p < unit.planes.planes && !careful; ++p) {
+    careful = !KernelsOf<C>(set_).all_finite(worker.centre + p * plane, filled);
+  }
+  const std::vector<Lines> lines =
+      LinesOf(unit, 0, unit.rows->source.tap_slots.size());
+  for (const Terms& terms : terms_) {
+    PackSources(unit, terms, source, worker);
+    AddInputGradients(unit, terms, lines, careful, filters, worker);
+  }
+  Unpack(unit, 0, worker, destination);
 }
 
 // Kernels write whole planes of pixels whose channels are neighbours, where one
@@ -427,87 +456,246 @@ CorrelationPlan::Results<C> CorrelationPlan::ResultsOf(
   return results;
 }
 
+// Rows of taps from `first` on, of some terms, column by column.
+std::vector<ForwardTap> CorrelationPlan::TapsOf(const Unit& unit,
+                                                const Terms& terms,
+                                                int64_t first,
+                                                int64_t rows) const {
+  const AxisPlan& columns = unit.columns->source;
+  std::vector<ForwardTap> taps;
+  taps.reserve(terms.columns * rows);
+  for (int64_t j = 0; j < terms.columns; ++j) {
+    const TapSlot& column = columns.tap_slots[terms.first_column + j];
+    for (int64_t i = 0; i < rows; ++i) {
+      const TapSlot& row = unit.rows->source.tap_slots[first + i];
+      taps.push_back({(row.slot * columns.slots + column.slot) * kLanes,
+                      filters_.TapAt(row.tap, column.tap)});
+    }
+  }
+  return taps;
+}
+
 // Sums up what the taps of each pixel see of the packed source planes, and of
 // their magnitudes if these are kept apart.
 template <typename C>
-void CorrelationPlan::SumSources(const Unit& unit,
-                                 const CorrelationBlock<C>& block,
+void CorrelationPlan::SumSources(const Unit& unit, const Terms& terms,
                                  const Worker<C>& worker) const {
+  const std::vector<ForwardTap> taps =
+      TapsOf(unit, terms, terms.first_row, terms.rows);
   const int64_t row_slots = unit.columns->source.slots;
   const auto tap_sums = KernelsOf<C>(set_).tap_sums;
   for (int64_t image = 0; image < unit.at.images; ++image) {
     for (int64_t row = 0; row < unit.at.rows; ++row) {
       const int64_t pixel = (image * block_rows_ + row) * block_columns_;
       const int64_t slot = (image * unit.rows->source.slots + row) * row_slots;
-      tap_sums(worker.slot_sums + slot, row_slots, block, unit.at.columns,
-               worker.sums + pixel);
+      tap_sums(worker.slot_sums + slot, taps.data(), taps.size(),
+               unit.at.columns, worker.sums + pixel);
       if (worker.magnitudes == worker.sums) continue;
-      tap_sums(worker.slot_magnitudes + slot, row_slots, block, unit.at.columns,
-               worker.magnitudes + pixel);
+      tap_sums(worker.slot_magnitudes + slot, taps.data(), taps.size(),
+               unit.at.columns, worker.magnitudes + pixel);
     }
   }
 }
 
-// Adds what some terms contribute to all of a unit's totals.
+int64_t CorrelationPlan::ChannelsOf(const Terms& terms) const {
+  return std::min(terms.planes * kLanes,
+                  source_.channels - terms.first_plane * kLanes);
+}
+
+// For lines that start and end an image's row, or do not.
 template <typename C>
-void CorrelationPlan::SumTerms(const Unit& unit, const Terms& terms,
-                               const std::vector<Lines>& lines, bool careful,
-                               const Filters<C>& filters,
-                               const Worker<C>& worker,
-                               const Results<C>& results) const {
-  const bool forward = pass_ == Pass::kForward;
-  const AxisPlan& rows = unit.rows->source;
+LaneValues<C> ValuesOf(const C* inner, const C* first, const C* last,
+                       bool starts, bool ends, bool one_pixel) {
+  const C* at_end = ends ? last : inner;
+  return {inner, starts ? first : one_pixel ? at_end : inner, at_end};
+}
+
+// The same without its first or its last pixel.
+template <typename C>
+LaneValues<C> PartOf(const LaneValues<C>& values, bool first, bool last,
+                     bool one_pixel) {
+  return ValuesOf(values.inner, values.first, values.last, first, last,
+                  one_pixel);
+}
+
+// Subtracts what some terms contribute from totals or results of some lines.
+template <typename C>
+void CorrelationPlan::SubtractDistances(const Unit& unit, const Terms& terms,
+                                        const Lines& lines,
+                                        const Filters<C>& filters,
+                                        const Worker<C>& worker,
+                                        const Results<C>& results) const {
+  const Kernels<C>& kernels = KernelsOf<C>(set_);
+  const std::vector<ForwardTap> taps =
+      TapsOf(unit, terms, lines.first_tap, lines.taps);
+  const Outside outside = OutsideOf(terms);
+  ForwardBlock<C> block{};
+  block.source = worker.source;
+  block.source_plane = SourcePlane(unit, block_images_);
+  block.filter_plane = filters_.source_plane_stride();
+  block.next_filters = filters_.destination_plane_stride();
+  block.taps = taps.data();
+  block.leading = lines.starts_row ? outside.first * lines.taps : 0;
+  block.trailing = lines.ends_row ? outside.last * lines.taps : 0;
+  block.inner = taps.size() - block.leading - block.trailing;
+  block.channels = ChannelsOf(terms);
+  block.source_sums = worker.sums;
+  block.source_magnitudes = worker.magnitudes;
+  block.padded = lines.taps < terms.rows;
+  block.fresh = &terms == terms_.data();
+  int64_t planes = 0;
+  for (int64_t p = 0; p < unit.planes.planes; p += planes) {
+    const bool direct = p < results.planes;
+    planes = PlanesAtOnce<C>((direct ? results.planes : unit.planes.planes) - p,
+                             lines.pixels);
+    if (direct) {
+      block.output = results.first + p * kLanes;
+      block.start = &RunStart::result;
+      block.output_pixel = destination_.strides.width;
+      block.output_plane = kLanes;
+    } else {
+      block.output = worker.totals + p * block_slots() * kLanes;
+      block.start = &RunStart::total;
+      block.output_pixel = kLanes;
+      block.output_plane = block_slots() * kLanes;
+    }
+    const int64_t filter_unit =
+        unit.at.group * Planes(destination_.channels) + unit.planes.first + p;
+    block.filters = filters.packed +
+                    filter_unit * filters_.destination_plane_stride() +
+                    terms.first_plane * filters_.source_plane_stride();
+    const int64_t sums = FilterSumsOffset(filter_unit) +
+                         term_rows_[&terms - terms_.data()] * kLanes;
+    const int64_t skipped = lines.first_tap - terms.first_row;
+    FilterParts<C> parts;
+    kernels.filter_parts(filters.sums.From(sums), planes, FilterSumsOffset(1),
+                         skipped, skipped + lines.taps, terms.rows, &parts);
+    const auto values = [&](const C* inner, const C* first, const C* last) {
+      return ValuesOf(inner, first, last, lines.starts_row, lines.ends_row,
+                      lines.pixels == 1);
+    };
+    block.filter_magnitudes = parts.magnitudes;
+    block.filter_sums = values(parts.sums, parts.first_sums, parts.last_sums);
+    block.padding =
+        values(parts.padding, parts.first_padding, parts.last_padding);
+    RunBlocks(lines, block, planes);
+  }
+}
+
+// Cuts lines into runs that a kernel takes at once. Short ones go two at a
+// time.
+template <typename C>
+void CorrelationPlan::RunBlocks(const Lines& lines,
+                                const ForwardBlock<C>& block,
+                                int64_t planes) const {
+  const Kernels<C>& kernels = KernelsOf<C>(set_);
+  const ForwardKernel<C>& once = kernels.forward[planes - 1];
+  const ForwardKernel<C>& twice = kernels.forward_twice[planes - 1];
+  const RunStart* starts = lines.starts.data();
+  int64_t count = lines.starts.size();
+  if (lines.pixels <= twice.most_pixels) {
+    const int64_t paired = count / 2 * 2;
+    twice.run(block, starts, paired, static_cast<int>(lines.pixels));
+    starts += paired;
+    count -= paired;
+  }
+  const int64_t runs = CeilDiv(lines.pixels, once.most_pixels);
+  for (int64_t i = 0; i < runs; ++i) {
+    const int64_t first = lines.pixels * i / runs;
+    const int64_t end = lines.pixels * (i + 1) / runs;
+    const bool begins = i == 0, ends = i + 1 == runs;
+    ForwardBlock<C> here = block;
+    here.source += first * kLanes;
+    here.source_sums += first;
+    here.source_magnitudes += first;
+    here.output += first * block.output_pixel;
+    here.leading = begins ? block.leading : 0;
+    here.trailing = ends ? block.trailing : 0;
+    here.inner += block.leading - here.leading;
+    here.inner += block.trailing - here.trailing;
+    here.filter_sums =
+        PartOf(block.filter_sums, begins, ends, end - first == 1);
+    here.padding = PartOf(block.padding, begins, ends, end - first == 1);
+    once.run(here, starts, count, static_cast<int>(end - first));
+  }
+}
+
+// As many planes as fill the registers: blocks of few sums wait for each other,
+// and spend more of their time on beginning and ending. One plane only if there
+// is no other way, since it has nothing to share broadcasts with.
+template <typename C>
+int64_t CorrelationPlan::PlanesAtOnce(int64_t planes, int64_t pixels) const {
+  const Kernels<C>& kernels = KernelsOf<C>(set_);
+  int64_t best = 1, most_sums = 0;
+  for (int64_t most = kMostPlanes; most > 0; --most) {
+    // Dealt out evenly: five are three and two.
+    const int64_t at_once = CeilDiv(planes, CeilDiv(planes, most));
+    const int64_t in_run = kernels.forward[at_once - 1].most_pixels;
+    if (in_run == 0 || (at_once == 1 && most_sums > 0)) continue;
+    const bool twice = pixels <= kernels.forward_twice[at_once - 1].most_pixels;
+    const int64_t together =
+        twice ? 2 * pixels : pixels / CeilDiv(pixels, in_run);
+    const int64_t sums = together * planes / CeilDiv(planes, at_once);
+    if (sums > most_sums) {
+      most_sums = sums;
+      best = at_once;
+    }
+  }
+  return best;
+}
+
+// Adds what some terms contribute to all of a unit's totals. Carefully where an
+// input gradient may meet NaNs.
+template <typename C>
+void CorrelationPlan::AddInputGradients(const Unit& unit, const Terms& terms,
+                                        const std::vector<Lines>& lines,
+                                        bool careful, const Filters<C>& filters,
+                                        const Worker<C>& worker) const {
   const AxisPlan& columns = unit.columns->source;
-  CorrelationBlock<C> block{};
+  InputGradientBlock<C> block{};
   block.source = worker.source;
   block.source_plane = SourcePlane(unit, block_images_);
   block.source_row = columns.slots * kLanes;
-  block.row_taps = rows.tap_slots.data();
-  block.row_tap_count = rows.tap_slots.size();
+  block.filter_plane = filters_.source_plane_stride();
+  block.filter_row = filters_.TapAt(1, 0);
+  block.filter_column = filters_.TapAt(0, 1);
   block.column_taps = columns.tap_slots.data();
   block.column_tap_count = columns.tap_slots.size();
-  block.channels = std::min(terms.planes * kLanes,
-                            source_.channels - terms.first_plane * kLanes);
-  block.filter_plane = filters_.source_plane_stride();
-  block.filter_row = filters_.row_stride();
-  block.filter_tap = filters_.tap_stride();
-  block.source_sums = worker.sums;
-  block.source_magnitudes = worker.magnitudes;
-  block.second_source = block.second_slot = 0;
-  block.outside_first = block.outside_last = 0;
-  block.fresh = forward && &terms == terms_.data();
-  if (forward) {
-    block.row_taps += terms.first_row;
-    block.row_tap_count = terms.rows;
-    block.column_taps += terms.first_column;
-    block.column_tap_count = terms.columns;
-    SumSources(unit, block, worker);
-  }
-  block.next_filters = filters_.destination_plane_stride();
-  block.next_totals = block_slots() * kLanes;
-  block.result_pixel = destination_.strides.width;
-  block.second_result = 0;
-  const int64_t most =
-      forward && KernelsOf<C>(set_).max_forward_pair > 0 ? kMostPlanes : 1;
-  int64_t planes = 1;
-  for (int64_t p = 0; p < unit.planes.planes; p += planes) {
-    const bool direct = p < results.planes;
-    planes = std::min(most, (direct ? results.planes : unit.planes.planes) - p);
+  block.channels = ChannelsOf(terms);
+  for (int64_t p = 0; p < unit.planes.planes; ++p) {
     const int64_t filter_unit =
         unit.at.group * Planes(destination_.channels) + unit.planes.first + p;
-    const int64_t offset = p * block_slots() * kLanes;
-    block.result = direct ? results.first + p * kLanes : nullptr;
     block.filters = filters.packed +
                     filter_unit * filters_.destination_plane_stride() +
                     terms.first_plane * block.filter_plane;
-    block.total = worker.totals + offset;
-    block.centre = forward ? block.total : worker.centre + offset;
-    const int64_t sums = FilterSumsOffset(filter_unit) +
-                         term_rows_[&terms - terms_.data()] * kLanes;
+    block.total = worker.totals + p * block_slots() * kLanes;
+    block.centre = worker.centre + p * block_slots() * kLanes;
     if (careful) {
-      SumPlaneInside(unit, block);
-    } else {
-      SumPlanes(unit, terms, lines, block, filters.sums.From(sums), planes);
+      AddGradientsInside(unit, block);
+      continue;
+    }
+    for (const Lines& some : lines) AddGradientsOf(unit, some, block);
+  }
+}
+
+template <typename C>
+void CorrelationPlan::AddGradientsOf(const Unit& unit, const Lines& lines,
+                                     const InputGradientBlock<C>& block) const {
+  if (lines.taps == 0) return;
+  const Kernels<C>& kernels = KernelsOf<C>(set_);
+  InputGradientBlock<C> here = block;
+  here.row_taps = unit.rows->source.tap_slots.data() + lines.first_tap;
+  here.row_tap_count = lines.taps;
+  const int64_t runs = CeilDiv(lines.pixels, kernels.max_input_gradient);
+  for (int64_t i = 0; i < runs; ++i) {
+    const int64_t first = lines.pixels * i / runs;
+    const int64_t end = lines.pixels * (i + 1) / runs;
+    for (const RunStart& start : lines.starts) {
+      const int64_t at = start.total + first * kLanes;
+      here.source = block.source + start.source + first * kLanes;
+      here.total = block.total + at;
+      here.centre = block.centre + at;
+      kernels.input_gradient(here, static_cast<int>(end - first));
     }
   }
 }
@@ -573,176 +761,24 @@ std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
     if (found == all_lines.end()) {
       all_lines.push_back(lines);
       found = all_lines.end() - 1;
+      found->starts.reserve(rows * images);
     }
     for (int64_t image = 0; image < images; ++image) {
-      found->starts.push_back({(image * plan.slots + row) * row_slots,
-                               (image * block_rows_ + row) * block_columns_,
-                               image * destination_.strides.batch +
-                                   row * destination_.strides.height});
+      const int64_t pixel = (image * block_rows_ + row) * block_columns_;
+      found->starts.push_back({(image * plan.slots + row) * row_slots * kLanes,
+                               pixel, pixel * kLanes,
+                               image * strides.batch + row * strides.height});
     }
   }
   return all_lines;
-}
-
-// For lines that start and end an image's row, or do not.
-template <typename C>
-LaneValues<C> ValuesOf(const C* inner, const C* first, const C* last,
-                       bool starts, bool ends, bool one_pixel) {
-  const C* at_end = ends ? last : inner;
-  return {inner, starts ? first : one_pixel ? at_end : inner, at_end};
-}
-
-// The same without its first or its last pixel.
-template <typename C>
-LaneValues<C> PartOf(const LaneValues<C>& values, bool first, bool last,
-                     bool one_pixel) {
-  return ValuesOf(values.inner, values.first, values.last, first, last,
-                  one_pixel);
-}
-
-// Walks over a unit's pixels in runs that a kernel takes at once. `block` has
-// the rows of taps, `filter_sums` has sums for each of them.
-template <typename C>
-void CorrelationPlan::SumPlanes(const Unit& unit, const Terms& terms,
-                                const std::vector<Lines>& all_lines,
-                                const CorrelationBlock<C>& block,
-                                const FilterSums<C>& filter_sums,
-                                int64_t planes) const {
-  const Kernels<C>& kernels = KernelsOf<C>(set_);
-  if (pass_ == Pass::kInputGradient) {
-    for (const Lines& lines : all_lines) {
-      ForEachBlock(lines, WithRows(unit, lines, block), 0,
-                   kernels.max_input_gradient, kernels.input_gradient);
-    }
-    return;
-  }
-  const Outside outside = OutsideOf(terms);
-  for (const Lines& lines : all_lines) {
-    CorrelationBlock<C> whole = WithRows(unit, lines, block);
-    const int64_t skipped = whole.row_taps - block.row_taps;
-    FilterParts<C> parts;
-    kernels.filter_parts(filter_sums, planes, FilterSumsOffset(1), skipped,
-                         skipped + lines.taps, terms.rows, &parts);
-    if (lines.taps == 0) {
-      AddPadding(lines, whole, parts.padding, planes);
-      continue;
-    }
-    const auto values = [&](const C* inner, const C* first, const C* last) {
-      return ValuesOf(inner, first, last, lines.starts_row, lines.ends_row,
-                      lines.pixels == 1);
-    };
-    whole.filter_magnitudes = parts.magnitudes;
-    whole.filter_sums = values(parts.sums, parts.first_sums, parts.last_sums);
-    whole.padding =
-        values(parts.padding, parts.first_padding, parts.last_padding);
-    whole.padded = lines.taps < terms.rows;
-    whole.outside_first = lines.starts_row ? outside.first : 0;
-    whole.outside_last = lines.ends_row ? outside.last : 0;
-    const bool pair = planes > 1;
-    const int most_twice =
-        pair ? kernels.max_forward_pair_twice : kernels.max_forward_twice;
-    const auto twice =
-        pair ? kernels.forward_pair_twice : kernels.forward_twice;
-    size_t done = 0;
-    // Short rows two at a time.
-    if (lines.pixels <= most_twice && lines.pixels > 1) {
-      CorrelationBlock<C> here = whole;
-      for (; done + 1 < lines.starts.size(); done += 2) {
-        const Lines::Start& one = lines.starts[done];
-        const Lines::Start& two = lines.starts[done + 1];
-        MoveTo(one, 0, whole, &here);
-        here.second_source = (two.slot - one.slot) * kLanes;
-        here.second_slot = two.pixel - one.pixel;
-        here.second_result = two.element - one.element;
-        twice(here, static_cast<int>(lines.pixels));
-      }
-    }
-    ForEachBlock(lines, whole, done,
-                 pair ? kernels.max_forward_pair : kernels.max_forward,
-                 pair ? kernels.forward_pair : kernels.forward);
-  }
-}
-
-// For pixels that meet none of a block's taps.
-template <typename C>
-void CorrelationPlan::AddPadding(const Lines& lines,
-                                 const CorrelationBlock<C>& block,
-                                 const C* padding, int64_t planes) const {
-  CorrelationBlock<C> here = block;
-  for (const Lines::Start& start : lines.starts) {
-    for (int64_t pixel = 0; pixel < lines.pixels; ++pixel) {
-      MoveTo(start, pixel, block, &here);
-      for (int64_t p = 0; p < planes; ++p) {
-        C* const total = here.total + p * block.next_totals;
-        for (int lane = 0; lane < kLanes; ++lane) {
-          const C more = padding[p * kLanes + lane];
-          if (block.result != nullptr) {
-            here.result[p * kLanes + lane] = -more;
-          } else {
-            total[lane] = block.fresh ? more : total[lane] + more;
-          }
-        }
-      }
-    }
-  }
-}
-
-// With the rows of taps that `lines` meet.
-template <typename C>
-CorrelationBlock<C> CorrelationPlan::WithRows(
-    const Unit& unit, const Lines& lines,
-    const CorrelationBlock<C>& block) const {
-  CorrelationBlock<C> result = block;
-  result.row_taps = unit.rows->source.tap_slots.data() + lines.first_tap;
-  result.row_tap_count = lines.taps;
-  return result;
-}
-
-template <typename C>
-void CorrelationPlan::MoveTo(const Lines::Start& start, int64_t first,
-                             const CorrelationBlock<C>& from,
-                             CorrelationBlock<C>* here) {
-  const int64_t pixel = start.pixel + first;
-  here->source = from.source + (start.slot + first) * kLanes;
-  here->total = from.total + pixel * kLanes;
-  here->centre = from.centre + pixel * kLanes;
-  here->source_sums = from.source_sums + pixel;
-  here->source_magnitudes = from.source_magnitudes + pixel;
-  if (from.result != nullptr) {
-    here->result = from.result + start.element + first * from.result_pixel;
-  }
-}
-
-// Runs `kernel` over lines[done ...], at most `most` pixels at a time.
-template <typename C>
-void CorrelationPlan::ForEachBlock(
-    const Lines& lines, const CorrelationBlock<C>& block, size_t done,
-    int64_t most, void (*kernel)(const CorrelationBlock<C>&, int)) const {
-  if (lines.taps == 0) return;
-  const int64_t runs = CeilDiv(lines.pixels, most);
-  CorrelationBlock<C> here = block;
-  for (int64_t i = 0; i < runs; ++i) {
-    const int64_t first = lines.pixels * i / runs;
-    const int64_t end = lines.pixels * (i + 1) / runs;
-    const bool starts = first == 0, ends = end == lines.pixels;
-    here.outside_first = starts ? block.outside_first : 0;
-    here.outside_last = ends ? block.outside_last : 0;
-    here.filter_sums =
-        PartOf(block.filter_sums, starts, ends, end - first == 1);
-    here.padding = PartOf(block.padding, starts, ends, end - first == 1);
-    for (size_t j = done; j < lines.starts.size(); ++j) {
-      MoveTo(lines.starts[j], first, block, &here);
-      kernel(here, static_cast<int>(end - first));
-    }
-  }
 }
 
 // The same, slowly, for an input gradient that may meet NaNs: pixel by pixel,
 // with only those taps whose output exists. The others add
 // 0 * HT(filter - centre), which is nothing unless it is NaN.
 template <typename C>
-void CorrelationPlan::SumPlaneInside(const Unit& unit,
-                                     const CorrelationBlock<C>& block) const {
+void CorrelationPlan::AddGradientsInside(
+    const Unit& unit, const InputGradientBlock<C>& block) const {
   const auto inside = [](const AxisPlan& plan, int64_t at, int64_t size) {
     std::vector<TapSlot> taps;
     for (size_t i = 0; i < plan.taps.size(); ++i) {
@@ -753,7 +789,7 @@ void CorrelationPlan::SumPlaneInside(const Unit& unit,
   };
   const AxisPlan& row_plan = unit.rows->source;
   const AxisPlan& column_plan = unit.columns->source;
-  CorrelationBlock<C> here = block;
+  InputGradientBlock<C> here = block;
   for (int64_t row = 0; row < unit.at.rows; ++row) {
     const auto row_taps = inside(row_plan, unit.at.row + row, source_.height);
     here.row_taps = row_taps.data();

@@ -45,7 +45,6 @@ class CorrelationPlan {
                   int64_t element, int threads);
 
   int64_t workspace_bytes() const;
-  int64_t filters_elements() const;
 
   // `centre` is the tensor whose pixels the filters are compared with in the
   // input gradient, laid out as the destination; null in the forward pass.
@@ -55,6 +54,8 @@ class CorrelationPlan {
            void* workspace) const;
 
  private:
+  int64_t filters_elements() const;
+
   // Destinations along one axis that meet the same taps; the forward pass has
   // one phase, the input gradient one for each residue modulo the stride.
   struct AxisPhase {
@@ -77,11 +78,7 @@ class CorrelationPlan {
     int64_t first_tap, taps;
     int64_t pixels;             // of each
     bool starts_row, ends_row;  // of the image: columns of taps may be outside
-    struct Start {
-      int64_t slot, pixel;  // in the source tile and in the totals
-      int64_t element;      // in the destination, from the unit's first
-    };
-    std::vector<Start> starts;
+    std::vector<RunStart> starts;
   };
 
   // How many elements of a worker's scratch each part takes.
@@ -154,42 +151,50 @@ class CorrelationPlan {
   Filters<C> PackFilters(ThreadPool& pool, const Filter* filters,
                          C* workspace) const;
   int64_t FilterSumsOffset(int64_t filter_unit) const;
+  template <typename C, typename Source, typename Destination>
+  void RunForward(const Unit& unit, const Source* source,
+                  const Filters<C>& filters, Destination* destination,
+                  Worker<C> worker) const;
   template <typename C, typename Source, typename Filter, typename Destination>
-  void RunUnit(const Unit& unit, const Source* source,
-               const Filters<C>& filters, const Filter* centre,
-               Destination* destination, const Worker<C>& worker) const;
+  void RunInputGradient(const Unit& unit, const Source* source,
+                        const Filters<C>& filters, const Filter* centre,
+                        Destination* destination,
+                        const Worker<C>& worker) const;
+  template <typename C, typename Source>
+  void PackSources(const Unit& unit, const Terms& terms, const Source* source,
+                   const Worker<C>& worker) const;
+  template <typename C, typename Destination>
+  void Unpack(const Unit& unit, int64_t first, const Worker<C>& worker,
+              Destination* destination) const;
+  int64_t ChannelsOf(const Terms& terms) const;
+  std::vector<ForwardTap> TapsOf(const Unit& unit, const Terms& terms,
+                                 int64_t first, int64_t rows) const;
   template <typename C>
-  void SumSources(const Unit& unit, const CorrelationBlock<C>& block,
+  void SumSources(const Unit& unit, const Terms& terms,
                   const Worker<C>& worker) const;
-  template <typename C>
-  void SumTerms(const Unit& unit, const Terms& terms,
-                const std::vector<Lines>& lines, bool careful,
-                const Filters<C>& filters, const Worker<C>& worker,
-                const Results<C>& results) const;
   template <typename C, typename Destination>
   Results<C> ResultsOf(const Unit& unit, Destination* destination) const;
   template <typename C>
-  void SumPlanes(const Unit& unit, const Terms& terms,
-                 const std::vector<Lines>& all_lines,
-                 const CorrelationBlock<C>& block,
-                 const FilterSums<C>& filter_sums, int64_t planes) const;
+  void SubtractDistances(const Unit& unit, const Terms& terms,
+                         const Lines& lines, const Filters<C>& filters,
+                         const Worker<C>& worker,
+                         const Results<C>& results) const;
   template <typename C>
-  void AddPadding(const Lines& lines, const CorrelationBlock<C>& block,
-                  const C* padding, int64_t planes) const;
+  int64_t PlanesAtOnce(int64_t planes, int64_t pixels) const;
   template <typename C>
-  CorrelationBlock<C> WithRows(const Unit& unit, const Lines& lines,
-                               const CorrelationBlock<C>& block) const;
-  // Moves a block to the pixel `first` of a line that starts there.
+  void RunBlocks(const Lines& lines, const ForwardBlock<C>& block,
+                 int64_t planes) const;
   template <typename C>
-  static void MoveTo(const Lines::Start& start, int64_t first,
-                     const CorrelationBlock<C>& from,
-                     CorrelationBlock<C>* here);
+  void AddInputGradients(const Unit& unit, const Terms& terms,
+                         const std::vector<Lines>& lines, bool careful,
+                         const Filters<C>& filters,
+                         const Worker<C>& worker) const;
   template <typename C>
-  void ForEachBlock(const Lines& lines, const CorrelationBlock<C>& block,
-                    size_t done, int64_t most,
-                    void (*kernel)(const CorrelationBlock<C>&, int)) const;
+  void AddGradientsOf(const Unit& unit, const Lines& lines,
+                      const InputGradientBlock<C>& block) const;
   template <typename C>
-  void SumPlaneInside(const Unit& unit, const CorrelationBlock<C>& block) const;
+  void AddGradientsInside(const Unit& unit,
+                          const InputGradientBlock<C>& block) const;
 
   const KernelSet& set_;
   Pass pass_;

@@ -191,8 +191,7 @@ void FilterGradientPlan::SumTile(const BlockOrigin& at,
           const int64_t slot =
               input_rows_.tap_slots[i].slot * input_columns_.slots +
               input_columns_.tap_slots[j].slot;
-          const int64_t tap =
-              offset + (i * width_.kernel + j) * filters_.tap_stride();
+          const int64_t tap = offset + filters_.TapAt(i, j);
           block.input = input_plane + slot * kLanes;
           for (int first = 0; first < channels; first += kernels.max_filters) {
             block.gradient = gradient_plane + first;

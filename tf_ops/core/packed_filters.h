@@ -1,6 +1,9 @@
 // Filters in the order in which the kernels read them, and back:
 //
 //     [group][destination plane][source plane][tap][source lane][lane]
+//
+// taps column by column: the forward pass leaves out the first or the last
+// columns for some pixels, and reads filters one after the other.
 
 #ifndef KERAS_ADDER_CORE_PACKED_FILTERS_H_
 #define KERAS_ADDER_CORE_PACKED_FILTERS_H_
@@ -30,7 +33,7 @@ class PackedFilters {
  public:
   PackedFilters(const Geometry& geometry, FilterOrder order)
       : order_(order),
-        taps_(geometry.kernel_taps()),
+        kernel_height_(geometry.height.kernel),
         kernel_width_(geometry.width.kernel),
         groups_(geometry.groups),
         group_in_(geometry.group_in()),
@@ -44,13 +47,13 @@ class PackedFilters {
     return order_ == FilterOrder::kInputsToOutputs ? group_out_ : group_in_;
   }
 
-  // Elements between taps, rows of taps and planes. Fewer than kLanes sources
-  // take no more room than they need.
-  int64_t tap_stride() const {
-    return std::min<int64_t>(kLanes, sources()) * kLanes;
+  // Where a tap's filters lie in their plane of sources, and how far planes are
+  // apart. Fewer than kLanes sources take no more room than they need.
+  int64_t TapAt(int64_t row, int64_t column) const {
+    return (column * kernel_height_ + row) *
+           std::min<int64_t>(kLanes, sources()) * kLanes;
   }
-  int64_t row_stride() const { return kernel_width_ * tap_stride(); }
-  int64_t source_plane_stride() const { return taps_ * tap_stride(); }
+  int64_t source_plane_stride() const { return TapAt(0, kernel_width_); }
   int64_t destination_plane_stride() const {
     return Planes(sources()) * source_plane_stride();
   }
@@ -77,66 +80,28 @@ class PackedFilters {
               T* filters) const {
     const auto unpack = CopiesOf<T>(set).unpack;
     ForEachRun(unit, [&](int64_t from, const Run& run, int64_t to) {
-      unpack(packed + to, run, C{1}, filters + from);
+      unpack(packed + to, run, filters + from);
     });
   }
 
-  // Sums over `terms` of a packed unit, lane by lane: one of each for every row
-  // of taps. `leading` and `trailing` columns of taps lie in the padding for
-  // the first and the last pixel of a row.
-  template <typename C>
-  void Sum(const C* packed, int64_t unit, const Terms& terms, int64_t leading,
-           int64_t trailing, int64_t offset, FilterSums<C>* to) const {
-    const C* from = packed + unit * destination_plane_stride();
-    Clear(*to, offset, terms.rows * kLanes);
-    for (int64_t p = 0; p < terms.planes; ++p) {
-      const int64_t plane = terms.first_plane + p;
-      for (int64_t i = 0; i < terms.rows; ++i) {
-        for (int64_t j = 0; j < terms.columns; ++j) {
-          AddRows(from + plane * source_plane_stride() +
-                      (terms.first_row + i) * row_stride() +
-                      (terms.first_column + j) * tap_stride(),
-                  PlaneChannels(sources(), plane), j < leading,
-                  j >= terms.columns - trailing, offset + i * kLanes, to);
-        }
-      }
-    }
+  // The window of `terms`, and where it begins in a packed unit.
+  FilterWindow Window(const Terms& terms) const {
+    FilterWindow window{};
+    window.plane = source_plane_stride();
+    window.row = TapAt(1, 0);
+    window.column = TapAt(0, 1);
+    window.rows = terms.rows;
+    window.columns = terms.columns;
+    window.channels =
+        std::min(terms.planes * kLanes, sources() - terms.first_plane * kLanes);
+    return window;
+  }
+  int64_t WindowAt(const Terms& terms) const {
+    return terms.first_plane * source_plane_stride() +
+           TapAt(terms.first_row, terms.first_column);
   }
 
  private:
-  template <typename C>
-  static void Clear(const FilterSums<C>& sums, int64_t offset, int64_t count) {
-    for (C* array :
-         {sums.sums, sums.magnitudes, sums.first_sums, sums.last_sums,
-          sums.leading_magnitudes, sums.trailing_magnitudes}) {
-      std::fill_n(array + offset, count, C{0});
-    }
-  }
-
-  // Adds up one tap's rows first: shorter chains, smaller errors.
-  template <typename C>
-  static void AddRows(const C* rows, int count, bool leading, bool trailing,
-                      int64_t offset, FilterSums<C>* to) {
-    C sum[kLanes] = {}, magnitude[kLanes] = {};
-    for (int row = 0; row < count; ++row) {
-      for (int lane = 0; lane < kLanes; ++lane) {
-        sum[lane] += rows[row * kLanes + lane];
-        magnitude[lane] += std::abs(rows[row * kLanes + lane]);
-      }
-    }
-    const auto add = [offset](const C* values, C* total) {
-      for (int lane = 0; lane < kLanes; ++lane) {
-        total[offset + lane] += values[lane];
-      }
-    };
-    add(sum, to->sums);
-    add(magnitude, to->magnitudes);
-    if (!leading) add(sum, to->first_sums);
-    if (!trailing) add(sum, to->last_sums);
-    if (leading) add(magnitude, to->leading_magnitudes);
-    if (trailing) add(magnitude, to->trailing_magnitudes);
-  }
-
   // One run for each tap and source plane of a unit.
   template <typename Visit>
   void ForEachRun(int64_t unit, const Visit& visit) const {
@@ -146,7 +111,7 @@ class PackedFilters {
     const int64_t source_step = forward ? out_channels_ : 1;
     const int64_t destination_step = forward ? 1 : out_channels_;
     for (int64_t p = 0; p < Planes(sources()); ++p) {
-      for (int64_t tap = 0; tap < taps_; ++tap) {
+      for (int64_t tap = 0; tap < kernel_height_ * kernel_width_; ++tap) {
         Run run;
         run.count = PlaneChannels(sources(), p);
         run.channels = PlaneChannels(destinations(), plane);
@@ -156,13 +121,14 @@ class PackedFilters {
                   p * kLanes * source_step + plane * kLanes * destination_step,
               run,
               unit * destination_plane_stride() + p * source_plane_stride() +
-                  tap * tap_stride());
+                  TapAt(tap / kernel_width_, tap % kernel_width_));
       }
     }
   }
 
   FilterOrder order_;
-  int64_t taps_, kernel_width_, groups_, group_in_, group_out_, out_channels_;
+  int64_t kernel_height_, kernel_width_, groups_, group_in_, group_out_,
+      out_channels_;
 };
 
 }  // namespace keras_adder

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 namespace keras_adder {
 
@@ -23,11 +24,19 @@ class ThreadPool {
   virtual void Run(int count, const std::function<void(int)>& run) = 0;
 };
 
-// Shares `units` pieces of work among at most `workers` threads, first come,
-// first served: work(unit, worker). A worker number belongs to one thread at a
-// time and so names its scratch memory. What a unit computes must not depend on
-// the worker, which is how results stay bitwise equal for any number of
-// threads.
+// Units first ... end - 1 of a worker, of which `next` is the first that nobody
+// has taken. On a cache line of its own.
+struct alignas(64) UnitRange {
+  std::atomic<int64_t> next;
+  int64_t end;
+};
+
+// Shares `units` pieces of work among at most `workers` threads:
+// work(unit, worker). Each has a range of its own, so that the same thread
+// meets the same part of a tensor in one op as in the next, and helps others
+// when it is done. A worker number belongs to one thread at a time and so names
+// its scratch memory. What a unit computes must not depend on the worker, which
+// is how results stay bitwise equal for any number of threads.
 template <typename Work>
 void ForEachUnit(ThreadPool& pool, int64_t units, int workers,
                  const Work& work) {
@@ -36,9 +45,18 @@ void ForEachUnit(ThreadPool& pool, int64_t units, int workers,
     for (int64_t unit = 0; unit < units; ++unit) work(unit, 0);
     return;
   }
-  std::atomic<int64_t> next{0};
+  std::vector<UnitRange> ranges(workers);
+  for (int i = 0; i < workers; ++i) {
+    ranges[i].next = units * i / workers;
+    ranges[i].end = units * (i + 1) / workers;
+  }
   pool.Run(workers, [&](int worker) {
-    for (int64_t unit = next++; unit < units; unit = next++) work(unit, worker);
+    for (int i = 0; i < workers; ++i) {
+      UnitRange& range = ranges[(worker + i) % workers];
+      for (int64_t unit = range.next++; unit < range.end; unit = range.next++) {
+        work(unit, worker);
+      }
+    }
   });
 }
 

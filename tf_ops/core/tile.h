@@ -275,21 +275,21 @@ void UnpackPatches(const KernelSet& set, const C* tile, const Image& image,
                                     row);
                T* to = tensor + offset;
                const int64_t whole = size / kLanes;
-               unpack(row, Run{whole, kLanes, kLanes, 1}, C{1}, to);
+               unpack(row, Run{whole, kLanes, kLanes, 1}, to);
                const int rest = static_cast<int>(size % kLanes);
                if (rest == 0) return;
-               unpack(row + whole * kLanes, Run{1, rest, kLanes, 1}, C{1},
+               unpack(row + whole * kLanes, Run{1, rest, kLanes, 1},
                       to + whole * kLanes);
              });
 }
 
-// The opposite of PackTile: tensor = scale * tile, at those positions that
+// The opposite of PackTile, at those positions that
 // exist.
 template <typename T, typename C>
 void UnpackTile(const KernelSet& set, const C* tile, const Image& image,
                 const AxisPlan& rows, const AxisPlan& columns,
                 const BlockOrigin& at, int64_t first_plane, int64_t planes,
-                int64_t plane_stride, C scale, T* tensor) {
+                int64_t plane_stride, T* tensor) {
   const auto unpack = CopiesOf<T>(set).unpack;
   for (int64_t p = 0; p < planes; ++p) {
     const int64_t channel = (first_plane + p) * kLanes;
@@ -305,7 +305,7 @@ void UnpackTile(const KernelSet& set, const C* tile, const Image& image,
                    int64_t offset) {
                  run.count = inside.count;
                  if (run.count > 0) {
-                   unpack(plane + (slot + inside.before) * kLanes, run, scale,
+                   unpack(plane + (slot + inside.before) * kLanes, run,
                           to + offset);
                  }
                });

@@ -4,8 +4,8 @@ namespace keras_adder {
 
 const KernelSet kAvx2Kernels = {
     "avx2",
-    MakeKernels<float, 5, 0, 4, 8, 6, false>(),
-    MakeKernels<double, 3, 0, 2, 8, 6, false>(),
+    MakeKernels<float, ForwardPixels<5>, 4, 8, 6, false>(),
+    MakeKernels<double, ForwardPixels<3>, 2, 8, 6, false>(),
     MakeCopies<Half>(),
     MakeCopies<BFloat16>(),
     MakeCopies<float>(),

@@ -4,8 +4,8 @@ namespace keras_adder {
 
 const KernelSet kBaselineKernels = {
     "baseline",
-    MakeKernels<float, 3, 0, 3, 2, 4, false>(),
-    MakeKernels<double, 1, 0, 1, 4, 4, false>(),
+    MakeKernels<float, ForwardPixels<3>, 3, 2, 4, false>(),
+    MakeKernels<double, ForwardPixels<1>, 1, 4, 4, false>(),
     MakeCopies<Half>(),
     MakeCopies<BFloat16>(),
     MakeCopies<float>(),

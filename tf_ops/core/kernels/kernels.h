@@ -9,7 +9,7 @@
 // compiler can fold into addresses. Filters are packed the same way, for each
 // plane of destination channels:
 //
-//     filters[source plane][tap][source lane][destination lane]
+//     filters[source plane][tap column][tap row][source lane][destination lane]
 //
 // Tiling, packing and threading live one level up (correlation.cc,
 // filter_gradient.cc), once for all instruction sets.
@@ -27,8 +27,8 @@ namespace keras_adder {
 // Channels in a plane of a tile. A multiple of every vector width.
 constexpr int kLanes = 16;
 
-// Destination planes that a kernel takes at once.
-constexpr int kMostPlanes = 2;
+// The most planes of destinations that a kernel takes at once.
+constexpr int kMostPlanes = 4;
 
 // A filter tap along one axis: the slot in which a block of destinations meets
 // it (counted from the slot of the block itself), and which tap it is.
@@ -46,57 +46,87 @@ struct LaneValues {
   const C* last;
 };
 
-// For some pixels and one plane of destinations, or two:
+// Where a tap of one plane of sources lies: its slot, seen from a block's first
+// pixel, and its filters. Both in elements.
+struct ForwardTap {
+  ptrdiff_t source;
+  ptrdiff_t filter;
+};
+
+// Where a run of neighbouring pixels starts: in the source tile, among pixels
+// (of sums), and in the output, which is either the totals or the tensor. All
+// but the pixel in elements.
+struct RunStart {
+  ptrdiff_t source;
+  ptrdiff_t pixel;
+  ptrdiff_t total;
+  ptrdiff_t result;
+};
+
+// For runs of pixels and some planes of destinations:
 //
-//   forward          total += padding + sum_taps,channels |filter - source|
-//   input gradient   total += sum_taps,channels source * HT(filter - centre)
+//   output -= padding + sum_taps,channels |filter - source|
 //
 // The sums over all taps and channels of the block, of sources (for each pixel)
-// and of filters (for each lane), let the forward kernel work with maxima:
+// and of filters (for each lane), let the kernel work with maxima:
 //
 //   |filter - source| = 2 max(filter, source) - filter - source
 //
 // The sums of magnitudes tell where that would cancel too many digits (or meet
 // an infinity or a NaN), and those lanes are summed directly instead.
-// Columns of taps that lie in the padding for the first pixel of a run (the
-// first so many) or for its last (the last so many) are left out there.
-// What these and rows that were left out contribute, the filters' magnitudes,
-// is the `padding`.
 //
-// A forward block that is all of a sum may write minus the sum to the `result`,
-// in place of the total.
-//
-// Pixels are neighbouring slots: one run of them or, to fill the registers
-// where rows are short, two runs of equal length, the second of which lies so
-// many elements (or slots of totals, for sums) behind the first.
+// A run's first pixel does not meet the `leading` taps, nor its last one the
+// `trailing` ones: they lie in the padding. What these and others that were
+// left out contribute, the filters' magnitudes, is the `padding`.
 template <typename C>
-struct CorrelationBlock {
+struct ForwardBlock {
+  const C* source;
+  ptrdiff_t source_plane;
+  const C* filters;
+  ptrdiff_t filter_plane;
+  ptrdiff_t next_filters;  // from one plane of destinations to the next
+  // The same for all planes of sources: leading ones, others, trailing ones.
+  const ForwardTap* taps;
+  int64_t leading, inner, trailing;
+  int64_t channels;  // of sources, over all planes
+  const C* source_sums;
+  const C* source_magnitudes;
+  // From here on, planes of destinations follow each other.
+  const C* filter_magnitudes;
+  LaneValues<C> filter_sums;  // of the filters that pixels do meet
+  LaneValues<C> padding;
+  bool padded;  // pixels between the first and the last have padding, too
+  C* output;
+  ptrdiff_t RunStart::* start;  // where in the output
+  ptrdiff_t output_pixel, output_plane;
+  bool fresh;  // the output holds nothing yet
+};
+
+// Blocks of up to `most_pixels` in a run (0: there is no such kernel). `run`
+// takes `count` runs of `pixels` each, one after the other or, to fill the
+// registers where rows are short, two at a time.
+template <typename C>
+struct ForwardKernel {
+  int most_pixels;
+  void (*run)(const ForwardBlock<C>&, const RunStart* starts, int64_t count,
+              int pixels);
+};
+
+// For some neighbouring pixels and one plane of destinations:
+//
+//   total += sum_taps,channels source * HT(filter - centre)
+template <typename C>
+struct InputGradientBlock {
   const C* source;
   ptrdiff_t source_plane, source_row;
   const C* filters;
-  ptrdiff_t filter_plane, filter_row, filter_tap;
+  ptrdiff_t filter_plane, filter_row, filter_column;
   const TapSlot* row_taps;
   const TapSlot* column_taps;
   int64_t row_tap_count, column_tap_count;
   int64_t channels;  // source channels, over all planes
   C* total;
-  const C* centre;  // input gradient only; laid out as `total`
-  // Forward only, from here on.
-  const C* source_sums;
-  const C* source_magnitudes;
-  const C* filter_magnitudes;
-  LaneValues<C> filter_sums;  // of the filters that pixels do meet
-  LaneValues<C> padding;
-  bool padded;  // pixels between the first and the last have padding, too
-  int64_t outside_first, outside_last;
-  bool fresh;  // totals hold nothing yet
-  ptrdiff_t second_source, second_slot;
-  // Elements from one plane of destinations to the next, where a block has two;
-  // sums of filters and results follow each other.
-  ptrdiff_t next_filters, next_totals;
-  C* result;  // null for a total
-  // Elements from one result to the next, and from the first run to the second.
-  ptrdiff_t result_pixel, second_result;
+  const C* centre;  // laid out as `total`
 };
 
 // For one tap, one plane of input channels and `count` output channels t:
@@ -159,8 +189,18 @@ struct FilterSums {
   }
 };
 
+// Some taps and planes of sources of packed filters, of one plane of
+// destinations. The first `leading` columns of taps lie in the padding for the
+// first pixel of an image's row, the last `trailing` ones for the last pixel.
+struct FilterWindow {
+  ptrdiff_t plane, row, column;  // from one to the next, in elements
+  int64_t rows, columns;
+  int64_t channels;  // of sources, over all planes
+  int64_t leading, trailing;
+};
+
 // What the filters of some planes contribute to the pixels of a run: see
-// CorrelationBlock.
+// ForwardBlock.
 template <typename C>
 struct FilterParts {
   using Values = C[kMostPlanes * kLanes];
@@ -171,23 +211,15 @@ struct FilterParts {
 
 template <typename C>
 struct Kernels {
-  // The most pixels of a correlation block and of one of two runs, the same for
-  // two planes of destinations (0 where one is as good; the input gradient
-  // takes one run and one plane only), the most filters of a filter gradient
+  // For one plane of destinations, for two, and so on.
+  ForwardKernel<C> forward[kMostPlanes];
+  ForwardKernel<C> forward_twice[kMostPlanes];
+  // The most pixels of an input gradient, the most filters of a filter gradient
   // and of a backward block.
-  int max_forward;
-  int max_forward_twice;
-  int max_forward_pair;
-  int max_forward_pair_twice;
   int max_input_gradient;
   int max_filters;
   int max_backward_filters;
-  void (*forward)(const CorrelationBlock<C>&, int pixels);
-  void (*forward_twice)(const CorrelationBlock<C>&, int pixels_of_each_run);
-  void (*forward_pair)(const CorrelationBlock<C>&, int pixels);
-  void (*forward_pair_twice)(const CorrelationBlock<C>&,
-                             int pixels_of_each_run);
-  void (*input_gradient)(const CorrelationBlock<C>&, int pixels);
+  void (*input_gradient)(const InputGradientBlock<C>&, int pixels);
   void (*filter_gradient)(const FilterGradientBlock<C>&, int count);
   void (*filter_gradient_sign)(const FilterGradientBlock<C>&, int count);
   // The first of these is for finite inputs and filters only.
@@ -199,8 +231,11 @@ struct Kernels {
   // and written. `slot_sums` returns whether magnitudes may differ from sums.
   bool (*slot_sums)(const C* tile, ptrdiff_t plane_stride, int64_t planes,
                     int64_t slots, C* sums, C* magnitudes);
-  void (*tap_sums)(const C* slot_sums, ptrdiff_t row_stride,
-                   const CorrelationBlock<C>& block, int64_t columns, C* sums);
+  void (*tap_sums)(const C* slot_sums, const ForwardTap* taps, int64_t count,
+                   int64_t columns, C* sums);
+  // One vector of lanes for each row of taps.
+  void (*filter_sums)(const C* filters, const FilterWindow& window,
+                      const FilterSums<C>& sums);
   // Of `rows` rows of taps, first ... end - 1 meet the image. `sums` has one
   // vector of lanes for each row; the planes lie `next_plane` elements apart.
   void (*filter_parts)(const FilterSums<C>& sums, int64_t planes,
@@ -224,8 +259,7 @@ template <typename T>
 struct Copies {
   using C = typename ComputeType<T>::type;
   void (*pack)(const T* tensor, const Run& run, C* tile);
-  // tensor = scale * tile
-  void (*unpack)(const C* tile, const Run& run, C scale, T* tensor);
+  void (*unpack)(const C* tile, const Run& run, T* tensor);
 };
 
 struct KernelSet {

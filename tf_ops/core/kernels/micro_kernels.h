@@ -19,34 +19,6 @@ namespace {
 template <typename C>
 constexpr int kVectors = kLanes / kWidth<C>;
 
-// |filter - source|, both operands exact: the error is that of a plain sum.
-template <typename C>
-struct Direct {
-  static constexpr bool kSkipsPadding = true;
-  static inline Vector<C> Factor() { return Opaque<C>(1); }
-  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter, const C* source,
-                              const C*, Vector<C>) {
-    return sum + AbsoluteDifference<C>(filter, Broadcast(*source));
-  }
-};
-
-// 2 max(filter, source): one instruction, and one more on another port. The
-// source is an operand of each maximum or, where several filters meet it, a
-// register.
-template <typename C, bool kOperand>
-struct Maximum {
-  static constexpr bool kSkipsPadding = true;
-  static inline Vector<C> Factor() { return Opaque<C>(2); }
-  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter, const C* source,
-                              const C*, Vector<C> two) {
-    if constexpr (kOperand) {
-      return Fma(MaxBroadcast(filter, source), two, sum);
-    } else {
-      return Fma(Max(filter, BroadcastLoad(source)), two, sum);
-    }
-  }
-};
-
 // a - b, as a fused multiply-add if so asked: loops that also clip have more
 // work for the ports of additions than for those of multiply-adds.
 template <typename C>
@@ -58,26 +30,48 @@ inline Vector<C> Difference(Vector<C> a, Vector<C> b, Vector<C> one,
   return a - b;
 }
 
+// A term of a forward sum, subtracted. With both operands exact, the error is
+// that of a plain sum.
 template <typename C>
-struct InputGradient {
-  static constexpr bool kSkipsPadding = false;
-  static inline Vector<C> Factor() { return Opaque<C>(1); }
+struct Direct {
+  static inline Vector<C> Factor() { return Vector<C>{}; }
   static inline Vector<C> Add(Vector<C> sum, Vector<C> filter, const C* source,
-                              const C* centre, Vector<C> one) {
-    const Vector<C> difference = Difference<C>(filter, Load(centre), one, true);
-    return FmaBroadcast(HardTanh<C>(difference), source, sum);
+                              Vector<C>) {
+    return sum - AbsoluteDifference<C>(filter, Broadcast(*source));
   }
 };
 
-// The shape of a block: pixels in all of its runs, runs, planes of
-// destinations.
-template <int kPixels_, int kRuns_ = 1, int kPlanes_ = 1>
+// 2 max(filter, source): one instruction, and one more on another port. The
+// source is an operand of each maximum or, where several filters meet it, a
+// register.
+template <typename C, bool kOperand>
+struct Maximum {
+  static inline Vector<C> Factor() { return Opaque<C>(-2); }
+  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter, const C* source,
+                              Vector<C> minus_two) {
+    if constexpr (kOperand) {
+      return Fma(MaxBroadcast(filter, source), minus_two, sum);
+    } else {
+      return Fma(Max(filter, BroadcastLoad(source)), minus_two, sum);
+    }
+  }
+};
+
+// The shape of a block: pixels of each run, runs, planes of destinations; and
+// whether sources are operands.
+template <int kRun_, int kRuns_, int kPlanes_, bool kOperand_>
 struct Shape {
-  static constexpr int kPixels = kPixels_;
+  static constexpr int kRun = kRun_;
   static constexpr int kRuns = kRuns_;
   static constexpr int kPlanes = kPlanes_;
-  static constexpr int kRun = kPixels / kRuns;
+  static constexpr bool kOperand = kOperand_;
+  static constexpr int kPixels = kRun * kRuns;
+  // The first and the last pixel of a run may meet fewer taps than others.
+  static constexpr bool IsFirst(int p) { return p % kRun == 0; }
+  static constexpr bool IsLast(int p) { return p % kRun == kRun - 1; }
 };
+
+using OnePixel = Shape<1, 1, 1, false>;
 
 // The vectors of all planes of destinations of a block.
 template <typename C, typename S>
@@ -95,206 +89,99 @@ struct Sums {
   Vector<C> at[S::kPixels][kSpan<C, S>];
 };
 
-// Pixel p of a block, counted from the first of the block.
-template <typename C, typename S>
-struct Pixel {
-  static constexpr int kRun = S::kRun;
-  static inline ptrdiff_t Source(const CorrelationBlock<C>& block, int p) {
-    return p < kRun ? p * kLanes : block.second_source + (p - kRun) * kLanes;
-  }
-  static inline ptrdiff_t Slot(const CorrelationBlock<C>& block, int p) {
-    return p < kRun ? p : block.second_slot + (p - kRun);
-  }
-};
-
-// How many channels ahead filters are fetched.
-constexpr int kPrefetched = 8;
-
-// Where a tap's next channel lies: of both runs of pixels, and of the filters
-// of both planes of destinations.
-template <typename C, typename S>
-struct Channel {
-  const C* source;
+// The two runs of a block, or one twice.
+template <typename C>
+struct Runs {
+  const C* first;
   const C* second;
-  const C* filter;
-  const C* next_plane;
-
-  inline void Advance() {
-    source += 1;
-    second += 1;
-    filter += kLanes;
-    next_plane += kLanes;
-  }
 };
 
-// Adds one channel's terms to the sums of pixels kFirst ... kEnd - 1 of each
-// run.
-template <typename C, typename Step, typename S, int kFirst, int kEnd>
-inline __attribute__((always_inline)) void AddChannel(const Channel<C, S>& at,
-                                                      const C* centre,
-                                                      Vector<C> factor,
-                                                      Sums<C, S>& sums) {
-  constexpr int kRun = S::kRun;
-  constexpr bool kByPixels = !kBroadcastOperands || S::kPlanes > 1;
-  // In the order that needs the fewest registers at a time.
-#pragma GCC unroll 64
-  for (int i = 0; i < S::kPixels * kSpan<C, S>; ++i) {
-    const int p = kByPixels ? i / kSpan<C, S> : i % S::kPixels;
-    const int v = kByPixels ? i % kSpan<C, S> : i / S::kPixels;
-    if (p % kRun < kFirst || p % kRun >= kEnd) continue;
-    const C* from =
-        p < kRun ? at.source + p * kLanes : at.second + (p - kRun) * kLanes;
-    const C* vector = (v < kVectors<C> ? at.filter : at.next_plane) +
-                      v % kVectors<C> * kWidth<C>;
-    sums.at[p][v] = Step::Add(sums.at[p][v], Load(vector), from,
-                              centre + p * kLanes + v * kWidth<C>, factor);
-  }
+template <typename C, typename S>
+inline const C* PixelOf(const Runs<C>& runs, int p, ptrdiff_t step) {
+  return p < S::kRun ? runs.first + p * step
+                     : runs.second + (p - S::kRun) * step;
 }
 
-// Adds one tap's terms. Filters of deep layers stream from the second-level
-// cache, which large blocks leave time for; these gain by unrolling, too.
+// Adds the terms of some taps, for `channels` of one plane of sources, to the
+// sums of pixels kFirst ... kEnd - 1 of each run. The filters of one tap follow
+// those of the one before, most of the time, and stream from the second-level
+// cache; unrolling makes up for the instructions that are not arithmetic.
 template <typename C, typename Step, typename S, int kFirst, int kEnd>
-inline __attribute__((always_inline)) void AddTap(
-    const CorrelationBlock<C>& block, const C* source, const C* filter,
-    int64_t channels, Vector<C> factor, Sums<C, S>& sums) {
-  Channel<C, S> at{source, source + (S::kRuns > 1 ? block.second_source : 0),
-                   filter, filter + (S::kPlanes > 1 ? block.next_filters : 0)};
-  const auto add = [&]() __attribute__((always_inline)) {
-    AddChannel<C, Step, S, kFirst, kEnd>(at, block.centre, factor, sums);
-    at.Advance();
-    __builtin_prefetch(at.filter + kPrefetched * kLanes);
-    if (S::kPlanes > 1) {
-      __builtin_prefetch(at.next_plane + kPrefetched * kLanes);
-    }
-  };
-  if constexpr (S::kPlanes > 1 && S::kPixels >= 12) {
+inline __attribute__((always_inline)) void AddTaps(
+    const ForwardTap* taps, int64_t count, const Runs<C>& sources,
+    const C* filters, ptrdiff_t next_filters, int64_t channels,
+    Vector<C> factor, Sums<C, S>& sums) {
+  if (kFirst >= kEnd) return;
+  // In the order that needs the fewest registers at a time.
+  constexpr bool kByPixels = !kBroadcastOperands || !S::kOperand;
+  for (const ForwardTap* tap = taps; tap < taps + count; ++tap) {
+    Runs<C> at{sources.first + tap->source, sources.second + tap->source};
+    const C* filter = filters + tap->filter;
+    const C* const end = at.first + channels;
 #pragma GCC unroll 4
-    for (int64_t channel = 0; channel < channels; ++channel) add();
-  } else {
-    for (int64_t channel = 0; channel < channels; ++channel) add();
+    for (; at.first < end; ++at.first, ++at.second, filter += kLanes) {
+#pragma GCC unroll 64
+      for (int i = 0; i < S::kPixels * kSpan<C, S>; ++i) {
+        const int p = kByPixels ? i / kSpan<C, S> : i % S::kPixels;
+        const int v = kByPixels ? i % kSpan<C, S> : i / S::kPixels;
+        if (p % S::kRun < kFirst || p % S::kRun >= kEnd) continue;
+        sums.at[p][v] = Step::Add(sums.at[p][v],
+                                  Load(filter + VectorAt<C>(v, next_filters)),
+                                  PixelOf<C, S>(at, p, kLanes), factor);
+      }
+    }
   }
 }
 
 // Adds all taps and channels of the block to sums that stay in registers.
 template <typename C, typename Step, typename S>
 inline __attribute__((always_inline)) Sums<C, S> SumOverTaps(
-    const CorrelationBlock<C>& block, Sums<C, S> sums = {}) {
-  constexpr int kRun = S::kRun;
+    const ForwardBlock<C>& block, Runs<C> sources, Sums<C, S> sums) {
   const Vector<C> factor = Step::Factor();
-  const C* source_plane = block.source;
-  const C* filter_plane = block.filters;
-  const int64_t inside_last = block.column_tap_count - block.outside_last;
+  const ForwardTap* const leading = block.taps;
+  const ForwardTap* const inner = leading + block.leading;
+  const ForwardTap* const trailing = inner + block.inner;
+  const C* filters = block.filters;
   for (int64_t left = block.channels; left > 0; left -= kLanes) {
     const int64_t channels = left < kLanes ? left : kLanes;
-    int64_t row = 0, column = 0;
-    for (; row < block.row_tap_count;) {
-      const TapSlot& row_tap = block.row_taps[row];
-      const TapSlot& column_tap = block.column_taps[column];
-      const C* source = source_plane + row_tap.slot * block.source_row +
-                        column_tap.slot * kLanes;
-      const C* filter = filter_plane + row_tap.tap * block.filter_row +
-                        column_tap.tap * block.filter_tap;
-      if (Step::kSkipsPadding && column < block.outside_first) {
-        AddTap<C, Step, S, 1, kRun>(block, source, filter, channels, factor,
-                                    sums);
-      } else if (Step::kSkipsPadding && column >= inside_last) {
-        AddTap<C, Step, S, 0, kRun - 1>(block, source, filter, channels, factor,
-                                        sums);
-      } else {
-        AddTap<C, Step, S, 0, kRun>(block, source, filter, channels, factor,
-                                    sums);
-      }
-      if (++column == block.column_tap_count) {
-        column = 0;
-        ++row;
-      }
-    }
-    source_plane += block.source_plane;
-    filter_plane += block.filter_plane;
+    AddTaps<C, Step, S, 1, S::kRun>(leading, block.leading, sources, filters,
+                                    block.next_filters, channels, factor, sums);
+    AddTaps<C, Step, S, 0, S::kRun>(inner, block.inner, sources, filters,
+                                    block.next_filters, channels, factor, sums);
+    AddTaps<C, Step, S, 0, S::kRun - 1>(trailing, block.trailing, sources,
+                                        filters, block.next_filters, channels,
+                                        factor, sums);
+    sources.first += block.source_plane;
+    sources.second += block.source_plane;
+    filters += block.filter_plane;
   }
   return sums;
-}
-
-// Sums are added to the totals at the end of a block: shorter chains of
-// additions, smaller errors.
-template <typename C, int kPixels>
-void AddInputGradients(const CorrelationBlock<C>& block) {
-  using S = Shape<kPixels>;
-  const Sums<C, S> sums = SumOverTaps<C, InputGradient<C>, S>(block);
-#pragma GCC unroll 32
-  for (int p = 0; p < kPixels; ++p) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kSpan<C, S>; ++v) {
-      C* const to = block.total + p * kLanes + v * kWidth<C>;
-      Store(Load(to) + sums.at[p][v], to);
-    }
-  }
-}
-
-template <typename C, typename S, bool kFresh>
-inline __attribute__((always_inline)) void AddToTotals(
-    const CorrelationBlock<C>& block, const Sums<C, S>& sums) {
-  constexpr int kRun = S::kRun;
-  C* const second = block.total + block.second_slot * kLanes;
-#pragma GCC unroll 32
-  for (int p = 0; p < S::kPixels; ++p) {
-    C* const total =
-        p < kRun ? block.total + p * kLanes : second + (p - kRun) * kLanes;
-#pragma GCC unroll 8
-    for (int v = 0; v < kSpan<C, S>; ++v) {
-      C* const to = total + VectorAt<C>(v, block.next_totals);
-      Store(kFresh ? sums.at[p][v] : Load(to) + sums.at[p][v], to);
-    }
-  }
-}
-
-template <typename C, typename S>
-inline __attribute__((always_inline)) void WriteResults(
-    const CorrelationBlock<C>& block, const Sums<C, S>& sums) {
-  C* result = block.result;
-#pragma GCC unroll 32
-  for (int p = 0; p < S::kPixels; ++p) {
-    if (S::kRuns > 1 && p == S::kRun) {
-      result = block.result + block.second_result;
-    }
-#pragma GCC unroll 8
-    for (int v = 0; v < kSpan<C, S>; ++v) {
-      Store(-sums.at[p][v], result + v * kWidth<C>);
-    }
-    result += block.result_pixel;
-  }
 }
 
 // What `values` says of pixel p of each run.
 template <typename C, typename S>
 inline const C* ValuesOf(const LaneValues<C>& values, int p) {
-  if (p % S::kRun == 0) return values.first;
-  return p % S::kRun == S::kRun - 1 ? values.last : values.inner;
+  if (S::IsFirst(p)) return values.first;
+  return S::IsLast(p) ? values.last : values.inner;
 }
 
-template <typename C, typename S, bool kInner>
-inline __attribute__((always_inline)) Sums<C, S> WithPadding(
-    const CorrelationBlock<C>& block, Sums<C, S> sums) {
+// What sums of maxima are subtracted from: the sums of filters and sources.
+// Partial sums then run from there to minus the distance, and stay small on the
+// way.
+template <typename C, typename S>
+inline __attribute__((always_inline)) Sums<C, S> Reach(
+    const ForwardBlock<C>& block, const Runs<C>& source_sums) {
+  Sums<C, S> sums;
 #pragma GCC unroll 32
   for (int p = 0; p < S::kPixels; ++p) {
-    if (!kInner && p % S::kRun != 0 && p % S::kRun != S::kRun - 1) continue;
+    const C* const filters = ValuesOf<C, S>(block.filter_sums, p);
+    const Vector<C> source = Broadcast(*PixelOf<C, S>(source_sums, p, 1));
 #pragma GCC unroll 8
     for (int v = 0; v < kSpan<C, S>; ++v) {
-      sums.at[p][v] += Load(ValuesOf<C, S>(block.padding, p) + v * kWidth<C>);
+      sums.at[p][v] = Load(filters + v * kWidth<C>) + source;
     }
   }
   return sums;
-}
-
-template <typename C, typename S>
-inline __attribute__((always_inline)) void Finish(
-    const CorrelationBlock<C>& block, const Sums<C, S>& inside) {
-  const Sums<C, S> sums = block.padded
-                              ? WithPadding<C, S, true>(block, inside)
-                              : WithPadding<C, S, false>(block, inside);
-  if (block.result != nullptr) return WriteResults<C, S>(block, sums);
-  if (block.fresh) return AddToTotals<C, S, true>(block, sums);
-  AddToTotals<C, S, false>(block, sums);
 }
 
 // How many times smaller than the sum of all magnitudes a distance may be
@@ -304,31 +191,29 @@ constexpr int kCancellation = 4;
 // The lanes whose distance sums of maxima do not give: those that cancel, and
 // those in which anything overflows or is infinite or NaN.
 template <typename C>
-inline unsigned Inexact(Vector<C> magnitudes, Vector<C> distances) {
+inline unsigned Inexact(Vector<C> magnitudes, Vector<C> minus_distances) {
   // Below this, no sum of two or three of them overflows.
   constexpr C kLarge = std::numeric_limits<C>::max() / 16;
-  return NotLessEqual(magnitudes,
-                      Min(Broadcast<C>(kLarge), kCancellation * distances));
+  return NotLessEqual(
+      magnitudes, Min(Broadcast<C>(kLarge), -kCancellation * minus_distances));
 }
 
 // The largest of the source magnitudes of a block; infinite if one is NaN. Up
 // to kWidth<C> - 1 values behind a run are read.
 template <typename C, typename S>
-inline C MostMagnitude(const CorrelationBlock<C>& block) {
-  constexpr int kRun = S::kRun;
+inline __attribute__((always_inline)) C MostMagnitude(const Runs<C>& runs) {
   Vector<C> most = {};
   unsigned unordered = 0;
 #pragma GCC unroll 2
   for (int run = 0; run < S::kRuns; ++run) {
-    const C* magnitudes =
-        block.source_magnitudes + (run > 0 ? block.second_slot : 0);
+    const C* const magnitudes = run > 0 ? runs.second : runs.first;
 #pragma GCC unroll 32
-    for (int p = 0; p < kRun; p += kWidth<C>) {
+    for (int p = 0; p < S::kRun; p += kWidth<C>) {
       // The last whole vector overlaps the one before.
-      const bool whole = kRun >= kWidth<C>;
-      const int at = whole && p + kWidth<C> > kRun ? kRun - kWidth<C> : p;
+      const bool whole = S::kRun >= kWidth<C>;
+      const int at = whole && p + kWidth<C> > S::kRun ? S::kRun - kWidth<C> : p;
       Vector<C> next = Load(magnitudes + at);
-      if (!whole) next = KeepLanes<C, kRun>(next);
+      if (!whole) next = KeepLanes<C, S::kRun>(next);
       unordered |= NotLessEqual(next, next);
       most = Max(most, next);
     }
@@ -339,87 +224,154 @@ inline C MostMagnitude(const CorrelationBlock<C>& block) {
   return LargestLane<C>(most);
 }
 
-// Replaces what cancelled in `sums` by direct sums.
+// The largest of the sums of all pixels.
 template <typename C, typename S>
-__attribute__((noinline)) void ReplaceInexact(const CorrelationBlock<C>& block,
-                                              Sums<C, S>* sums) {
-  using At = Pixel<C, S>;
-  using One = Shape<1>;
+inline __attribute__((always_inline)) Vector<C> Largest(const Sums<C, S>& sums,
+                                                        int v) {
+  constexpr int kChains = S::kPixels < 4 ? S::kPixels : 4;
+  Vector<C> largest[kChains];
+#pragma GCC unroll 32
   for (int p = 0; p < S::kPixels; ++p) {
-    for (int plane = 0; plane < S::kPlanes; ++plane) {
-      Vector<C>* const here = sums->at[p] + plane * kVectors<C>;
-      const C source = block.source_magnitudes[At::Slot(block, p)];
+    Vector<C>& chain = largest[p % kChains];
+    chain = p < kChains ? sums.at[p][v] : Max(chain, sums.at[p][v]);
+  }
+#pragma GCC unroll 4
+  for (int chain = 1; chain < kChains; ++chain) {
+    largest[0] = Max(largest[0], largest[chain]);
+  }
+  return largest[0];
+}
+
+// Whether any sum of a block may have to be replaced: its largest magnitudes
+// and smallest distances tell.
+template <typename C, typename S>
+inline __attribute__((always_inline)) bool MayBeInexact(
+    const ForwardBlock<C>& block, const Runs<C>& source_magnitudes,
+    const Sums<C, S>& sums) {
+  const C magnitude = MostMagnitude<C, S>(source_magnitudes);
+  unsigned inexact = 0;
+#pragma GCC unroll 8
+  for (int v = 0; v < kSpan<C, S>; ++v) {
+    inexact |=
+        Inexact<C>(Load(block.filter_magnitudes + v * kWidth<C>) + magnitude,
+                   Largest<C, S>(sums, v));
+  }
+  return inexact != 0;
+}
+
+// The sums of one pixel, directly.
+template <typename C, typename S>
+Sums<C, OnePixel> DirectSums(const ForwardBlock<C>& block,
+                             const Runs<C>& sources, int p, int plane) {
+  ForwardBlock<C> pixel = block;
+  pixel.filters += plane * block.next_filters;
+  pixel.inner += block.leading + block.trailing;
+  pixel.leading = pixel.trailing = 0;
+  if (S::IsFirst(p)) {
+    pixel.taps += block.leading;
+    pixel.inner -= block.leading;
+  }
+  if (S::IsLast(p)) pixel.inner -= block.trailing;
+  const C* const source = PixelOf<C, S>(sources, p, kLanes);
+  return SumOverTaps<C, Direct<C>, OnePixel>(pixel, {source, source}, {});
+}
+
+// Replaces what cancelled in `sums`, kSpan vectors for each pixel.
+template <typename C, typename S>
+__attribute__((noinline)) void ReplaceInexact(const ForwardBlock<C>& block,
+                                              const Runs<C>& sources,
+                                              const Runs<C>& magnitudes,
+                                              C* sums) {
+  for (int p = 0; p < S::kPixels; ++p) {
+    const C source = *PixelOf<C, S>(magnitudes, p, 1);
+    for (int plane = 0; plane < S::kPlanes; ++plane, sums += kLanes) {
       unsigned inexact[kVectors<C>], any = 0;
       for (int v = 0; v < kVectors<C>; ++v) {
-        const C* filters =
+        const C* const filters =
             block.filter_magnitudes + plane * kLanes + v * kWidth<C>;
-        inexact[v] = Inexact<C>(Load(filters) + source, here[v]);
+        inexact[v] =
+            Inexact<C>(Load(filters) + source, Load(sums + v * kWidth<C>));
         any |= inexact[v];
       }
       if (!any) continue;
-      CorrelationBlock<C> pixel = block;
-      pixel.source += At::Source(block, p);
-      pixel.filters += plane * block.next_filters;
-      pixel.outside_first = pixel.outside_last = 0;
-      if (p % S::kRun == 0) {
-        pixel.column_taps += block.outside_first;
-        pixel.column_tap_count -= block.outside_first;
-      }
-      if (p % S::kRun == S::kRun - 1) {
-        pixel.column_tap_count -= block.outside_last;
-      }
-      const auto exact = pixel.column_tap_count > 0
-                             ? SumOverTaps<C, Direct<C>, One>(pixel)
-                             : Sums<C, One>{};
-      for (int v = 0; v < kVectors<C>; ++v) {
-        for (int lane = 0; lane < kWidth<C>; ++lane) {
-          if (inexact[v] >> lane & 1) here[v][lane] = exact.at[0][v][lane];
-        }
+      const auto exact = DirectSums<C, S>(block, sources, p, plane);
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int v = lane / kWidth<C>, i = lane % kWidth<C>;
+        if (inexact[v] >> i & 1) sums[lane] = exact.at[0][v][i];
       }
     }
   }
 }
 
-// What sums of maxima start from: minus the sums of filters and sources.
-// Partial sums then run from there to the distance, and stay small on the way.
+// Out of registers and back: sums whose address others know would not stay in
+// them.
 template <typename C, typename S>
-inline __attribute__((always_inline)) Sums<C, S> MinusReach(
-    const CorrelationBlock<C>& block) {
-  constexpr int kRun = S::kRun;
-  const C* const source_sums = block.source_sums;
-  const C* const second_sums = source_sums + block.second_slot;
-  Sums<C, S> sums;
-#pragma GCC unroll 8
-  for (int v = 0; v < kSpan<C, S>; ++v) {
-    const int at = v * kWidth<C>;
-#pragma GCC unroll 32
-    for (int p = 0; p < S::kPixels; ++p) {
-      const C* filters = ValuesOf<C, S>(block.filter_sums, p) + at;
-      const C* source = p < kRun ? source_sums + p : second_sums + (p - kRun);
-      sums.at[p][v] = -Load(filters) - Broadcast(*source);
+inline __attribute__((always_inline)) Sums<C, S> Mended(
+    const ForwardBlock<C>& block, const Runs<C>& sources,
+    const Runs<C>& magnitudes, const Sums<C, S>& sums) {
+  C values[S::kPixels * kSpan<C, S> * kWidth<C>];
+  Sums<C, S> mended;
+  for (int p = 0; p < S::kPixels; ++p) {
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      Store(sums.at[p][v], values + (p * kSpan<C, S> + v) * kWidth<C>);
     }
   }
-  return sums;
+  ReplaceInexact<C, S>(block, sources, magnitudes, values);
+  for (int p = 0; p < S::kPixels; ++p) {
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      mended.at[p][v] = Load(values + (p * kSpan<C, S> + v) * kWidth<C>);
+    }
+  }
+  return mended;
 }
 
-// The smallest of the sums of some pixels.
-template <typename C, typename S>
-inline __attribute__((always_inline)) Vector<C> Least(const Sums<C, S>& sums,
-                                                      int v, int first,
-                                                      int end) {
-  constexpr int kChains = 4;
-  Vector<C> least[kChains];
+// Subtracts the padding of the first and the last pixels, or of those between.
+template <typename C, typename S, bool kBetween>
+inline __attribute__((always_inline)) void SubtractPadding(
+    const LaneValues<C>& padding, Sums<C, S>& sums) {
 #pragma GCC unroll 32
-  for (int p = first; p < end; ++p) {
-    const int chain = p % kChains;
-    least[chain] =
-        p < kChains ? sums.at[p][v] : Min(least[chain], sums.at[p][v]);
-  }
+  for (int p = 0; p < S::kPixels; ++p) {
+    if (kBetween == (S::IsFirst(p) || S::IsLast(p))) continue;
 #pragma GCC unroll 8
-  for (int chain = 1; chain < kChains && chain < end; ++chain) {
-    least[0] = Min(least[0], least[chain]);
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      sums.at[p][v] -= Load(ValuesOf<C, S>(padding, p) + v * kWidth<C>);
+    }
   }
-  return least[0];
+}
+
+template <typename C, typename S, bool kFresh>
+inline __attribute__((always_inline)) void WriteSums(const Sums<C, S>& sums,
+                                                     C* first, C* second,
+                                                     ptrdiff_t pixel,
+                                                     ptrdiff_t plane) {
+#pragma GCC unroll 32
+  for (int p = 0; p < S::kPixels; ++p) {
+    C*& output = p < S::kRun ? first : second;
+#pragma GCC unroll 8
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      C* const to = output + VectorAt<C>(v, plane);
+      Store(kFresh ? sums.at[p][v] : Load(to) + sums.at[p][v], to);
+    }
+    output += pixel;
+  }
+}
+
+template <typename C, typename S>
+inline __attribute__((always_inline)) void Finish(const ForwardBlock<C>& block,
+                                                  const RunStart& first,
+                                                  const RunStart& second,
+                                                  Sums<C, S> sums) {
+  SubtractPadding<C, S, false>(block.padding, sums);
+  if (block.padded) SubtractPadding<C, S, true>(block.padding, sums);
+  C* const one = block.output + first.*block.start;
+  C* const two = block.output + second.*block.start;
+  if (block.fresh) {
+    WriteSums<C, S, true>(sums, one, two, block.output_pixel,
+                          block.output_plane);
+  } else {
+    WriteSums<C, S, false>(sums, one, two, block.output_pixel,
+                           block.output_plane);
+  }
 }
 
 // Distances from sums of maxima. What depends on a pixel and a lane depends on
@@ -427,63 +379,162 @@ inline __attribute__((always_inline)) Vector<C> Least(const Sums<C, S>& sums,
 // block's largest magnitudes and smallest distances only tell whether to look
 // closer.
 template <typename C, typename S>
-void ForwardBlock(const CorrelationBlock<C>& block) {
-  const auto sums = SumOverTaps<C, Maximum<C, S::kPlanes == 1>, S>(
-      block, MinusReach<C, S>(block));
-  const C magnitude = MostMagnitude<C, S>(block);
-  unsigned inexact = 0;
-#pragma GCC unroll 8
-  for (int v = 0; v < kSpan<C, S>; ++v) {
-    inexact |=
-        Inexact<C>(Load(block.filter_magnitudes + v * kWidth<C>) + magnitude,
-                   Least<C, S>(sums, v, 0, S::kPixels));
+void Forward(const ForwardBlock<C>& block, const RunStart* starts,
+             int64_t count) {
+  for (int64_t i = 0; i < count; i += S::kRuns) {
+    const RunStart& first = starts[i];
+    const RunStart& second = starts[i + S::kRuns - 1];
+    const auto runs = [&](const C* values) {
+      return Runs<C>{values + first.pixel, values + second.pixel};
+    };
+    const Runs<C> sources{block.source + first.source,
+                          block.source + second.source};
+    if constexpr (kDirectForward) {
+      Finish<C, S>(block, first, second,
+                   SumOverTaps<C, Direct<C>, S>(block, sources, {}));
+    } else {
+      const auto sums = SumOverTaps<C, Maximum<C, S::kOperand>, S>(
+          block, sources, Reach<C, S>(block, runs(block.source_sums)));
+      const Runs<C> magnitudes = runs(block.source_magnitudes);
+      if (__builtin_expect(MayBeInexact<C, S>(block, magnitudes, sums), 0)) {
+        Finish<C, S>(block, first, second,
+                     Mended<C, S>(block, sources, magnitudes, sums));
+      } else {
+        Finish<C, S>(block, first, second, sums);
+      }
+    }
   }
-  if (__builtin_expect(inexact != 0, 0)) {
-    // A copy, since sums whose address is known to others leave registers.
-    auto mended = sums;
-    ReplaceInexact<C, S>(block, &mended);
-    return Finish<C, S>(block, mended);
-  }
-  Finish<C, S>(block, sums);
-}
-
-template <typename C, typename S>
-void DirectForwardBlock(const CorrelationBlock<C>& block) {
-  Finish<C, S>(block, SumOverTaps<C, Direct<C>, S>(block));
 }
 
 // Calls the instance for `pixels` (of each run) out of 1 ... kMost.
-template <typename C, int kMost, int kRuns, int kPlanes>
-void ForwardUpTo(const CorrelationBlock<C>& block, int pixels) {
+template <typename C, int kMost, int kRuns, int kPlanes, bool kOperand>
+void ForwardUpTo(const ForwardBlock<C>& block, const RunStart* starts,
+                 int64_t count, int pixels) {
   if (pixels == kMost) {
-    using S = Shape<kMost * kRuns, kRuns, kPlanes>;
-    if constexpr (kDirectForward) return DirectForwardBlock<C, S>(block);
-    return ForwardBlock<C, S>(block);
+    return Forward<C, Shape<kMost, kRuns, kPlanes, kOperand>>(block, starts,
+                                                              count);
   }
   if constexpr (kMost > 1) {
-    ForwardUpTo<C, kMost - 1, kRuns, kPlanes>(block, pixels);
+    ForwardUpTo<C, kMost - 1, kRuns, kPlanes, kOperand>(block, starts, count,
+                                                        pixels);
+  }
+}
+
+// Sums are added to the totals at the end of a block: shorter chains of
+// additions, smaller errors.
+template <typename C, int kPixels>
+void AddInputGradients(const InputGradientBlock<C>& block) {
+  constexpr int kV = kVectors<C>;
+  const Vector<C> one = Opaque<C>(1);
+  Vector<C> sums[kPixels][kV] = {};
+  const C* source_plane = block.source;
+  const C* filter_plane = block.filters;
+  for (int64_t left = block.channels; left > 0; left -= kLanes) {
+    const int64_t channels = left < kLanes ? left : kLanes;
+    for (int64_t row = 0; row < block.row_tap_count; ++row) {
+      const TapSlot& row_tap = block.row_taps[row];
+      for (int64_t column = 0; column < block.column_tap_count; ++column) {
+        const TapSlot& column_tap = block.column_taps[column];
+        const C* source = source_plane + row_tap.slot * block.source_row +
+                          column_tap.slot * kLanes;
+        const C* filter = filter_plane + row_tap.tap * block.filter_row +
+                          column_tap.tap * block.filter_column;
+        for (int64_t channel = 0; channel < channels; ++channel) {
+#pragma GCC unroll 64
+          for (int i = 0; i < kPixels * kV; ++i) {
+            const int p = kBroadcastOperands ? i % kPixels : i / kV;
+            const int v = kBroadcastOperands ? i / kPixels : i % kV;
+            const int at = v * kWidth<C>;
+            const Vector<C> difference =
+                Difference<C>(Load(filter + at),
+                              Load(block.centre + p * kLanes + at), one, true);
+            sums[p][v] = FmaBroadcast(HardTanh<C>(difference),
+                                      source + p * kLanes, sums[p][v]);
+          }
+          source += 1;
+          filter += kLanes;
+        }
+      }
+    }
+    source_plane += block.source_plane;
+    filter_plane += block.filter_plane;
+  }
+#pragma GCC unroll 32
+  for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kV; ++v) {
+      C* const to = block.total + p * kLanes + v * kWidth<C>;
+      Store(Load(to) + sums[p][v], to);
+    }
   }
 }
 
 template <typename C, int kMost>
-void InputGradientUpTo(const CorrelationBlock<C>& block, int pixels) {
+void InputGradientUpTo(const InputGradientBlock<C>& block, int pixels) {
   if (pixels == kMost) return AddInputGradients<C, kMost>(block);
   if constexpr (kMost > 1) InputGradientUpTo<C, kMost - 1>(block, pixels);
 }
 
-// `kOperands`: scalars are operands of every instruction, not registers that
-// two share.
+// One vector of the filters of a backward block, and of the sums that are their
+// gradients: what stays in registers while the pixels go by. `kOperands`:
+// scalars are operands of every instruction, not registers that two share.
+template <typename C, bool kFinite, bool kOperands, int kFilters>
+struct BackwardStep {
+  Vector<C> filters[kFilters];
+  Vector<C> sums[kFilters];
+  Vector<C> one;
+
+  // Takes some neighbouring pixels at once, each of which has a chain of
+  // additions of its own.
+  template <int kPixels>
+  inline __attribute__((always_inline)) void Take(const C* input,
+                                                  const C* gradient,
+                                                  C* input_gradient) {
+    Vector<C> x[kPixels], rest[kPixels];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPixels; ++p) {
+      x[p] = Load(input + p * kLanes);
+      rest[p] = Load(input_gradient + p * kLanes);
+    }
+#pragma GCC unroll 64
+    for (int i = 0; i < kFilters * kPixels; ++i) {
+      const int t = i / kPixels, p = i % kPixels;
+      const C* const scalar = gradient + p * kLanes + t;
+      const Vector<C> difference =
+          Difference<C>(x[p], filters[t], one, kFuseHalf && t % 2 == 1);
+      const Vector<C> slope =
+          kFinite ? FiniteHardTanh<C>(difference) : HardTanh<C>(difference);
+      if constexpr (kOperands) {
+        rest[p] = FnmaBroadcast(slope, scalar, rest[p]);
+        sums[t] = FmaBroadcast(difference, scalar, sums[t]);
+      } else {
+        const Vector<C> weight = BroadcastLoad(scalar);
+        rest[p] = Fma(-slope, weight, rest[p]);
+        sums[t] = Fma(difference, weight, sums[t]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < kPixels; ++p) {
+      Store(rest[p], input_gradient + p * kLanes);
+    }
+  }
+};
+
+// Sums run over pixels one by one, so how many are taken at once is a matter of
+// speed alone.
 template <typename C, bool kFinite, bool kOperands, int kFilters>
 void Backward(const BackwardBlock<C>& both) {
   const FilterGradientBlock<C>& block = both.filter;
-  const Vector<C> one = Opaque<C>(1);
+  constexpr int kPixels = kBackwardPixels;
+  const int64_t columns = block.columns;
   for (int v = 0; v < kVectors<C>; ++v) {
     const int lane = v * kWidth<C>;
-    Vector<C> filters[kFilters];
-    Vector<C> sums[kFilters] = {};
+    BackwardStep<C, kFinite, kOperands, kFilters> step;
+    step.one = Opaque<C>(1);
 #pragma GCC unroll 16
     for (int t = 0; t < kFilters; ++t) {
-      filters[t] = Load(block.filters + t * kLanes + lane);
+      step.filters[t] = Load(block.filters + t * kLanes + lane);
+      step.sums[t] = Vector<C>{};
     }
     for (int64_t image = 0; image < block.images; ++image) {
       for (int64_t row = 0; row < block.rows; ++row) {
@@ -493,35 +544,22 @@ void Backward(const BackwardBlock<C>& both) {
         C* input_gradient = both.input_gradient + start;
         const C* gradient = block.gradient + image * block.gradient_image +
                             row * block.gradient_row;
-        for (int64_t column = 0; column < block.columns; ++column) {
-          const Vector<C> x = Load(input);
-          Vector<C> rest = Load(input_gradient);
-#pragma GCC unroll 16
-          for (int t = 0; t < kFilters; ++t) {
-            const Vector<C> difference =
-                Difference<C>(x, filters[t], one, kFuseHalf && t % 2 == 1);
-            const Vector<C> slope = kFinite ? FiniteHardTanh<C>(difference)
-                                            : HardTanh<C>(difference);
-            if constexpr (kOperands) {
-              rest = FnmaBroadcast(slope, gradient + t, rest);
-              sums[t] = FmaBroadcast(difference, gradient + t, sums[t]);
-            } else {
-              const Vector<C> weight = BroadcastLoad(gradient + t);
-              rest = Fma(-slope, weight, rest);
-              sums[t] = Fma(difference, weight, sums[t]);
-            }
-          }
-          Store(rest, input_gradient);
-          input += kLanes;
-          input_gradient += kLanes;
-          gradient += kLanes;
+        int64_t column = 0;
+        for (; column + kPixels <= columns; column += kPixels) {
+          const int64_t at = column * kLanes;
+          step.template Take<kPixels>(input + at, gradient + at,
+                                      input_gradient + at);
+        }
+        for (; column < columns; ++column) {
+          const int64_t at = column * kLanes;
+          step.template Take<1>(input + at, gradient + at, input_gradient + at);
         }
       }
     }
 #pragma GCC unroll 16
     for (int t = 0; t < kFilters; ++t) {
       C* to = block.total + t * kLanes + lane;
-      Store(Load(to) + sums[t], to);
+      Store(Load(to) + step.sums[t], to);
     }
   }
 }
@@ -630,17 +668,64 @@ bool SlotSums(const C* tile, ptrdiff_t plane_stride, int64_t planes,
 }
 
 template <typename C>
-void TapSums(const C* slot_sums, ptrdiff_t row_stride,
-             const CorrelationBlock<C>& block, int64_t columns, C* sums) {
+void TapSums(const C* slot_sums, const ForwardTap* taps, int64_t count,
+             int64_t columns, C* sums) {
   for (int64_t first = 0; first < columns; first += kWidth<C>) {
     Vector<C> sum = {};
-    for (int64_t i = 0; i < block.row_tap_count; ++i) {
-      const C* row = slot_sums + block.row_taps[i].slot * row_stride + first;
-      for (int64_t j = 0; j < block.column_tap_count; ++j) {
-        sum += Load(row + block.column_taps[j].slot);
-      }
+    for (int64_t i = 0; i < count; ++i) {
+      sum += Load(slot_sums + taps[i].source / kLanes + first);
     }
     Store(sum, sums + first);
+  }
+}
+
+// The sum of so many slots, and that of their magnitudes, of one vector each.
+template <typename C>
+struct SlotsSum {
+  Vector<C> sum = {};
+  Vector<C> magnitude = {};
+
+  SlotsSum(const C* tile, int64_t slots) {
+    for (int64_t slot = 0; slot < slots; ++slot) {
+      const Vector<C> value = Load(tile + slot * kLanes);
+      sum += value;
+      magnitude += Abs<C>(value);
+    }
+  }
+};
+
+// Adds up one tap's channels first: shorter chains, smaller errors.
+template <typename C>
+void SumFilters(const C* filters, const FilterWindow& window,
+                const FilterSums<C>& sums) {
+  for (int64_t v = 0; v < window.rows * kVectors<C>; ++v) {
+    const int64_t row = v / kVectors<C>;
+    const int64_t lane = v % kVectors<C> * kWidth<C>;
+    Vector<C> all = {}, magnitudes = {}, first = {}, last = {};
+    Vector<C> leading = {}, trailing = {};
+    const C* plane = filters + row * window.row + lane;
+    for (int64_t left = window.channels; left > 0; left -= kLanes) {
+      for (int64_t column = 0; column < window.columns; ++column) {
+        const SlotsSum<C> tap(plane + column * window.column,
+                              left < kLanes ? left : kLanes);
+        const bool leads = column < window.leading;
+        const bool trails = column >= window.columns - window.trailing;
+        all += tap.sum;
+        magnitudes += tap.magnitude;
+        if (!leads) first += tap.sum;
+        if (!trails) last += tap.sum;
+        if (leads) leading += tap.magnitude;
+        if (trails) trailing += tap.magnitude;
+      }
+      plane += window.plane;
+    }
+    const int64_t to = row * kLanes + lane;
+    Store(all, sums.sums + to);
+    Store(magnitudes, sums.magnitudes + to);
+    Store(first, sums.first_sums + to);
+    Store(last, sums.last_sums + to);
+    Store(leading, sums.leading_magnitudes + to);
+    Store(trailing, sums.trailing_magnitudes + to);
   }
 }
 
@@ -691,38 +776,54 @@ bool AllFinite(const C* tile, int64_t slots) {
   return found == 0;
 }
 
-// The most pixels of a forward block, pixels of one with two planes of
-// destinations (0 if there is none), pixels of an input gradient, filters of a
-// filter gradient, and filters of a backward block.
-template <typename C, int kForward, int kPair, int kInputGradient, int kFilters,
+// The most pixels of forward blocks with one, two, three and four planes of
+// destinations (0 if there are none).
+template <int kOne, int kTwo = 0, int kThree = 0, int kFour = 0>
+struct ForwardPixels {
+  // One vector has no other to share a register with.
+  template <typename C, bool kOperands, int kRuns, int kPixels, int kPlanes>
+  static constexpr ForwardKernel<C> Make() {
+    if constexpr (kPixels == 0) {
+      return {0, nullptr};
+    } else {
+      constexpr int kRun = kPixels < kRuns ? 1 : kPixels / kRuns;
+      constexpr bool kOperand = kOperands || kPlanes * kVectors<C> == 1;
+      return {kRun, &ForwardUpTo<C, kRun, kRuns, kPlanes, kOperand>};
+    }
+  }
+  template <typename C, bool kOperands, int kRuns>
+  static constexpr void Fill(ForwardKernel<C>* kernels) {
+    kernels[0] = Make<C, kOperands, kRuns, kOne, 1>();
+    kernels[1] = Make<C, kOperands, kRuns, kTwo, 2>();
+    kernels[2] = Make<C, kOperands, kRuns, kThree, 3>();
+    kernels[3] = Make<C, kOperands, kRuns, kFour, 4>();
+  }
+};
+
+// The most pixels of an input gradient, filters of a filter gradient, and
+// filters of a backward block.
+template <typename C, typename Pixels, int kInputGradient, int kFilters,
           int kBackward, bool kOperands>
 constexpr Kernels<C> MakeKernels() {
-  constexpr int kTwice = kForward > 1 ? kForward / 2 : 1;
-  constexpr int kPlanes = kPair > 0 ? 2 : 1;
-  constexpr int kPairOnce = kPair > 0 ? kPair : 1;
-  constexpr int kPairTwice = kPair > 1 ? kPair / 2 : 1;
-  return {
-      kForward,
-      kTwice,
-      kPair,
-      kPairTwice,
-      kInputGradient,
-      kFilters,
-      kBackward,
-      &ForwardUpTo<C, kForward, 1, 1>,
-      &ForwardUpTo<C, kTwice, 2, 1>,
-      &ForwardUpTo<C, kPairOnce, 1, kPlanes>,
-      &ForwardUpTo<C, kPairTwice, 2, kPlanes>,
-      &InputGradientUpTo<C, kInputGradient>,
-      &CorrelateFiltersUpTo<C, FullPrecision<C>, kFilters>,
-      &CorrelateFiltersUpTo<C, SignOnly<C>, kFilters>,
-      &BackwardUpTo<C, true, kOperands, kBackward>,
-      &BackwardUpTo<C, false, kOperands, kBackward>,
-      &SlotSums<C>,
-      &TapSums<C>,
-      &FilterPartsOf<C>,
-      &AllFinite<C>,
-  };
+  Kernels<C> kernels{};
+  Pixels::template Fill<C, kOperands, 1>(kernels.forward);
+  Pixels::template Fill<C, kOperands, 2>(kernels.forward_twice);
+  kernels.max_input_gradient = kInputGradient;
+  kernels.max_filters = kFilters;
+  kernels.max_backward_filters = kBackward;
+  kernels.input_gradient = &InputGradientUpTo<C, kInputGradient>;
+  kernels.filter_gradient =
+      &CorrelateFiltersUpTo<C, FullPrecision<C>, kFilters>;
+  kernels.filter_gradient_sign =
+      &CorrelateFiltersUpTo<C, SignOnly<C>, kFilters>;
+  kernels.backward = &BackwardUpTo<C, true, kOperands, kBackward>;
+  kernels.backward_careful = &BackwardUpTo<C, false, kOperands, kBackward>;
+  kernels.slot_sums = &SlotSums<C>;
+  kernels.tap_sums = &TapSums<C>;
+  kernels.filter_sums = &SumFilters<C>;
+  kernels.filter_parts = &FilterPartsOf<C>;
+  kernels.all_finite = &AllFinite<C>;
+  return kernels;
 }
 
 template <typename T, typename C>
@@ -759,12 +860,12 @@ void Pack(const T* tensor, const Run& run, C* tile) {
 }
 
 template <typename T, typename C>
-void Unpack(const C* tile, const Run& run, C scale, T* tensor) {
+void Unpack(const C* tile, const Run& run, T* tensor) {
   if (run.channel_stride == 1 && run.channels == kLanes) {
     for (int64_t i = 0; i < run.count; ++i) {
 #pragma GCC unroll 16
       for (int lane = 0; lane < kLanes; ++lane) {
-        tensor[lane] = Write<T>(scale * tile[lane]);
+        tensor[lane] = Write<T>(tile[lane]);
       }
       tensor += run.pixel_stride;
       tile += kLanes;
@@ -774,7 +875,7 @@ void Unpack(const C* tile, const Run& run, C scale, T* tensor) {
   for (int lane = 0; lane < run.channels; ++lane) {
     T* to = tensor + lane * run.channel_stride;
     for (int64_t i = 0; i < run.count; ++i) {
-      to[i * run.pixel_stride] = Write<T>(scale * tile[i * kLanes + lane]);
+      to[i * run.pixel_stride] = Write<T>(tile[i * kLanes + lane]);
     }
   }
 }

@@ -8,8 +8,8 @@ namespace keras_adder {
 
 const KernelSet kNeonKernels = {
     "neon",
-    MakeKernels<float, 6, 0, 6, 8, 8, true>(),
-    MakeKernels<double, 2, 0, 2, 8, 8, true>(),
+    MakeKernels<float, ForwardPixels<6>, 6, 8, 8, true>(),
+    MakeKernels<double, ForwardPixels<2>, 2, 8, 8, true>(),
     MakeCopies<Half>(),
     MakeCopies<BFloat16>(),
     MakeCopies<float>(),

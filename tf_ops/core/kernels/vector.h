@@ -390,6 +390,13 @@ constexpr bool kFuseHalf = false;
 constexpr bool kFuseHalf = true;
 #endif
 
+// How many pixels that loop takes at once, registers permitting.
+#if defined(__AVX512F__)
+constexpr int kBackwardPixels = 2;
+#else
+constexpr int kBackwardPixels = 1;
+#endif
+
 // -1, 0 or 1; NaN for NaN.
 template <typename C>
 inline Vector<C> Sign(Vector<C> value) {
