@@ -74,7 +74,12 @@ CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
     partial_ = true;
     return;
   }
-  if (forward) FindOutsideColumns();
+  if (forward) {
+    FindOutsideColumns();
+    neighbours_ = width_.kernel == 3 && width_.stride == 1 &&
+                  width_.dilation == 1 && outside_.first <= 1 &&
+                  outside_.last <= 1 && Planes(destination_.channels) == 1;
+  }
   ChooseTerms(rows.size() * columns.size());
   ChooseBlocks(rows, columns);
   for (const Phase& phase : rows) {
@@ -589,11 +594,13 @@ void CorrelationPlan::RunBlocks(const Lines& lines,
                                 const ForwardBlock<C>& block,
                                 int64_t planes) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
-  const ForwardKernel<C>& once = kernels.forward[planes - 1];
+  const bool by_rows = neighbours_ && kernels.forward_rows.most_pixels > 0;
+  const ForwardKernel<C>& once =
+      by_rows ? kernels.forward_rows : kernels.forward[planes - 1];
   const ForwardKernel<C>& twice = kernels.forward_twice[planes - 1];
   const RunStart* starts = lines.starts.data();
   int64_t count = lines.starts.size();
-  if (lines.pixels <= twice.most_pixels) {
+  if (!by_rows && lines.pixels <= twice.most_pixels) {
     const int64_t paired = count / 2 * 2;
     twice.run(block, starts, paired, static_cast<int>(lines.pixels));
     starts += paired;

@@ -211,6 +211,7 @@ class CorrelationPlan {
   std::vector<Terms> terms_;
   std::vector<int64_t> term_rows_;  // rows of taps in all terms before
   Outside outside_{0, 0};           // of all columns of taps
+  bool neighbours_ = false;         // see Kernels::forward_rows
   std::vector<PlaneRange> parts_;   // destination planes that a unit handles
   int64_t block_images_, block_rows_, block_columns_;
   std::vector<AxisPhase> row_phases_, column_phases_;

@@ -214,6 +214,9 @@ struct Kernels {
   // For one plane of destinations, for two, and so on.
   ForwardKernel<C> forward[kMostPlanes];
   ForwardKernel<C> forward_twice[kMostPlanes];
+  // For one plane and filters of three columns that meet neighbouring sources,
+  // of which one at most leads and one trails. Sums up in another order.
+  ForwardKernel<C> forward_rows;
   // The most pixels of an input gradient, the most filters of a filter gradient
   // and of a backward block.
   int max_input_gradient;

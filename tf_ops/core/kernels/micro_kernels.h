@@ -158,6 +158,88 @@ inline __attribute__((always_inline)) Sums<C, S> SumOverTaps(
   return sums;
 }
 
+// The columns of taps that RowSums takes at once.
+constexpr int kRowColumns = 3;
+
+// Adds the terms of a row of taps whose sources are neighbours, for `channels`
+// of one plane of sources. Each source is then the next pixel's, too.
+template <typename C, typename S, bool kLeads, bool kTrails>
+inline __attribute__((always_inline)) void AddRow(
+    const C* source, const C* filter, ptrdiff_t next_column, int64_t channels,
+    Vector<C> minus_two, Sums<C, S>& sums) {
+  for (const C* const end = source + channels; source < end; ++source) {
+    Vector<C> filters[kRowColumns];
+#pragma GCC unroll 4
+    for (int t = 0; t < kRowColumns; ++t) {
+      filters[t] = Load(filter + t * next_column);
+    }
+#pragma GCC unroll 64
+    for (int i = 0; i < S::kRun + kRowColumns - 1; ++i) {
+      const Vector<C> value = BroadcastLoad(source + i * kLanes);
+#pragma GCC unroll 4
+      for (int t = 0; t < kRowColumns; ++t) {
+        const int p = i - t;
+        if (p < 0 || p >= S::kRun) continue;
+        if (kLeads && p == 0 && t == 0) continue;
+        if (kTrails && p == S::kRun - 1 && t == kRowColumns - 1) continue;
+        sums.at[p][0] =
+            Fma(Max(filters[t], value), minus_two, sums.at[p][0]);
+      }
+    }
+    filter += kLanes;
+  }
+}
+
+template <typename C, typename S, bool kLeads, bool kTrails>
+inline __attribute__((always_inline)) Sums<C, S> SumOverRows(
+    const ForwardBlock<C>& block, const C* source, Sums<C, S> sums) {
+  const Vector<C> minus_two = Opaque<C>(-2);
+  const int64_t rows =
+      (block.leading + block.inner + block.trailing) / kRowColumns;
+  const ptrdiff_t next_column = block.taps[rows].filter - block.taps[0].filter;
+  const C* filters = block.filters;
+  for (int64_t left = block.channels; left > 0; left -= kLanes) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const ForwardTap& tap = block.taps[row];
+      AddRow<C, S, kLeads, kTrails>(source + tap.source, filters + tap.filter,
+                                    next_column, left < kLanes ? left : kLanes,
+                                    minus_two, sums);
+    }
+    source += block.source_plane;
+    filters += block.filter_plane;
+  }
+  return sums;
+}
+
+// How sums come about: from the block's list of taps,
+template <typename C, typename S>
+struct TapSums {
+  static inline __attribute__((always_inline)) Sums<C, S> Of(
+      const ForwardBlock<C>& block, const Runs<C>& sources, Sums<C, S> sums) {
+    return SumOverTaps<C, Maximum<C, S::kOperand>, S>(block, sources, sums);
+  }
+};
+
+// or from rows of three columns, of which one at most leads and one trails.
+template <typename C, typename S>
+struct RowSums {
+  static inline __attribute__((always_inline)) Sums<C, S> Of(
+      const ForwardBlock<C>& block, const Runs<C>& sources, Sums<C, S> sums) {
+    const C* const source = sources.first;
+    if (block.inner + block.leading + block.trailing == 0) return sums;
+    if (block.leading > 0 && block.trailing > 0) {
+      return SumOverRows<C, S, true, true>(block, source, sums);
+    }
+    if (block.leading > 0) {
+      return SumOverRows<C, S, true, false>(block, source, sums);
+    }
+    if (block.trailing > 0) {
+      return SumOverRows<C, S, false, true>(block, source, sums);
+    }
+    return SumOverRows<C, S, false, false>(block, source, sums);
+  }
+};
+
 // What `values` says of pixel p of each run.
 template <typename C, typename S>
 inline const C* ValuesOf(const LaneValues<C>& values, int p) {
@@ -378,7 +460,7 @@ inline __attribute__((always_inline)) void Finish(const ForwardBlock<C>& block,
 // nothing else of the block, so that any tiling gives the same bits: the
 // block's largest magnitudes and smallest distances only tell whether to look
 // closer.
-template <typename C, typename S>
+template <typename C, typename S, template <typename, typename> class Sum>
 void Forward(const ForwardBlock<C>& block, const RunStart* starts,
              int64_t count) {
   for (int64_t i = 0; i < count; i += S::kRuns) {
@@ -393,7 +475,7 @@ void Forward(const ForwardBlock<C>& block, const RunStart* starts,
       Finish<C, S>(block, first, second,
                    SumOverTaps<C, Direct<C>, S>(block, sources, {}));
     } else {
-      const auto sums = SumOverTaps<C, Maximum<C, S::kOperand>, S>(
+      const auto sums = Sum<C, S>::Of(
           block, sources, Reach<C, S>(block, runs(block.source_sums)));
       const Runs<C> magnitudes = runs(block.source_magnitudes);
       if (__builtin_expect(MayBeInexact<C, S>(block, magnitudes, sums), 0)) {
@@ -407,16 +489,17 @@ void Forward(const ForwardBlock<C>& block, const RunStart* starts,
 }
 
 // Calls the instance for `pixels` (of each run) out of 1 ... kMost.
-template <typename C, int kMost, int kRuns, int kPlanes, bool kOperand>
+template <typename C, int kMost, int kRuns, int kPlanes, bool kOperand,
+          template <typename, typename> class Sum>
 void ForwardUpTo(const ForwardBlock<C>& block, const RunStart* starts,
                  int64_t count, int pixels) {
   if (pixels == kMost) {
-    return Forward<C, Shape<kMost, kRuns, kPlanes, kOperand>>(block, starts,
-                                                              count);
+    using S = Shape<kMost, kRuns, kPlanes, kOperand>;
+    return Forward<C, S, Sum>(block, starts, count);
   }
   if constexpr (kMost > 1) {
-    ForwardUpTo<C, kMost - 1, kRuns, kPlanes, kOperand>(block, starts, count,
-                                                        pixels);
+    ForwardUpTo<C, kMost - 1, kRuns, kPlanes, kOperand, Sum>(block, starts,
+                                                             count, pixels);
   }
 }
 
@@ -668,7 +751,7 @@ bool SlotSums(const C* tile, ptrdiff_t plane_stride, int64_t planes,
 }
 
 template <typename C>
-void TapSums(const C* slot_sums, const ForwardTap* taps, int64_t count,
+void SumTaps(const C* slot_sums, const ForwardTap* taps, int64_t count,
              int64_t columns, C* sums) {
   for (int64_t first = 0; first < columns; first += kWidth<C>) {
     Vector<C> sum = {};
@@ -777,8 +860,8 @@ bool AllFinite(const C* tile, int64_t slots) {
 }
 
 // The most pixels of forward blocks with one, two, three and four planes of
-// destinations (0 if there are none).
-template <int kOne, int kTwo = 0, int kThree = 0, int kFour = 0>
+// destinations, and with one plane by rows of taps (0 if there are none).
+template <int kOne, int kTwo = 0, int kThree = 0, int kFour = 0, int kRows = 0>
 struct ForwardPixels {
   // One vector has no other to share a register with.
   template <typename C, bool kOperands, int kRuns, int kPixels, int kPlanes>
@@ -788,7 +871,8 @@ struct ForwardPixels {
     } else {
       constexpr int kRun = kPixels < kRuns ? 1 : kPixels / kRuns;
       constexpr bool kOperand = kOperands || kPlanes * kVectors<C> == 1;
-      return {kRun, &ForwardUpTo<C, kRun, kRuns, kPlanes, kOperand>};
+      return {kRun,
+              &ForwardUpTo<C, kRun, kRuns, kPlanes, kOperand, TapSums>};
     }
   }
   template <typename C, bool kOperands, int kRuns>
@@ -797,6 +881,14 @@ struct ForwardPixels {
     kernels[1] = Make<C, kOperands, kRuns, kTwo, 2>();
     kernels[2] = Make<C, kOperands, kRuns, kThree, 3>();
     kernels[3] = Make<C, kOperands, kRuns, kFour, 4>();
+  }
+  template <typename C>
+  static constexpr ForwardKernel<C> MakeRows() {
+    if constexpr (kRows == 0 || kVectors<C> > 1) {
+      return {0, nullptr};
+    } else {
+      return {kRows, &ForwardUpTo<C, kRows, 1, 1, false, RowSums>};
+    }
   }
 };
 
@@ -808,6 +900,7 @@ constexpr Kernels<C> MakeKernels() {
   Kernels<C> kernels{};
   Pixels::template Fill<C, kOperands, 1>(kernels.forward);
   Pixels::template Fill<C, kOperands, 2>(kernels.forward_twice);
+  kernels.forward_rows = Pixels::template MakeRows<C>();
   kernels.max_input_gradient = kInputGradient;
   kernels.max_filters = kFilters;
   kernels.max_backward_filters = kBackward;
@@ -819,7 +912,7 @@ constexpr Kernels<C> MakeKernels() {
   kernels.backward = &BackwardUpTo<C, true, kOperands, kBackward>;
   kernels.backward_careful = &BackwardUpTo<C, false, kOperands, kBackward>;
   kernels.slot_sums = &SlotSums<C>;
-  kernels.tap_sums = &TapSums<C>;
+  kernels.tap_sums = &SumTaps<C>;
   kernels.filter_sums = &SumFilters<C>;
   kernels.filter_parts = &FilterPartsOf<C>;
   kernels.all_finite = &AllFinite<C>;
