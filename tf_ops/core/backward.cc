@@ -127,26 +127,27 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
   C* const scratch = skipped + skipped_elements();
   const int64_t scratch_stride = RoundUp(worker_elements(), alignment);
   std::atomic<bool> finite{true};
-  const int packers = filters_.size() > (1 << 16) ? threads_ : 1;
-  ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
-    if (!filters_.Pack(set_, filters, unit, packed)) finite = false;
-  });
-  const int64_t units = groups_ * static_cast<int64_t>(parts_.size());
-  ForEachUnit(pool, partials_.chunks() * units, threads_,
-              [&](int64_t unit, int number) {
-                Worker<C> worker;
-                worker.input = scratch + number * scratch_stride;
-                worker.input_gradient = worker.input + input_scratch_;
-                worker.gradient = worker.input_gradient + input_scratch_;
-                worker.row = worker.gradient + gradient_scratch_;
-                RunUnit<C>(unit, input, gradient, packed, finite, partials,
-                           skipped, input_gradient, worker);
-              });
-  ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
+  const auto pack = [&](int64_t unit, int) {
+    filters_.Pack(set_, filters, unit, packed, &finite);
+  };
+  const auto run = [&](int64_t unit, int number) {
+    Worker<C> worker;
+    worker.input = scratch + number * scratch_stride;
+    worker.input_gradient = worker.input + input_scratch_;
+    worker.gradient = worker.input_gradient + input_scratch_;
+    worker.row = worker.gradient + gradient_scratch_;
+    RunUnit<C>(unit, input, gradient, packed, finite, partials, skipped,
+               input_gradient, worker);
+  };
+  const auto finish = [&](int64_t unit, int) {
     partials_.AddChunks(unit, partials);
     AddPadding(unit, packed, skipped, partials);
     filters_.Unpack(set_, partials, unit, filter_gradient);
-  });
+  };
+  const int64_t units = groups_ * static_cast<int64_t>(parts_.size());
+  RunTasks(pool, threads_, Task{filters_.units(), pack},
+           Task{partials_.chunks() * units, run},
+           Task{filters_.units(), finish});
 }
 
 // A unit is a chunk of tiles, a group and some planes of its input channels.

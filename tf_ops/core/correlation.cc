@@ -17,6 +17,9 @@ namespace {
 // many pixels.
 constexpr int64_t kTotalsBytes = 128 << 10;
 constexpr int64_t kUnitPixels = 1024;
+// Filters stream through the caches once a unit: not for fewer pixels than this
+// if it can be helped.
+constexpr int64_t kLeastPixels = 256;
 // Columns of a block where rows overlap (filters taller than one pixel): wide
 // enough for any kernel, narrow enough that several rows share their sources.
 constexpr int64_t kUnitColumns = 64;
@@ -197,7 +200,13 @@ void CorrelationPlan::ChooseBlocks(const std::vector<Phase>& rows,
          shrink()) {
   }
 
-  // Enough units for all threads.
+  // Many units, so that no thread waits long for another's last one.
+  while (threads_ > 1 && block_images_ > 1 &&
+         block_slots() >= 2 * kLeastPixels &&
+         phases * UnitsOfPhase(row_count, column_count) < 16 * threads_) {
+    halve(&block_images_);
+  }
+  // Enough of them for all threads.
   while (threads_ > 1 &&
          phases * UnitsOfPhase(row_count, column_count) < 4 * threads_) {
     if (block_images_ > 1) {
@@ -308,12 +317,21 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
     std::memset(destination, 0, destination_size_ * sizeof(Destination));
   }
   if (units_ == 0) return;
-  const Filters<C> packed =
-      PackFilters(pool, filters, static_cast<C*>(workspace));
+  Filters<C> packed;
+  packed.packed = static_cast<C*>(workspace);
+  packed.sums = FilterSums<C>::At(packed.packed + filters_.size(),
+                                  FilterSumsOffset(filters_.units()));
+  std::atomic<bool> finite{true};
+  const auto pack = [&](int64_t unit, int) {
+    const bool forward = pass_ == Pass::kForward;
+    filters_.Pack(set_, filters, unit, packed.packed,
+                  forward ? nullptr : &finite);
+    if (forward) SumFilters(unit, packed);
+  };
   C* const scratch = packed.packed + filters_elements();
   const int64_t scratch_stride =
       RoundUp(scratch_.total(), kWorkspaceAlignment / sizeof(C));
-  ForEachUnit(pool, units_, threads_, [&](int64_t index, int number) {
+  const auto run = [&](int64_t index, int number) {
     const Unit unit = UnitAt(index);
     if (unit.at.rows <= 0 || unit.at.columns <= 0) return;
     Worker<C> worker;
@@ -327,40 +345,28 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
     if (pass_ == Pass::kForward) {
       RunForward<C>(unit, source, packed, destination, worker);
     } else {
-      RunInputGradient<C>(unit, source, packed, centre, destination, worker);
+      RunInputGradient<C>(unit, source, packed, finite, centre, destination,
+                          worker);
     }
-  });
+  };
+  RunTasks(pool, threads_, Task{filters_.units(), pack}, Task{units_, run});
 }
 
-template <typename C, typename Filter>
-CorrelationPlan::Filters<C> CorrelationPlan::PackFilters(ThreadPool& pool,
-                                                         const Filter* filters,
-                                                         C* workspace) const {
-  Filters<C> result;
-  result.packed = workspace;
-  result.sums = FilterSums<C>::At(workspace + filters_.size(),
-                                  FilterSumsOffset(filters_.units()));
-  std::atomic<bool> finite{true};
-  const int packers =
-      filters_.size() > (1 << 16) ? threads_ : 1;  // not worth a thread below
-  ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
-    if (!filters_.Pack(set_, filters, unit, result.packed)) finite = false;
-    if (pass_ != Pass::kForward) return;
-    int64_t offset = FilterSumsOffset(unit);
-    for (const Terms& terms : terms_) {
-      const Outside outside = OutsideOf(terms);
-      FilterWindow window = filters_.Window(terms);
-      window.leading = outside.first;
-      window.trailing = outside.last;
-      KernelsOf<C>(set_).filter_sums(
-          result.packed + unit * filters_.destination_plane_stride() +
-              filters_.WindowAt(terms),
-          window, result.sums.From(offset));
-      offset += terms.rows * kLanes;
-    }
-  });
-  result.finite = finite;
-  return result;
+template <typename C>
+void CorrelationPlan::SumFilters(int64_t unit,
+                                 const Filters<C>& filters) const {
+  const C* const here =
+      filters.packed + unit * filters_.destination_plane_stride();
+  int64_t offset = FilterSumsOffset(unit);
+  for (const Terms& terms : terms_) {
+    const Outside outside = OutsideOf(terms);
+    FilterWindow window = filters_.Window(terms);
+    window.leading = outside.first;
+    window.trailing = outside.last;
+    KernelsOf<C>(set_).filter_sums(here + filters_.WindowAt(terms), window,
+                                   filters.sums.From(offset));
+    offset += terms.rows * kLanes;
+  }
 }
 
 template <typename C, typename Source>
@@ -415,7 +421,7 @@ void CorrelationPlan::RunForward(const Unit& unit, const Source* source,
 
 template <typename C, typename Source, typename Filter, typename Destination>
 void CorrelationPlan::RunInputGradient(const Unit& unit, const Source* source,
-                                       const Filters<C>& filters,
+                                       const Filters<C>& filters, bool finite,
                                        const Filter* centre,
                                        Destination* destination,
                                        const Worker<C>& worker) const {
@@ -425,7 +431,7 @@ void CorrelationPlan::RunInputGradient(const Unit& unit, const Source* source,
   PackTile(set_, centre, destination_, unit.rows->destination,
            unit.columns->destination, at, unit.planes.first, unit.planes.planes,
            plane, worker.centre);
-  bool careful = !filters.finite;
+  bool careful = !finite;
   const int64_t filled = at.images * block_rows_ * block_columns_;
   for (int64_t p = 0; p < unit.planes.planes && !careful; ++p) {
     careful = !KernelsOf<C>(set_).all_finite(worker.centre + p * plane, filled);

@@ -109,7 +109,6 @@ class CorrelationPlan {
   struct Filters {
     C* packed;
     FilterSums<C> sums;
-    bool finite;
   };
 
   // The planes of a unit, its first so many, whose results need no unpacking,
@@ -147,9 +146,8 @@ class CorrelationPlan {
            kLanes;
   }
 
-  template <typename C, typename Filter>
-  Filters<C> PackFilters(ThreadPool& pool, const Filter* filters,
-                         C* workspace) const;
+  template <typename C>
+  void SumFilters(int64_t unit, const Filters<C>& filters) const;
   int64_t FilterSumsOffset(int64_t filter_unit) const;
   template <typename C, typename Source, typename Destination>
   void RunForward(const Unit& unit, const Source* source,
@@ -157,8 +155,8 @@ class CorrelationPlan {
                   Worker<C> worker) const;
   template <typename C, typename Source, typename Filter, typename Destination>
   void RunInputGradient(const Unit& unit, const Source* source,
-                        const Filters<C>& filters, const Filter* centre,
-                        Destination* destination,
+                        const Filters<C>& filters, bool finite,
+                        const Filter* centre, Destination* destination,
                         const Worker<C>& worker) const;
   template <typename C, typename Source>
   void PackSources(const Unit& unit, const Terms& terms, const Source* source,

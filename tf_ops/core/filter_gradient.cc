@@ -99,20 +99,21 @@ void FilterGradientPlan::Run(ThreadPool& pool, const T* input, const T* filters,
   C* const scratch = partials + partials_.elements();
   const int64_t scratch_stride =
       RoundUp(input_scratch_ + output_scratch_, alignment);
-  const int packers = filters_.size() > (1 << 16) ? threads_ : 1;
-  ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
-    filters_.Pack(set_, filters, unit, packed);
-  });
-  const int64_t units =
-      partials_.chunks() * groups_ * input_parts_.size() * output_parts_.size();
-  ForEachUnit(pool, units, threads_, [&](int64_t unit, int worker) {
+  const auto pack = [&](int64_t unit, int) {
+    filters_.Pack(set_, filters, unit, packed, nullptr);
+  };
+  const auto run = [&](int64_t unit, int worker) {
     RunUnit<C>(unit, input, gradient, packed, partials,
                scratch + worker * scratch_stride);
-  });
-  ForEachUnit(pool, filters_.units(), packers, [&](int64_t unit, int) {
+  };
+  const auto finish = [&](int64_t unit, int) {
     partials_.AddChunks(unit, partials);
     filters_.Unpack(set_, partials, unit, filter_gradient);
-  });
+  };
+  const int64_t units =
+      partials_.chunks() * groups_ * input_parts_.size() * output_parts_.size();
+  RunTasks(pool, threads_, Task{filters_.units(), pack}, Task{units, run},
+           Task{filters_.units(), finish});
 }
 
 template <typename C, typename T, typename O>

@@ -9,7 +9,7 @@
 #define KERAS_ADDER_CORE_PACKED_FILTERS_H_
 
 #include <algorithm>
-#include <cmath>
+#include <atomic>
 #include <cstdint>
 
 #include "core/geometry.h"
@@ -61,18 +61,19 @@ class PackedFilters {
   int64_t units() const { return groups_ * Planes(destinations()); }
   int64_t size() const { return units() * destination_plane_stride(); }
 
-  // Packs one unit; lanes without a channel become zero. Returns whether all of
-  // its filters are finite.
+  // Packs one unit; lanes without a channel become zero. Clears `finite`, if
+  // there is one, where not all of its filters are.
   template <typename T, typename C>
-  bool Pack(const KernelSet& set, const T* filters, int64_t unit,
-            C* packed) const {
+  void Pack(const KernelSet& set, const T* filters, int64_t unit, C* packed,
+            std::atomic<bool>* finite) const {
     const auto pack = CopiesOf<T>(set).pack;
-    bool finite = true;
     ForEachRun(unit, [&](int64_t from, const Run& run, int64_t to) {
       pack(filters + from, run, packed + to);
-      finite &= KernelsOf<C>(set).all_finite(packed + to, run.count);
+      if (finite != nullptr &&
+          !KernelsOf<C>(set).all_finite(packed + to, run.count)) {
+        *finite = false;
+      }
     });
-    return finite;
   }
 
   template <typename T, typename C>

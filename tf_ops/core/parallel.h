@@ -7,7 +7,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
+#include <iterator>
+#include <thread>
 #include <vector>
 
 namespace keras_adder {
@@ -24,39 +27,85 @@ class ThreadPool {
   virtual void Run(int count, const std::function<void(int)>& run) = 0;
 };
 
-// Units first ... end - 1 of a worker, of which `next` is the first that nobody
-// has taken. On a cache line of its own.
-struct alignas(64) UnitRange {
-  std::atomic<int64_t> next;
-  int64_t end;
+// Some pieces of work, work(unit, worker), that may be done at the same time.
+// What a unit computes must not depend on the worker, which is how results stay
+// bitwise equal for any number of threads.
+template <typename Work>
+struct Task {
+  int64_t units;
+  Work work;
 };
 
-// Shares `units` pieces of work among at most `workers` threads:
-// work(unit, worker). Each has a range of its own, so that the same thread
-// meets the same part of a tensor in one op as in the next, and helps others
-// when it is done. A worker number belongs to one thread at a time and so names
-// its scratch memory. What a unit computes must not depend on the worker, which
-// is how results stay bitwise equal for any number of threads.
 template <typename Work>
-void ForEachUnit(ThreadPool& pool, int64_t units, int workers,
-                 const Work& work) {
-  if (workers > units) workers = static_cast<int>(units);
-  if (workers <= 1) {
-    for (int64_t unit = 0; unit < units; ++unit) work(unit, 0);
-    return;
-  }
-  std::vector<UnitRange> ranges(workers);
-  for (int i = 0; i < workers; ++i) {
-    ranges[i].next = units * i / workers;
-    ranges[i].end = units * (i + 1) / workers;
-  }
-  pool.Run(workers, [&](int worker) {
+Task(int64_t, Work) -> Task<Work>;
+
+// Deals a task's units out to workers. Each has a range of its own, so that
+// the same thread meets the same part of a tensor in one op as in the next, and
+// helps others when it is done.
+class UnitQueue {
+ public:
+  UnitQueue(int64_t units, int workers) : ranges_(workers), left_(units) {
     for (int i = 0; i < workers; ++i) {
-      UnitRange& range = ranges[(worker + i) % workers];
+      ranges_[i].next = units * i / workers;
+      ranges_[i].end = units * (i + 1) / workers;
+    }
+  }
+
+  template <typename Work>
+  void Take(int worker, const Work& work) {
+    const int workers = static_cast<int>(ranges_.size());
+    for (int i = 0; i < workers; ++i) {
+      Range& range = ranges_[(worker + i) % workers];
       for (int64_t unit = range.next++; unit < range.end; unit = range.next++) {
+        const Done done{left_};
         work(unit, worker);
       }
     }
+  }
+
+  // Until all units are done. Whoever comes here has taken what nobody else
+  // had begun, so those that are waited for are running.
+  void Wait() const {
+    while (left_.load(std::memory_order_acquire) > 0) std::this_thread::yield();
+  }
+
+ private:
+  struct alignas(64) Range {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  // Even if the unit throws, or others would wait forever.
+  struct Done {
+    std::atomic<int64_t>& left;
+    ~Done() { left.fetch_sub(1, std::memory_order_release); }
+  };
+
+  std::vector<Range> ranges_;
+  std::atomic<int64_t> left_;
+};
+
+// Runs tasks one after the other, all by the same threads, at most `workers`:
+// to wake them up takes longer than many a task. A worker number belongs to
+// one thread and so names its scratch memory.
+template <typename... Works>
+void RunTasks(ThreadPool& pool, int workers, const Task<Works>&... tasks) {
+  if (workers <= 1) {
+    const auto run = [](const auto& task) {
+      for (int64_t unit = 0; unit < task.units; ++unit) task.work(unit, 0);
+    };
+    (run(tasks), ...);
+    return;
+  }
+  std::deque<UnitQueue> queues;
+  (queues.emplace_back(tasks.units, workers), ...);
+  pool.Run(workers, [&](int worker) {
+    auto queue = queues.begin();
+    const auto run = [&](const auto& task) {
+      if (queue != queues.begin()) std::prev(queue)->Wait();
+      queue->Take(worker, task.work);
+      ++queue;
+    };
+    (run(tasks), ...);
   });
 }
 

@@ -182,8 +182,7 @@ inline __attribute__((always_inline)) void AddRow(
         if (p < 0 || p >= S::kRun) continue;
         if (kLeads && p == 0 && t == 0) continue;
         if (kTrails && p == S::kRun - 1 && t == kRowColumns - 1) continue;
-        sums.at[p][0] =
-            Fma(Max(filters[t], value), minus_two, sums.at[p][0]);
+        sums.at[p][0] = Fma(Max(filters[t], value), minus_two, sums.at[p][0]);
       }
     }
     filter += kLanes;
@@ -871,8 +870,7 @@ struct ForwardPixels {
     } else {
       constexpr int kRun = kPixels < kRuns ? 1 : kPixels / kRuns;
       constexpr bool kOperand = kOperands || kPlanes * kVectors<C> == 1;
-      return {kRun,
-              &ForwardUpTo<C, kRun, kRuns, kPlanes, kOperand, TapSums>};
+      return {kRun, &ForwardUpTo<C, kRun, kRuns, kPlanes, kOperand, TapSums>};
     }
   }
   template <typename C, bool kOperands, int kRuns>
