@@ -221,7 +221,7 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes,
       };
       ForEachTap([&](int64_t i, int64_t j) {
         if (skipped == nullptr) return;
-        const int64_t tap = (q * height_.kernel + i) * width_.kernel + j;
+        const int64_t tap = (q * width_.kernel + j) * height_.kernel + i;
         SumSkipped(band, inside(i, j), skipped + tap * kLanes, worker);
       });
       for (int64_t plane = 0; plane < planes; ++plane) {

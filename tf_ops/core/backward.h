@@ -73,10 +73,11 @@ class BackwardPlan {
   void SumTile(const BlockOrigin& at, int64_t planes, bool packed_finite,
                bool finite, const O* gradient, const C* packed, C* partial,
                C* skipped, const Worker<C>& worker) const;
+  // In the order of packed filters.
   template <typename Visit>
   void ForEachTap(const Visit& visit) const {
-    for (int64_t i = 0; i < height_.kernel; ++i) {
-      for (int64_t j = 0; j < width_.kernel; ++j) visit(i, j);
+    for (int64_t j = 0; j < width_.kernel; ++j) {
+      for (int64_t i = 0; i < height_.kernel; ++i) visit(i, j);
     }
   }
   template <typename C>
