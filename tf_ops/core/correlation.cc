@@ -20,6 +20,8 @@ constexpr int64_t kUnitPixels = 1024;
 // Filters stream through the caches once a unit: not for fewer pixels than this
 // if it can be helped.
 constexpr int64_t kLeastPixels = 256;
+// Sums of a forward block that keep the arithmetic units busy.
+constexpr int64_t kManySums = 20;
 // Columns of a block where rows overlap (filters taller than one pixel): wide
 // enough for any kernel, narrow enough that several rows share their sources.
 constexpr int64_t kUnitColumns = 64;
@@ -634,7 +636,8 @@ void CorrelationPlan::RunBlocks(const Lines& lines,
 }
 
 // As many planes as fill the registers: blocks of few sums wait for each other,
-// and spend more of their time on beginning and ending. One plane only if there
+// and spend more of their time on beginning and ending. Of several ways to do
+// so, the most planes, which read sources least often; one plane only if there
 // is no other way, since it has nothing to share broadcasts with.
 template <typename C>
 int64_t CorrelationPlan::PlanesAtOnce(int64_t planes, int64_t pixels) const {
@@ -648,7 +651,8 @@ int64_t CorrelationPlan::PlanesAtOnce(int64_t planes, int64_t pixels) const {
     const bool twice = pixels <= kernels.forward_twice[at_once - 1].most_pixels;
     const int64_t together =
         twice ? 2 * pixels : pixels / CeilDiv(pixels, in_run);
-    const int64_t sums = together * planes / CeilDiv(planes, at_once);
+    const int64_t sums =
+        std::min(together * planes / CeilDiv(planes, at_once), kManySums);
     if (sums > most_sums) {
       most_sums = sums;
       best = at_once;

@@ -219,21 +219,34 @@ void ForEachRun(const Image& image, const AxisPlan& rows,
 }
 
 // Fills planes first_plane .. first_plane + planes - 1 of the group; positions
-// outside the image (the padding) become zeros.
+// outside the image (the padding) become zeros. Whole planes of channels that
+// are neighbours go together, pixel by pixel, as they lie in memory.
 template <typename T, typename C>
 void PackTile(const KernelSet& set, const T* tensor, const Image& image,
               const AxisPlan& rows, const AxisPlan& columns,
               const BlockOrigin& at, int64_t first_plane, int64_t planes,
               int64_t plane_stride, C* tile) {
   const auto pack = CopiesOf<T>(set).pack;
-  for (int64_t p = 0; p < planes; ++p) {
+  const auto clear = [&](C* to, int64_t slots, int64_t count) {
+    for (int64_t p = 0; p < count; ++p) {
+      std::memset(to + p * plane_stride, 0, slots * kLanes * sizeof(C));
+    }
+  };
+  const bool neighbours = image.strides.channel == 1 && !image.patches.used();
+  const int64_t whole =
+      neighbours ? std::clamp<int64_t>(image.channels / kLanes - first_plane, 0,
+                                       planes)
+                 : 0;
+  Run run;
+  run.pixel_stride = columns.step * image.strides.width;
+  run.channel_stride = image.strides.channel;
+  run.next_plane = plane_stride;
+  for (int64_t p = 0; p < planes; p += run.planes) {
     const int64_t channel = (first_plane + p) * kLanes;
     const int64_t first =
         (at.group * image.channels + channel) * image.strides.channel;
-    Run run;
+    run.planes = p < whole ? whole - p : 1;
     run.channels = PlaneChannels(image.channels, first_plane + p);
-    run.pixel_stride = columns.step * image.strides.width;
-    run.channel_stride = image.strides.channel;
     C* plane = tile + p * plane_stride;
     ForEachRun(image, rows, columns, at,
                [&](int64_t slot, int64_t count, const internal::Inside& inside,
@@ -247,12 +260,11 @@ void PackTile(const KernelSet& set, const T* tensor, const Image& image,
                        run.channels, to);
                  }
                  const int64_t after = count - inside.before - inside.count;
-                 std::memset(to, 0, inside.before * kLanes * sizeof(C));
+                 clear(to, inside.before, run.planes);
                  to += inside.before * kLanes;
                  run.count = inside.count;
                  if (run.count > 0) pack(tensor + first + offset, run, to);
-                 std::memset(to + inside.count * kLanes, 0,
-                             after * kLanes * sizeof(C));
+                 clear(to + inside.count * kLanes, after, run.planes);
                });
   }
 }

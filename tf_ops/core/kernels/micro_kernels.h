@@ -918,11 +918,26 @@ constexpr Kernels<C> MakeKernels() {
 }
 
 template <typename T, typename C>
+inline void ReadLanes(const T* from, C* to) {
+#pragma GCC unroll 16
+  for (int lane = 0; lane < kLanes; ++lane) to[lane] = Read(from[lane]);
+}
+
+template <typename T, typename C>
 void Pack(const T* tensor, const Run& run, C* tile) {
+  if (run.planes > 1) {
+    for (int64_t i = 0; i < run.count; ++i) {
+      for (int64_t plane = 0; plane < run.planes; ++plane) {
+        ReadLanes(tensor + plane * kLanes, tile + plane * run.next_plane);
+      }
+      tensor += run.pixel_stride;
+      tile += kLanes;
+    }
+    return;
+  }
   if (run.channel_stride == 1 && run.channels == kLanes) {
     for (int64_t i = 0; i < run.count; ++i) {
-#pragma GCC unroll 16
-      for (int lane = 0; lane < kLanes; ++lane) tile[lane] = Read(tensor[lane]);
+      ReadLanes(tensor, tile);
       tensor += run.pixel_stride;
       tile += kLanes;
     }
