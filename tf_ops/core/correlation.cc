@@ -595,43 +595,47 @@ void CorrelationPlan::SubtractDistances(const Unit& unit, const Terms& terms,
   }
 }
 
-// Cuts lines into runs that a kernel takes at once. Short ones go two at a
-// time.
+// Runs blocks of some planes of destinations over all of some lines. Short ones
+// go two at a time.
 template <typename C>
 void CorrelationPlan::RunBlocks(const Lines& lines,
                                 const ForwardBlock<C>& block,
                                 int64_t planes) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
-  const bool by_rows = neighbours_ && kernels.forward_rows.most_pixels > 0;
-  const ForwardKernel<C>& once =
-      by_rows ? kernels.forward_rows : kernels.forward[planes - 1];
-  const ForwardKernel<C>& twice = kernels.forward_twice[planes - 1];
-  const RunStart* starts = lines.starts.data();
-  int64_t count = lines.starts.size();
-  if (!by_rows && lines.pixels <= twice.most_pixels) {
-    const int64_t paired = count / 2 * 2;
-    twice.run(block, starts, paired, static_cast<int>(lines.pixels));
-    starts += paired;
-    count -= paired;
+  const int64_t count = lines.starts.size();
+  if (neighbours_ && kernels.forward_rows.most_pixels > 0) {
+    return RunKernel(kernels.forward_rows, lines, 0, count, block);
   }
-  const int64_t runs = CeilDiv(lines.pixels, once.most_pixels);
+  const ForwardKernel<C>& once = kernels.forward[planes - 1];
+  const ForwardKernel<C>& twice = kernels.forward_twice[planes - 1];
+  const int64_t paired = lines.pixels <= twice.most_pixels ? count / 2 * 2 : 0;
+  if (paired > 0) RunKernel(twice, lines, 0, paired, block);
+  if (paired < count) RunKernel(once, lines, paired, count, block);
+}
+
+// Over lines begin ... end - 1, cut into runs that a kernel takes at once.
+template <typename C>
+void CorrelationPlan::RunKernel(const ForwardKernel<C>& kernel,
+                                const Lines& lines, int64_t begin, int64_t end,
+                                const ForwardBlock<C>& block) const {
+  const int64_t runs = CeilDiv(lines.pixels, kernel.most_pixels);
   for (int64_t i = 0; i < runs; ++i) {
     const int64_t first = lines.pixels * i / runs;
-    const int64_t end = lines.pixels * (i + 1) / runs;
-    const bool begins = i == 0, ends = i + 1 == runs;
+    const int64_t pixels = lines.pixels * (i + 1) / runs - first;
+    const bool starts = i == 0, ends = i + 1 == runs;
     ForwardBlock<C> here = block;
     here.source += first * kLanes;
     here.source_sums += first;
     here.source_magnitudes += first;
     here.output += first * block.output_pixel;
-    here.leading = begins ? block.leading : 0;
+    here.leading = starts ? block.leading : 0;
     here.trailing = ends ? block.trailing : 0;
     here.inner += block.leading - here.leading;
     here.inner += block.trailing - here.trailing;
-    here.filter_sums =
-        PartOf(block.filter_sums, begins, ends, end - first == 1);
-    here.padding = PartOf(block.padding, begins, ends, end - first == 1);
-    once.run(here, starts, count, static_cast<int>(end - first));
+    here.filter_sums = PartOf(block.filter_sums, starts, ends, pixels == 1);
+    here.padding = PartOf(block.padding, starts, ends, pixels == 1);
+    kernel.run(here, lines.starts.data() + begin, end - begin,
+               static_cast<int>(pixels));
   }
 }
 

@@ -183,6 +183,10 @@ class CorrelationPlan {
   void RunBlocks(const Lines& lines, const ForwardBlock<C>& block,
                  int64_t planes) const;
   template <typename C>
+  void RunKernel(const ForwardKernel<C>& kernel, const Lines& lines,
+                 int64_t begin, int64_t end,
+                 const ForwardBlock<C>& block) const;
+  template <typename C>
   void AddInputGradients(const Unit& unit, const Terms& terms,
                          const std::vector<Lines>& lines, bool careful,
                          const Filters<C>& filters,
