@@ -128,7 +128,7 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
   const int64_t scratch_stride = RoundUp(worker_elements(), alignment);
   std::atomic<bool> finite{true};
   const auto pack = [&](int64_t unit, int) {
-    filters_.Pack(set_, filters, unit, packed, &finite);
+    filters_.Pack(set_, filters, {unit, 1}, packed, &finite);
   };
   const auto run = [&](int64_t unit, int number) {
     Worker<C> worker;

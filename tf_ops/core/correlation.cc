@@ -324,11 +324,15 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
   packed.sums = FilterSums<C>::At(packed.packed + filters_.size(),
                                   FilterSumsOffset(filters_.units()));
   std::atomic<bool> finite{true};
-  const auto pack = [&](int64_t unit, int) {
+  const std::vector<PlaneRange> shares = filters_.Share(threads_);
+  const auto pack = [&](int64_t share, int) {
+    const PlaneRange& units = shares[share];
     const bool forward = pass_ == Pass::kForward;
-    filters_.Pack(set_, filters, unit, packed.packed,
+    filters_.Pack(set_, filters, units, packed.packed,
                   forward ? nullptr : &finite);
-    if (forward) SumFilters(unit, packed);
+    for (int64_t i = 0; i < units.planes && forward; ++i) {
+      SumFilters(units.first + i, packed);
+    }
   };
   C* const scratch = packed.packed + filters_elements();
   const int64_t scratch_stride =
@@ -351,7 +355,8 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
                           worker);
     }
   };
-  RunTasks(pool, threads_, Task{filters_.units(), pack}, Task{units_, run});
+  RunTasks(pool, threads_, Task{static_cast<int64_t>(shares.size()), pack},
+           Task{units_, run});
 }
 
 template <typename C>

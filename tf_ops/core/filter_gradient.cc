@@ -100,7 +100,7 @@ void FilterGradientPlan::Run(ThreadPool& pool, const T* input, const T* filters,
   const int64_t scratch_stride =
       RoundUp(input_scratch_ + output_scratch_, alignment);
   const auto pack = [&](int64_t unit, int) {
-    filters_.Pack(set_, filters, unit, packed, nullptr);
+    filters_.Pack(set_, filters, {unit, 1}, packed, nullptr);
   };
   const auto run = [&](int64_t unit, int worker) {
     RunUnit<C>(unit, input, gradient, packed, partials,

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
 #include "core/geometry.h"
 #include "core/kernels/kernels.h"
@@ -61,26 +62,39 @@ class PackedFilters {
   int64_t units() const { return groups_ * Planes(destinations()); }
   int64_t size() const { return units() * destination_plane_stride(); }
 
-  // Packs one unit; lanes without a channel become zero. Clears `finite`, if
-  // there is one, where not all of its filters are.
+  // Packs some units; lanes without a channel become zero. Clears `finite`, if
+  // there is one, where not all of their filters are.
   template <typename T, typename C>
-  void Pack(const KernelSet& set, const T* filters, int64_t unit, C* packed,
-            std::atomic<bool>* finite) const {
+  void Pack(const KernelSet& set, const T* filters, const PlaneRange& units,
+            C* packed, std::atomic<bool>* finite) const {
     const auto pack = CopiesOf<T>(set).pack;
-    ForEachRun(unit, [&](int64_t from, const Run& run, int64_t to) {
-      pack(filters + from, run, packed + to);
-      if (finite != nullptr &&
-          !KernelsOf<C>(set).all_finite(packed + to, run.count)) {
-        *finite = false;
-      }
-    });
+    const int64_t end = units.first + units.planes;
+    int64_t together;
+    for (int64_t unit = units.first; unit < end; unit += together) {
+      together = NeighboursFrom(unit, end);
+      ForEachRun(unit, together, [&](int64_t from, const Run& run, int64_t to) {
+        pack(filters + from, run, packed + to);
+        for (int64_t i = 0; i < together && finite != nullptr; ++i) {
+          if (!KernelsOf<C>(set).all_finite(packed + to + i * run.next_plane,
+                                            run.count)) {
+            *finite = false;
+          }
+        }
+      });
+    }
+  }
+
+  // All units in ranges that are worth a thread each.
+  std::vector<PlaneRange> Share(int threads) const {
+    return DealPlanes(units(),
+                      std::clamp<int64_t>(units() / (4 * threads), 1, 4));
   }
 
   template <typename T, typename C>
   void Unpack(const KernelSet& set, const C* packed, int64_t unit,
               T* filters) const {
     const auto unpack = CopiesOf<T>(set).unpack;
-    ForEachRun(unit, [&](int64_t from, const Run& run, int64_t to) {
+    ForEachRun(unit, 1, [&](int64_t from, const Run& run, int64_t to) {
       unpack(packed + to, run, filters + from);
     });
   }
@@ -103,9 +117,17 @@ class PackedFilters {
   }
 
  private:
-  // One run for each tap and source plane of a unit.
+  // How many whole units from `unit` on, before `end`, are neighbours in the
+  // tensor; at least the one.
+  int64_t NeighboursFrom(int64_t unit, int64_t end) const {
+    if (order_ != FilterOrder::kInputsToOutputs) return 1;
+    const int64_t whole = group_out_ / kLanes - unit % Planes(group_out_);
+    return std::max<int64_t>(1, std::min(whole, end - unit));
+  }
+
+  // One run for each tap and source plane of so many neighbouring units.
   template <typename Visit>
-  void ForEachRun(int64_t unit, const Visit& visit) const {
+  void ForEachRun(int64_t unit, int64_t together, const Visit& visit) const {
     const int64_t group = unit / Planes(destinations());
     const int64_t plane = unit % Planes(destinations());
     const bool forward = order_ == FilterOrder::kInputsToOutputs;
@@ -118,6 +140,8 @@ class PackedFilters {
         run.channels = PlaneChannels(destinations(), plane);
         run.pixel_stride = source_step;
         run.channel_stride = destination_step;
+        run.planes = together;
+        run.next_plane = destination_plane_stride();
         visit(tap * group_in_ * out_channels_ + group * group_out_ +
                   p * kLanes * source_step + plane * kLanes * destination_step,
               run,
