@@ -528,7 +528,7 @@ LaneValues<C> ValuesOf(const C* inner, const C* first, const C* last,
   return {inner, starts ? first : one_pixel ? at_end : inner, at_end};
 }
 
-// The same without its first or its last pixel.
+// Of a part of a line that has its first pixel, or its last.
 template <typename C>
 LaneValues<C> PartOf(const LaneValues<C>& values, bool first, bool last,
                      bool one_pixel) {
@@ -753,7 +753,7 @@ std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
       (at.rows == 1 || strides.height == at.columns * strides.width);
   const bool all_joined =
       joined && at.rows == block_rows_ &&
-      (at.images == 1 || strides.batch == at.rows * strides.height);
+      (at.images == 1 || strides.batch == at.rows * at.columns * strides.width);
   const int64_t images = all_joined ? 1 : at.images;
   const int64_t rows = joined ? 1 : at.rows;
   std::vector<Lines> all_lines;

@@ -10,15 +10,15 @@
 // sums that one block of a kernel completes may go to the tensor at once.
 // Rows of taps that lie in the padding are skipped and, in the forward pass and
 // for the first and the last pixel of an image's row, so are columns of taps.
-// What they contribute there, the filters' magnitudes, is added without
+// What they contribute there, the filters' magnitudes, is subtracted without
 // looking. Nothing else is kept: scratch memory is fixed per thread, whatever
 // the batch.
 //
 // The order in which a destination's terms are summed depends on the geometry
-// of filters and channels alone, not on blocks, batch or threads.
+// of images, filters and channels alone, not on blocks, batch or threads.
 //
-// Plans take memory in proportion to the filters' height plus their width, so
-// that a small malicious model cannot ask for much.
+// Plans take less memory than the filters, so that a small malicious model
+// cannot ask for much.
 
 #ifndef KERAS_ADDER_CORE_CORRELATION_H_
 #define KERAS_ADDER_CORE_CORRELATION_H_
@@ -111,8 +111,7 @@ class CorrelationPlan {
     FilterSums<C> sums;
   };
 
-  // The planes of a unit, its first so many, whose results need no unpacking,
-  // and where these go.
+  // A unit's first `planes` planes go straight to the tensor, from `first` on.
   template <typename C>
   struct Results {
     C* first;

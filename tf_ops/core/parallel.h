@@ -86,7 +86,8 @@ class UnitQueue {
 
 // Runs tasks one after the other, all by the same threads, at most `workers`:
 // to wake them up takes longer than many a task. A worker number belongs to
-// one thread and so names its scratch memory.
+// one thread and so names its scratch memory. After a unit that throws, the
+// others go on with whatever it left, and Run throws in the end.
 template <typename... Works>
 void RunTasks(ThreadPool& pool, int workers, const Task<Works>&... tasks) {
   if (workers <= 1) {

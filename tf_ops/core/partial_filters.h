@@ -26,8 +26,11 @@ class PartialFilters {
                 element) {
     const int64_t affordable =
         std::max<int64_t>(1, kBytes / (filters.size() * element));
-    chunks_ =
+    const int64_t most =
         std::min({CeilDiv(kWantedUnits, filter_units), affordable, tiles});
+    // As few as have no more tiles: chunks of 2 and 3 tiles would make some
+    // threads wait for those with 3.
+    chunks_ = CeilDiv(tiles, CeilDiv(tiles, most));
   }
 
   int64_t chunks() const { return chunks_; }
@@ -48,7 +51,7 @@ class PartialFilters {
   // Units wanted for a good balance between threads, and the memory that
   // partial gradients may take for it.
   static constexpr int64_t kWantedUnits = 32;
-  static constexpr int64_t kBytes = 4 << 20;
+  static constexpr int64_t kBytes = 8 << 20;
   static constexpr int64_t kAlignment = 64;
 
   int64_t size_ = 0;

@@ -182,9 +182,9 @@ void AddPatches(const C* tile, ptrdiff_t plane_stride, const Image& image,
 
 }  // namespace internal
 
-// Calls visit(slot, offset, inside) for every run of neighbouring slots of one
-// plane: `offset` is that of the run's first element inside the image, counted
-// from the plane's first channel; the rest of the run is outside.
+// Calls visit(slot, count, inside, offset) for every run of neighbouring slots
+// of one plane: `offset` is that of the run's first element inside the image,
+// counted from the plane's first channel; the rest of the run is outside.
 template <typename Visit>
 void ForEachRun(const Image& image, const AxisPlan& rows,
                 const AxisPlan& columns, const BlockOrigin& at,

@@ -85,13 +85,14 @@ struct ForwardBlock {
   const C* filters;
   ptrdiff_t filter_plane;
   ptrdiff_t next_filters;  // from one plane of destinations to the next
-  // The same for all planes of sources: leading ones, others, trailing ones.
+  // The same for all planes of sources: leading ones, others, trailing ones;
+  // column by column, of as many rows each.
   const ForwardTap* taps;
   int64_t leading, inner, trailing;
   int64_t channels;  // of sources, over all planes
   const C* source_sums;
   const C* source_magnitudes;
-  // From here on, planes of destinations follow each other.
+  // Of these, planes of destinations follow each other.
   const C* filter_magnitudes;
   LaneValues<C> filter_sums;  // of the filters that pixels do meet
   LaneValues<C> padding;

@@ -91,13 +91,13 @@ struct Sums {
 
 // The two runs of a block, or one twice.
 template <typename C>
-struct Runs {
+struct TwoRuns {
   const C* first;
   const C* second;
 };
 
 template <typename C, typename S>
-inline const C* PixelOf(const Runs<C>& runs, int p, ptrdiff_t step) {
+inline const C* PixelOf(const TwoRuns<C>& runs, int p, ptrdiff_t step) {
   return p < S::kRun ? runs.first + p * step
                      : runs.second + (p - S::kRun) * step;
 }
@@ -108,14 +108,14 @@ inline const C* PixelOf(const Runs<C>& runs, int p, ptrdiff_t step) {
 // cache; unrolling makes up for the instructions that are not arithmetic.
 template <typename C, typename Step, typename S, int kFirst, int kEnd>
 inline __attribute__((always_inline)) void AddTaps(
-    const ForwardTap* taps, int64_t count, const Runs<C>& sources,
+    const ForwardTap* taps, int64_t count, const TwoRuns<C>& sources,
     const C* filters, ptrdiff_t next_filters, int64_t channels,
     Vector<C> factor, Sums<C, S>& sums) {
-  if (kFirst >= kEnd) return;
+  if constexpr (kFirst >= kEnd) return;
   // In the order that needs the fewest registers at a time.
   constexpr bool kByPixels = !kBroadcastOperands || !S::kOperand;
   for (const ForwardTap* tap = taps; tap < taps + count; ++tap) {
-    Runs<C> at{sources.first + tap->source, sources.second + tap->source};
+    TwoRuns<C> at{sources.first + tap->source, sources.second + tap->source};
     const C* filter = filters + tap->filter;
     const C* const end = at.first + channels;
 #pragma GCC unroll 4
@@ -136,7 +136,7 @@ inline __attribute__((always_inline)) void AddTaps(
 // Adds all taps and channels of the block to sums that stay in registers.
 template <typename C, typename Step, typename S>
 inline __attribute__((always_inline)) Sums<C, S> SumOverTaps(
-    const ForwardBlock<C>& block, Runs<C> sources, Sums<C, S> sums) {
+    const ForwardBlock<C>& block, TwoRuns<C> sources, Sums<C, S> sums) {
   const Vector<C> factor = Step::Factor();
   const ForwardTap* const leading = block.taps;
   const ForwardTap* const inner = leading + block.leading;
@@ -214,7 +214,8 @@ inline __attribute__((always_inline)) Sums<C, S> SumOverRows(
 template <typename C, typename S>
 struct TapSums {
   static inline __attribute__((always_inline)) Sums<C, S> Of(
-      const ForwardBlock<C>& block, const Runs<C>& sources, Sums<C, S> sums) {
+      const ForwardBlock<C>& block, const TwoRuns<C>& sources,
+      Sums<C, S> sums) {
     return SumOverTaps<C, Maximum<C, S::kOperand>, S>(block, sources, sums);
   }
 };
@@ -223,7 +224,8 @@ struct TapSums {
 template <typename C, typename S>
 struct RowSums {
   static inline __attribute__((always_inline)) Sums<C, S> Of(
-      const ForwardBlock<C>& block, const Runs<C>& sources, Sums<C, S> sums) {
+      const ForwardBlock<C>& block, const TwoRuns<C>& sources,
+      Sums<C, S> sums) {
     const C* const source = sources.first;
     if (block.inner + block.leading + block.trailing == 0) return sums;
     if (block.leading > 0 && block.trailing > 0) {
@@ -251,7 +253,7 @@ inline const C* ValuesOf(const LaneValues<C>& values, int p) {
 // way.
 template <typename C, typename S>
 inline __attribute__((always_inline)) Sums<C, S> Reach(
-    const ForwardBlock<C>& block, const Runs<C>& source_sums) {
+    const ForwardBlock<C>& block, const TwoRuns<C>& source_sums) {
   Sums<C, S> sums;
 #pragma GCC unroll 32
   for (int p = 0; p < S::kPixels; ++p) {
@@ -282,7 +284,7 @@ inline unsigned Inexact(Vector<C> magnitudes, Vector<C> minus_distances) {
 // The largest of the source magnitudes of a block; infinite if one is NaN. Up
 // to kWidth<C> - 1 values behind a run are read.
 template <typename C, typename S>
-inline __attribute__((always_inline)) C MostMagnitude(const Runs<C>& runs) {
+inline __attribute__((always_inline)) C MostMagnitude(const TwoRuns<C>& runs) {
   Vector<C> most = {};
   unsigned unordered = 0;
 #pragma GCC unroll 2
@@ -327,7 +329,7 @@ inline __attribute__((always_inline)) Vector<C> Largest(const Sums<C, S>& sums,
 // and smallest distances tell.
 template <typename C, typename S>
 inline __attribute__((always_inline)) bool MayBeInexact(
-    const ForwardBlock<C>& block, const Runs<C>& source_magnitudes,
+    const ForwardBlock<C>& block, const TwoRuns<C>& source_magnitudes,
     const Sums<C, S>& sums) {
   const C magnitude = MostMagnitude<C, S>(source_magnitudes);
   unsigned inexact = 0;
@@ -343,7 +345,7 @@ inline __attribute__((always_inline)) bool MayBeInexact(
 // The sums of one pixel, directly.
 template <typename C, typename S>
 Sums<C, OnePixel> DirectSums(const ForwardBlock<C>& block,
-                             const Runs<C>& sources, int p, int plane) {
+                             const TwoRuns<C>& sources, int p, int plane) {
   ForwardBlock<C> pixel = block;
   pixel.filters += plane * block.next_filters;
   pixel.inner += block.leading + block.trailing;
@@ -360,8 +362,8 @@ Sums<C, OnePixel> DirectSums(const ForwardBlock<C>& block,
 // Replaces what cancelled in `sums`, kSpan vectors for each pixel.
 template <typename C, typename S>
 __attribute__((noinline)) void ReplaceInexact(const ForwardBlock<C>& block,
-                                              const Runs<C>& sources,
-                                              const Runs<C>& magnitudes,
+                                              const TwoRuns<C>& sources,
+                                              const TwoRuns<C>& magnitudes,
                                               C* sums) {
   for (int p = 0; p < S::kPixels; ++p) {
     const C source = *PixelOf<C, S>(magnitudes, p, 1);
@@ -388,8 +390,8 @@ __attribute__((noinline)) void ReplaceInexact(const ForwardBlock<C>& block,
 // them.
 template <typename C, typename S>
 inline __attribute__((always_inline)) Sums<C, S> Mended(
-    const ForwardBlock<C>& block, const Runs<C>& sources,
-    const Runs<C>& magnitudes, const Sums<C, S>& sums) {
+    const ForwardBlock<C>& block, const TwoRuns<C>& sources,
+    const TwoRuns<C>& magnitudes, const Sums<C, S>& sums) {
   C values[S::kPixels * kSpan<C, S> * kWidth<C>];
   Sums<C, S> mended;
   for (int p = 0; p < S::kPixels; ++p) {
@@ -466,17 +468,17 @@ void Forward(const ForwardBlock<C>& block, const RunStart* starts,
     const RunStart& first = starts[i];
     const RunStart& second = starts[i + S::kRuns - 1];
     const auto runs = [&](const C* values) {
-      return Runs<C>{values + first.pixel, values + second.pixel};
+      return TwoRuns<C>{values + first.pixel, values + second.pixel};
     };
-    const Runs<C> sources{block.source + first.source,
-                          block.source + second.source};
+    const TwoRuns<C> sources{block.source + first.source,
+                             block.source + second.source};
     if constexpr (kDirectForward) {
       Finish<C, S>(block, first, second,
                    SumOverTaps<C, Direct<C>, S>(block, sources, {}));
     } else {
       const auto sums = Sum<C, S>::Of(
           block, sources, Reach<C, S>(block, runs(block.source_sums)));
-      const Runs<C> magnitudes = runs(block.source_magnitudes);
+      const TwoRuns<C> magnitudes = runs(block.source_magnitudes);
       if (__builtin_expect(MayBeInexact<C, S>(block, magnitudes, sums), 0)) {
         Finish<C, S>(block, first, second,
                      Mended<C, S>(block, sources, magnitudes, sums));
