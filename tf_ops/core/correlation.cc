@@ -331,7 +331,7 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
     filters_.Pack(set_, filters, units, packed.packed,
                   forward ? nullptr : &finite);
     for (int64_t i = 0; i < units.planes && forward; ++i) {
-      SumFilters(units.first + i, packed);
+      SumPackedFilters(units.first + i, packed);
     }
   };
   C* const scratch = packed.packed + filters_elements();
@@ -360,8 +360,8 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
 }
 
 template <typename C>
-void CorrelationPlan::SumFilters(int64_t unit,
-                                 const Filters<C>& filters) const {
+void CorrelationPlan::SumPackedFilters(int64_t unit,
+                                       const Filters<C>& filters) const {
   const C* const here =
       filters.packed + unit * filters_.destination_plane_stride();
   int64_t offset = FilterSumsOffset(unit);
@@ -515,11 +515,6 @@ void CorrelationPlan::SumSources(const Unit& unit, const Terms& terms,
   }
 }
 
-int64_t CorrelationPlan::ChannelsOf(const Terms& terms) const {
-  return std::min(terms.planes * kLanes,
-                  source_.channels - terms.first_plane * kLanes);
-}
-
 // For lines that start and end an image's row, or do not.
 template <typename C>
 LaneValues<C> ValuesOf(const C* inner, const C* first, const C* last,
@@ -556,7 +551,7 @@ void CorrelationPlan::SubtractDistances(const Unit& unit, const Terms& terms,
   block.leading = lines.starts_row ? outside.first * lines.taps : 0;
   block.trailing = lines.ends_row ? outside.last * lines.taps : 0;
   block.inner = taps.size() - block.leading - block.trailing;
-  block.channels = ChannelsOf(terms);
+  block.channels = filters_.ChannelsOf(terms);
   block.source_sums = worker.sums;
   block.source_magnitudes = worker.magnitudes;
   block.padded = lines.taps < terms.rows;
@@ -687,7 +682,7 @@ void CorrelationPlan::AddInputGradients(const Unit& unit, const Terms& terms,
   block.filter_column = filters_.TapAt(0, 1);
   block.column_taps = columns.tap_slots.data();
   block.column_tap_count = columns.tap_slots.size();
-  block.channels = ChannelsOf(terms);
+  block.channels = filters_.ChannelsOf(terms);
   for (int64_t p = 0; p < unit.planes.planes; ++p) {
     const int64_t filter_unit =
         unit.at.group * Planes(destination_.channels) + unit.planes.first + p;

@@ -146,7 +146,7 @@ class CorrelationPlan {
   }
 
   template <typename C>
-  void SumFilters(int64_t unit, const Filters<C>& filters) const;
+  void SumPackedFilters(int64_t unit, const Filters<C>& filters) const;
   int64_t FilterSumsOffset(int64_t filter_unit) const;
   template <typename C, typename Source, typename Destination>
   void RunForward(const Unit& unit, const Source* source,
@@ -163,7 +163,6 @@ class CorrelationPlan {
   template <typename C, typename Destination>
   void Unpack(const Unit& unit, int64_t first, const Worker<C>& worker,
               Destination* destination) const;
-  int64_t ChannelsOf(const Terms& terms) const;
   std::vector<ForwardTap> TapsOf(const Unit& unit, const Terms& terms,
                                  int64_t first, int64_t rows) const;
   template <typename C>

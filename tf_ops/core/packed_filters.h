@@ -99,6 +99,11 @@ class PackedFilters {
     });
   }
 
+  int64_t ChannelsOf(const Terms& terms) const {
+    return std::min(terms.planes * kLanes,
+                    sources() - terms.first_plane * kLanes);
+  }
+
   // The window of `terms`, and where it begins in a packed unit.
   FilterWindow Window(const Terms& terms) const {
     FilterWindow window{};
@@ -107,8 +112,7 @@ class PackedFilters {
     window.column = TapAt(0, 1);
     window.rows = terms.rows;
     window.columns = terms.columns;
-    window.channels =
-        std::min(terms.planes * kLanes, sources() - terms.first_plane * kLanes);
+    window.channels = ChannelsOf(terms);
     return window;
   }
   int64_t WindowAt(const Terms& terms) const {

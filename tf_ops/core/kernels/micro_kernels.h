@@ -41,8 +41,8 @@ struct Direct {
   }
 };
 
-// 2 max(filter, source): one instruction, and one more on another port. The
-// source is an operand of each maximum or, where several filters meet it, a
+// Less 2 max(filter, source): one instruction, and one more on another port.
+// The source is an operand of each maximum or, where several filters meet it, a
 // register.
 template <typename C, bool kOperand>
 struct Maximum {
