@@ -6,6 +6,7 @@
 
 #include "core/passes.h"
 #include "core/row_patches.h"
+#include "core/workspace.h"
 
 namespace keras_adder {
 namespace internal {
@@ -63,6 +64,7 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
   tiles_ = grid().size();
   const int64_t units = groups_ * static_cast<int64_t>(parts_.size());
   partials_ = PartialFilters(filters_, element_, units, tiles_);
+  by_parts_ = 2 * filter_size_ > geometry.output_size();
   threads_ =
       static_cast<int>(std::min<int64_t>(threads, partials_.chunks() * units));
 }
@@ -108,10 +110,11 @@ void BackwardPlan::ChooseBlocks() {
 }
 
 int64_t BackwardPlan::workspace_bytes() const {
-  const int64_t alignment = kWorkspaceAlignment / element_;
-  return element_ * (RoundUp(filters_.size(), alignment) +
-                     partials_.elements() + skipped_elements() +
-                     threads_ * RoundUp(worker_elements(), alignment));
+  return element_ * (SetApart(filters_.size(), element_) +
+                     SetApart(partials_.elements(), element_) +
+                     SetApart(skipped_elements(), element_) +
+                     threads_ * SetApart(worker_elements(), element_)) -
+         kGap;
 }
 
 template <typename T, typename O>
@@ -120,12 +123,11 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
                        void* workspace) const {
   using C = typename ComputeType<T>::type;
   if (partial_) std::memset(input_gradient, 0, input_size_ * sizeof(T));
-  const int64_t alignment = kWorkspaceAlignment / sizeof(C);
   C* const packed = static_cast<C*>(workspace);
-  C* const partials = packed + RoundUp(filters_.size(), alignment);
-  C* const skipped = partials + partials_.elements();
-  C* const scratch = skipped + skipped_elements();
-  const int64_t scratch_stride = RoundUp(worker_elements(), alignment);
+  C* const partials = packed + SetApart(filters_.size(), sizeof(C));
+  C* const skipped = partials + SetApart(partials_.elements(), sizeof(C));
+  C* const scratch = skipped + SetApart(skipped_elements(), sizeof(C));
+  const int64_t scratch_stride = SetApart(worker_elements(), sizeof(C));
   std::atomic<bool> finite{true};
   const auto pack = [&](int64_t unit, int) {
     filters_.Pack(set_, filters, {unit, 1}, packed, &finite);
@@ -156,10 +158,12 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
                            const C* packed, bool packed_finite, C* partials,
                            C* all_skipped, T* input_gradient,
                            const Worker<C>& worker) const {
-  const int64_t parts = parts_.size();
-  const PlaneRange& part = parts_[unit % parts];
-  const int64_t group = unit / parts % groups_;
-  const int64_t chunk = unit / parts / groups_;
+  const int64_t chunks = partials_.chunks();
+  const int64_t parts = groups_ * static_cast<int64_t>(parts_.size());
+  const int64_t chunk = by_parts_ ? unit % chunks : unit / parts;
+  const int64_t group_part = by_parts_ ? unit / chunks : unit % parts;
+  const PlaneRange& part = parts_[group_part % parts_.size()];
+  const int64_t group = group_part / parts_.size();
   const int64_t size = filters_.destination_plane_stride();
   const int64_t offset = (group * Planes(input_.channels) + part.first) * size;
   C* const partial = partials + chunk * partials_.stride() + offset;

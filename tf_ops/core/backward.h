@@ -109,6 +109,9 @@ class BackwardPlan {
   AxisPlan input_rows_, input_columns_, rows_, columns_;
   int64_t tiles_ = 0;
   PartialFilters partials_;
+  // The order of units: a chunk's parts share its images, a part's chunks share
+  // its filters. What is more of it should be met by one thread alone.
+  bool by_parts_ = false;
   int64_t input_scratch_ = 0, gradient_scratch_ = 0, row_scratch_ = 0;
   int64_t worker_elements() const {
     return 2 * input_scratch_ + gradient_scratch_ + row_scratch_;

@@ -7,6 +7,7 @@
 
 #include "core/passes.h"
 #include "core/row_patches.h"
+#include "core/workspace.h"
 
 namespace keras_adder {
 namespace internal {
@@ -225,8 +226,9 @@ void CorrelationPlan::ChooseBlocks(const std::vector<Phase>& rows,
       break;
     }
   }
-  phase_units_ = UnitsOfPhase(row_count, column_count);
-  units_ = phases * phase_units_;
+  units_ = phases * UnitsOfPhase(row_count, column_count);
+  by_parts_ = 2 * filters_.size() / groups_ >
+              source_.batch * source_.height * source_.width * source_.channels;
   threads_ = static_cast<int>(std::min<int64_t>(threads_, units_));
 }
 
@@ -268,7 +270,7 @@ int64_t CorrelationPlan::filters_elements() const {
       pass_ == Pass::kForward
           ? FilterSums<float>::kArrays * FilterSumsOffset(filters_.units())
           : 0;
-  return RoundUp(filters_.size() + sums, kWorkspaceAlignment / element_);
+  return SetApart(filters_.size() + sums, element_);
 }
 
 int64_t CorrelationPlan::FilterSumsOffset(int64_t filter_unit) const {
@@ -278,31 +280,30 @@ int64_t CorrelationPlan::FilterSumsOffset(int64_t filter_unit) const {
 int64_t CorrelationPlan::workspace_bytes() const {
   if (units_ == 0) return 0;
   return (filters_elements() +
-          threads_ *
-              RoundUp(scratch_.total(), kWorkspaceAlignment / element_)) *
-         element_;
+          threads_ * SetApart(scratch_.total(), element_)) *
+             element_ -
+         kGap;
 }
 
-// Parts vary fastest, so that neighbouring units share sources. In phases that
-// are shorter than the first, a unit may have no rows or no columns.
+// In phases that are shorter than the first, a unit may have no rows or no
+// columns.
 CorrelationPlan::Unit CorrelationPlan::UnitAt(int64_t index) const {
   const auto take = [&index](int64_t count) {
     const int64_t digit = index % count;
     index /= count;
     return digit;
   };
-  const int64_t phase = index / phase_units_;
-  index %= phase_units_;
   Unit unit;
-  unit.rows = &row_phases_[phase / column_phases_.size()];
-  unit.columns = &column_phases_[phase % column_phases_.size()];
-  unit.planes = parts_[take(parts_.size())];
   BlockOrigin& at = unit.at;
+  if (!by_parts_) unit.planes = parts_[take(parts_.size())];
   at.column =
       take(CeilDiv(column_phases_[0].count, block_columns_)) * block_columns_;
   at.row = take(CeilDiv(row_phases_[0].count, block_rows_)) * block_rows_;
-  at.group = take(groups_);
-  at.image = index * block_images_;
+  at.image = take(CeilDiv(destination_.batch, block_images_)) * block_images_;
+  unit.columns = &column_phases_[take(column_phases_.size())];
+  unit.rows = &row_phases_[take(row_phases_.size())];
+  if (by_parts_) unit.planes = parts_[take(parts_.size())];
+  at.group = index;
   at.columns = std::min(block_columns_, unit.columns->count - at.column);
   at.rows = std::min(block_rows_, unit.rows->count - at.row);
   at.images = std::min(block_images_, destination_.batch - at.image);
@@ -335,8 +336,7 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
     }
   };
   C* const scratch = packed.packed + filters_elements();
-  const int64_t scratch_stride =
-      RoundUp(scratch_.total(), kWorkspaceAlignment / sizeof(C));
+  const int64_t scratch_stride = SetApart(scratch_.total(), sizeof(C));
   const auto run = [&](int64_t index, int number) {
     const Unit unit = UnitAt(index);
     if (unit.at.rows <= 0 || unit.at.columns <= 0) return;

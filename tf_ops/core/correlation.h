@@ -215,8 +215,10 @@ class CorrelationPlan {
   std::vector<PlaneRange> parts_;   // destination planes that a unit handles
   int64_t block_images_, block_rows_, block_columns_;
   std::vector<AxisPhase> row_phases_, column_phases_;
-  int64_t phase_units_ = 0;
   int64_t units_ = 0;
+  // The order of units: an image's parts share its sources, a part's images
+  // share its filters. What is more of it should be met by one thread alone.
+  bool by_parts_ = false;
   Scratch scratch_{};
 };
 

@@ -4,6 +4,7 @@
 
 #include "core/passes.h"
 #include "core/row_patches.h"
+#include "core/workspace.h"
 
 namespace keras_adder {
 namespace internal {
@@ -78,10 +79,11 @@ void FilterGradientPlan::ChooseBlocks() {
 
 int64_t FilterGradientPlan::workspace_bytes() const {
   if (empty_) return 0;
-  const int64_t alignment = kWorkspaceAlignment / element_;
   return element_ *
-         (RoundUp(filters_.size(), alignment) + partials_.elements() +
-          threads_ * RoundUp(input_scratch_ + output_scratch_, alignment));
+             (SetApart(filters_.size(), element_) +
+              SetApart(partials_.elements(), element_) +
+              threads_ * SetApart(input_scratch_ + output_scratch_, element_)) -
+         kGap;
 }
 
 template <typename T, typename O>
@@ -93,12 +95,11 @@ void FilterGradientPlan::Run(ThreadPool& pool, const T* input, const T* filters,
     std::fill_n(filter_gradient, filter_size_, T{});
     return;
   }
-  const int64_t alignment = kWorkspaceAlignment / sizeof(C);
   C* const packed = static_cast<C*>(workspace);
-  C* const partials = packed + RoundUp(filters_.size(), alignment);
-  C* const scratch = partials + partials_.elements();
+  C* const partials = packed + SetApart(filters_.size(), sizeof(C));
+  C* const scratch = partials + SetApart(partials_.elements(), sizeof(C));
   const int64_t scratch_stride =
-      RoundUp(input_scratch_ + output_scratch_, alignment);
+      SetApart(input_scratch_ + output_scratch_, sizeof(C));
   const auto pack = [&](int64_t unit, int) {
     filters_.Pack(set_, filters, {unit, 1}, packed, nullptr);
   };

@@ -19,11 +19,9 @@
 #include "core/geometry.h"
 #include "core/kernels/kernels.h"
 #include "core/parallel.h"
+#include "core/workspace.h"
 
 namespace keras_adder {
-
-// Workspaces start at a multiple of this many bytes.
-constexpr int64_t kWorkspaceAlignment = 64;
 
 namespace internal {
 class CorrelationPlan;
