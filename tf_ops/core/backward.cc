@@ -142,7 +142,7 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
                input_gradient, worker);
   };
   const auto finish = [&](int64_t unit, int) {
-    partials_.AddChunks(unit, partials);
+    partials_.AddChunks(set_, unit, partials);
     AddPadding(unit, packed, skipped, partials);
     filters_.Unpack(set_, partials, unit, filter_gradient);
   };
@@ -302,27 +302,18 @@ void BackwardPlan::SumSkipped(const BlockOrigin& band, const Inside& inside,
   const Range& rows = inside.rows;
   const Range& columns = inside.columns;
   if (rows.count == band.rows && columns.count == band.columns) return;
-  // A copy that nothing else can point to stays in registers.
-  C total[kLanes];
-  std::copy_n(sums, kLanes, total);
-  const auto add = [&](const C* row, int64_t first, int64_t end) {
-    for (int64_t column = first; column < end; ++column) {
-      for (int t = 0; t < kLanes; ++t) total[t] += row[column * kLanes + t];
-    }
-  };
-  const int64_t row_stride = block_columns_ * kLanes;
-  for (int64_t image = 0; image < band.images; ++image) {
-    const C* gradient = worker.gradient + image * band_rows_ * row_stride;
-    for (int64_t row = 0; row < band.rows; ++row, gradient += row_stride) {
-      if (row < rows.first || row >= rows.first + rows.count) {
-        add(gradient, 0, band.columns);
-      } else {
-        add(gradient, 0, columns.first);
-        add(gradient, columns.first + columns.count, band.columns);
-      }
-    }
-  }
-  std::copy_n(total, kLanes, sums);
+  OutsideBlock<C> block;
+  block.tile = worker.gradient;
+  block.next_row = block_columns_ * kLanes;
+  block.next_image = band_rows_ * block.next_row;
+  block.images = band.images;
+  block.rows = band.rows;
+  block.columns = band.columns;
+  block.first_row = rows.first;
+  block.end_row = rows.first + rows.count;
+  block.first_column = columns.first;
+  block.end_column = columns.first + columns.count;
+  KernelsOf<C>(set_).sum_outside(block, sums);
 }
 
 // Adds what was skipped, the sum of gradient * (0 - filter), to the gradient of
@@ -344,14 +335,9 @@ void BackwardPlan::AddPadding(int64_t unit, const C* packed, const C* skipped,
       at += kLanes;
       const int64_t tap =
           plane + q * filters_.source_plane_stride() + filters_.TapAt(i, j);
-      for (int t = 0; t < channels; ++t) {
-        if (sums[t] == 0) continue;  // also where filters are not finite
-        const C* filters = packed + tap + t * kLanes;
-        C* to = total + tap + t * kLanes;
-        for (int lane = 0; lane < kLanes; ++lane) {
-          to[lane] -= sums[t] * filters[lane];
-        }
-      }
+      // Sums are zero where filters are not finite, too.
+      KernelsOf<C>(set_).subtract_scaled(sums, packed + tap, channels,
+                                         total + tap);
     });
   }
 }

@@ -108,7 +108,7 @@ void FilterGradientPlan::Run(ThreadPool& pool, const T* input, const T* filters,
                scratch + worker * scratch_stride);
   };
   const auto finish = [&](int64_t unit, int) {
-    partials_.AddChunks(unit, partials);
+    partials_.AddChunks(set_, unit, partials);
     filters_.Unpack(set_, partials, unit, filter_gradient);
   };
   const int64_t units =

@@ -37,13 +37,17 @@ class PartialFilters {
   int64_t stride() const { return stride_; }
   int64_t elements() const { return chunks_ * stride_; }
 
-  // Adds all chunks of one packed unit to the first's.
+  // Adds all chunks of one packed unit to the first's, a few slots at a time
+  // that stay in the first-level cache.
   template <typename C>
-  void AddChunks(int64_t unit, C* partials) const {
-    C* const total = partials + unit * size_;
-    for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
-      const C* partial = total + chunk * stride_;
-      for (int64_t i = 0; i < size_; ++i) total[i] += partial[i];
+  void AddChunks(const KernelSet& set, int64_t unit, C* partials) const {
+    const int64_t slots = size_ / kLanes;
+    for (int64_t first = 0; first < slots; first += kSumSlots) {
+      const int64_t count = std::min(kSumSlots, slots - first);
+      C* const total = partials + unit * size_ + first * kLanes;
+      for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
+        KernelsOf<C>(set).add_slots(total + chunk * stride_, count, total);
+      }
     }
   }
 
@@ -53,6 +57,7 @@ class PartialFilters {
   static constexpr int64_t kWantedUnits = 32;
   static constexpr int64_t kBytes = 8 << 20;
   static constexpr int64_t kAlignment = 64;
+  static constexpr int64_t kSumSlots = 128;
 
   int64_t size_ = 0;
   int64_t stride_ = 0;

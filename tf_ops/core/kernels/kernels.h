@@ -159,6 +159,17 @@ struct BackwardBlock {
   C* input_gradient;
 };
 
+// The pixels of some images that do not lie in the rows and columns first ...
+// end - 1.
+template <typename C>
+struct OutsideBlock {
+  const C* tile;
+  ptrdiff_t next_image, next_row;
+  int64_t images, rows, columns;
+  int64_t first_row, end_row;
+  int64_t first_column, end_column;
+};
+
 // Sums of filters that depend on no pixel but on whether it is the first or the
 // last of its row: what those see of them, and what they do not.
 template <typename C>
@@ -247,6 +258,12 @@ struct Kernels {
                        int64_t rows, FilterParts<C>* parts);
   // Whether none of so many slots holds an infinity or a NaN.
   bool (*all_finite)(const C* tile, int64_t slots);
+  void (*add_slots)(const C* from, int64_t slots, C* to);
+  // to[slot] -= factors[slot] * from[slot], but for factors of zero.
+  void (*subtract_scaled)(const C* factors, const C* from, int64_t slots,
+                          C* to);
+  // Adds what lies outside to kLanes sums.
+  void (*sum_outside)(const OutsideBlock<C>& block, C* sums);
 };
 
 // A run of `count` neighbouring slots of one plane, and the tensor elements

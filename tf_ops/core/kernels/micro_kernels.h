@@ -847,17 +847,78 @@ void FilterPartsOf(const FilterSums<C>& sums, int64_t planes,
   }
 }
 
+// Nothing times zero is zero, but for infinities and NaNs.
 template <typename C>
 bool AllFinite(const C* tile, int64_t slots) {
-  const Vector<C> most = Broadcast<C>(std::numeric_limits<C>::max());
-  unsigned found = 0;
-  for (int64_t slot = 0; slot < slots; ++slot) {
-    for (int v = 0; v < kVectors<C>; ++v) {
-      found |= NotLessEqual(Abs<C>(Load(tile + v * kWidth<C>)), most);
+  const Vector<C> zero = Opaque<C>(0);
+  Vector<C> sums[2 * kVectors<C>] = {};
+  int64_t slot = 0;
+  for (; slot + 2 <= slots; slot += 2) {
+#pragma GCC unroll 16
+    for (int v = 0; v < 2 * kVectors<C>; ++v) {
+      const C* const from = tile + slot * kLanes + v * kWidth<C>;
+      sums[v] = Fma(Load(from), zero, sums[v]);
     }
-    tile += kLanes;
   }
-  return found == 0;
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors<C>; ++v) {
+    if (slot < slots) {
+      const C* const from = tile + slot * kLanes + v * kWidth<C>;
+      sums[v] = Fma(Load(from), zero, sums[v]);
+    }
+    sums[0] += sums[v] + sums[v + kVectors<C>];
+  }
+  return NotLessEqual(sums[0], zero) == 0;
+}
+
+template <typename C>
+void AddSlots(const C* from, int64_t slots, C* to) {
+  for (int64_t i = 0; i < slots * kLanes; i += kWidth<C>) {
+    Store(Load(to + i) + Load(from + i), to + i);
+  }
+}
+
+// Of one plane of output channels: the sum of some pixels of a row.
+template <typename C>
+inline void AddPixels(const C* row, int64_t first, int64_t end,
+                      Vector<C>* sums) {
+  for (int64_t pixel = first; pixel < end; ++pixel) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors<C>; ++v) {
+      sums[v] += Load(row + pixel * kLanes + v * kWidth<C>);
+    }
+  }
+}
+
+template <typename C>
+void SumOutside(const OutsideBlock<C>& block, C* total) {
+  Vector<C> sums[kVectors<C>];
+  for (int v = 0; v < kVectors<C>; ++v) sums[v] = Load(total + v * kWidth<C>);
+  for (int64_t image = 0; image < block.images; ++image) {
+    const C* row = block.tile + image * block.next_image;
+    for (int64_t i = 0; i < block.rows; ++i, row += block.next_row) {
+      if (i < block.first_row || i >= block.end_row) {
+        AddPixels(row, 0, block.columns, sums);
+      } else {
+        AddPixels(row, 0, block.first_column, sums);
+        AddPixels(row, block.end_column, block.columns, sums);
+      }
+    }
+  }
+  for (int v = 0; v < kVectors<C>; ++v) Store(sums[v], total + v * kWidth<C>);
+}
+
+template <typename C>
+void SubtractScaled(const C* factors, const C* from, int64_t slots, C* to) {
+  for (int64_t slot = 0; slot < slots; ++slot) {
+    if (factors[slot] == 0) continue;
+    const Vector<C> minus = Broadcast(-factors[slot]);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors<C>; ++v) {
+      const int64_t at = slot * kLanes + v * kWidth<C>;
+      Store(Fma(minus, Load(from + at), Load(to + at)), to + at);
+    }
+  }
 }
 
 // The most pixels of forward blocks with one, two, three and four planes of
@@ -916,6 +977,9 @@ constexpr Kernels<C> MakeKernels() {
   kernels.filter_sums = &SumFilters<C>;
   kernels.filter_parts = &FilterPartsOf<C>;
   kernels.all_finite = &AllFinite<C>;
+  kernels.add_slots = &AddSlots<C>;
+  kernels.subtract_scaled = &SubtractScaled<C>;
+  kernels.sum_outside = &SumOutside<C>;
   return kernels;
 }
 
@@ -923,6 +987,72 @@ template <typename T, typename C>
 inline void ReadLanes(const T* from, C* to) {
 #pragma GCC unroll 16
   for (int lane = 0; lane < kLanes; ++lane) to[lane] = Read(from[lane]);
+}
+
+template <typename C, typename T>
+inline Vector<C> LoadAs(const T* from) {
+  if constexpr (std::is_same_v<C, T>) {
+    return Load(from);
+  } else {
+    C values[kWidth<C>];
+    for (int i = 0; i < kWidth<C>; ++i) values[i] = Read(from[i]);
+    return Load(values);
+  }
+}
+
+template <typename C, typename T>
+inline void StoreAs(Vector<C> value, T* to) {
+  if constexpr (std::is_same_v<C, T>) {
+    Store(value, to);
+  } else {
+    C values[kWidth<C>];
+    Store(value, values);
+    for (int i = 0; i < kWidth<C>; ++i) to[i] = Write<T>(values[i]);
+  }
+}
+
+// Where the pixels of a channel are neighbours, rather than the channels of a
+// pixel: kWidth<C> of either at a time. These return how many pixels they took.
+template <typename T, typename C>
+int64_t PackTransposed(const T* tensor, const Run& run, C* tile) {
+  int64_t pixel = 0;
+  for (; pixel + kWidth<C> <= run.count; pixel += kWidth<C>) {
+    for (int lane = 0; lane < kLanes; lane += kWidth<C>) {
+      Vector<C> rows[kWidth<C>];
+#pragma GCC unroll 16
+      for (int i = 0; i < kWidth<C>; ++i) {
+        const T* const from = tensor + (lane + i) * run.channel_stride + pixel;
+        rows[i] = lane + i < run.channels ? LoadAs<C>(from) : Vector<C>{};
+      }
+      Transpose<C>(rows);
+#pragma GCC unroll 16
+      for (int i = 0; i < kWidth<C>; ++i) {
+        Store(rows[i], tile + (pixel + i) * kLanes + lane);
+      }
+    }
+  }
+  return pixel;
+}
+
+template <typename T, typename C>
+int64_t UnpackTransposed(const C* tile, const Run& run, T* tensor) {
+  int64_t pixel = 0;
+  for (; pixel + kWidth<C> <= run.count; pixel += kWidth<C>) {
+    for (int lane = 0; lane < run.channels; lane += kWidth<C>) {
+      Vector<C> rows[kWidth<C>];
+#pragma GCC unroll 16
+      for (int i = 0; i < kWidth<C>; ++i) {
+        rows[i] = Load(tile + (pixel + i) * kLanes + lane);
+      }
+      Transpose<C>(rows);
+#pragma GCC unroll 16
+      for (int i = 0; i < kWidth<C>; ++i) {
+        if (lane + i >= run.channels) break;
+        StoreAs<C>(rows[i], tensor + (lane + i) * run.channel_stride + pixel);
+      }
+    }
+  }
+  return pixel;
 }
 
 template <typename T, typename C>
@@ -956,13 +1086,13 @@ void Pack(const T* tensor, const Run& run, C* tile) {
     }
     return;
   }
-  if (run.channels < kLanes) {
-    std::memset(tile, 0, run.count * kLanes * sizeof(C));
-  }
-  for (int lane = 0; lane < run.channels; ++lane) {
-    const T* from = tensor + lane * run.channel_stride;
-    for (int64_t i = 0; i < run.count; ++i) {
-      tile[i * kLanes + lane] = Read(from[i * run.pixel_stride]);
+  const int64_t done =
+      run.pixel_stride == 1 ? PackTransposed(tensor, run, tile) : 0;
+  for (int64_t i = done; i < run.count; ++i) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const T* const from =
+          tensor + lane * run.channel_stride + i * run.pixel_stride;
+      tile[i * kLanes + lane] = lane < run.channels ? Read(*from) : C{0};
     }
   }
 }
@@ -980,9 +1110,11 @@ void Unpack(const C* tile, const Run& run, T* tensor) {
     }
     return;
   }
+  const int64_t done =
+      run.pixel_stride == 1 ? UnpackTransposed(tile, run, tensor) : 0;
   for (int lane = 0; lane < run.channels; ++lane) {
     T* to = tensor + lane * run.channel_stride;
-    for (int64_t i = 0; i < run.count; ++i) {
+    for (int64_t i = done; i < run.count; ++i) {
       to[i * run.pixel_stride] = Write<T>(tile[i * kLanes + lane]);
     }
   }

@@ -325,6 +325,32 @@ inline Vector<C> SumEach(Vector<C>* values) {
   return values[0];
 }
 
+// The lanes of the lower (or upper) halves of a and b, in turns.
+template <typename C, bool kUpper>
+inline Vector<C> Interleave(Vector<C> a, Vector<C> b) {
+  typename VectorOf<C>::bits from;
+  for (int lane = 0; lane < kWidth<C>; ++lane) {
+    from[lane] = (kUpper ? kWidth<C> / 2 : 0) + lane / 2 + lane % 2 * kWidth<C>;
+  }
+  return __builtin_shuffle(a, b, from);
+}
+
+// Exchanges lane i of rows[j] and lane j of rows[i]: every round moves a bit of
+// the row's number to the lane's.
+template <typename C, int kRounds = kWidth<C>>
+inline __attribute__((always_inline)) void Transpose(Vector<C>* rows) {
+  constexpr int kHalf = kWidth<C> / 2;
+  Vector<C> next[kWidth<C>];
+#pragma GCC unroll 8
+  for (int i = 0; i < kHalf; ++i) {
+    next[2 * i] = Interleave<C, false>(rows[i], rows[i + kHalf]);
+    next[2 * i + 1] = Interleave<C, true>(rows[i], rows[i + kHalf]);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth<C>; ++i) rows[i] = next[i];
+  if constexpr (kRounds > 2) Transpose<C, kRounds / 2>(rows);
+}
+
 // One bit for each lane in which not a <= b, so also for a NaN.
 #if defined(__AVX512F__)
 inline unsigned NotLessEqual(Vector<float> a, Vector<float> b) {
