@@ -18,9 +18,13 @@ namespace {
 constexpr int64_t kBandPixels = 128;
 // Planes of input channels that share the output gradients.
 constexpr int64_t kSharedPlanes = 4;
-// Bytes of a tile's inputs, and again of their gradients: together a good part
-// of the second-level cache.
-constexpr int64_t kTileBytes = 288 << 10;
+// Bytes of a tile's inputs, and again of their gradients. Bands go through them
+// one after the other, so that only memory is the limit.
+constexpr int64_t kTileBytes = 4 << 20;
+// Whole images of few channels are too few units for many threads: from so many
+// bytes on, they need so many planes.
+constexpr int64_t kLargeTileBytes = 288 << 10;
+constexpr int64_t kManyPlanes = 2;
 
 // Whether every position of the axis has a slot when the plan starts at 0.
 bool CoversAxis(const AxisPlan& plan, int64_t size) {
@@ -58,15 +62,45 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
   fits_ = filter_size_ > 0 && geometry.output_size() > 0;
   if (!fits_) return;
   ChooseBlocks();
-  fits_ = input_scratch_ * element_ <=
-          kTileBytes * (input_.patches.used() ? kSharedPlanes : 1);
+  fits_ = Fits();
   if (!fits_) return;
-  tiles_ = grid().size();
-  const int64_t units = groups_ * static_cast<int64_t>(parts_.size());
-  partials_ = PartialFilters(filters_, element_, units, tiles_);
+  DealParts();
   by_parts_ = 2 * filter_size_ > geometry.output_size();
-  threads_ =
-      static_cast<int>(std::min<int64_t>(threads, partials_.chunks() * units));
+}
+
+// Must not depend on threads or batch: the other pass sums up in another order.
+bool BackwardPlan::Fits() const {
+  const int64_t bytes = plane_ * element_;
+  const int64_t planes = Planes(input_.channels);
+  if (input_.patches.used()) {
+    return planes * bytes <= kSharedPlanes * kTileBytes;
+  }
+  return bytes <=
+         (groups_ * planes < kManyPlanes ? kLargeTileBytes : kTileBytes);
+}
+
+// How planes of input channels are shared out matters to no result, but the
+// number of chunks does and must not depend on threads.
+void BackwardPlan::DealParts() {
+  const int64_t planes = Planes(input_.channels);
+  const bool patches = input_.patches.used();  // summed up over all planes
+  int64_t most = patches ? kSharedPlanes
+                         : std::clamp<int64_t>(kTileBytes / (plane_ * element_),
+                                               1, kSharedPlanes);
+  parts_ = DealPlanes(planes, most);
+  tiles_ = grid().size();
+  const auto units = [&] {
+    return groups_ * static_cast<int64_t>(parts_.size());
+  };
+  partials_ = PartialFilters(filters_, element_, units(), tiles_);
+  while (threads_ > 1 && !patches && most > 1 &&
+         partials_.chunks() * units() < 4 * threads_) {
+    most = CeilDiv(most, 2);
+    parts_ = DealPlanes(planes, most);
+  }
+  threads_ = static_cast<int>(
+      std::min<int64_t>(threads_, partials_.chunks() * units()));
+  input_scratch_ = MostPlanes(parts_) * plane_;
 }
 
 // Tiles must not overlap in the input: an axis is cut only where the filters
@@ -96,14 +130,7 @@ void BackwardPlan::ChooseBlocks() {
              !(block_columns_ == output_.width
                    ? CoversAxis(input_columns_, input_.width)
                    : width_.stride == 1 && output_.width == input_.width);
-  const int64_t plane =
-      block_images_ * input_rows_.slots * input_columns_.slots * kLanes;
-  // Patches are summed up over all of their planes.
-  const int64_t most =
-      input_.patches.used() ? kSharedPlanes : kTileBytes / (plane * element_);
-  parts_ = DealPlanes(Planes(input_.channels),
-                      std::clamp<int64_t>(most, 1, kSharedPlanes));
-  input_scratch_ = MostPlanes(parts_) * plane;
+  plane_ = block_images_ * input_rows_.slots * input_columns_.slots * kLanes;
   gradient_scratch_ = block_images_ * band_rows_ * block_columns_ * kLanes;
   row_scratch_ = input_.patches.width * input_.patches.channels;
   skipped_ = Planes(output_.channels) * height_.kernel * width_.kernel * kLanes;
@@ -174,29 +201,26 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
                          : nullptr;
   if (skipped != nullptr) std::fill_n(skipped, skipped_, C{0});
   const int64_t slots = input_rows_.slots * input_columns_.slots;
-  const int64_t plane_stride = block_images_ * slots * kLanes;
   for (int64_t tile = tiles_ * chunk / partials_.chunks();
        tile < tiles_ * (chunk + 1) / partials_.chunks(); ++tile) {
     BlockOrigin at = grid().At(tile);
     at.group = group;
     PackTile(set_, input, input_, input_rows_, input_columns_, at, part.first,
-             part.planes, plane_stride, worker.input);
-    std::memset(worker.input_gradient, 0,
-                part.planes * plane_stride * sizeof(C));
+             part.planes, plane_, worker.input);
+    std::memset(worker.input_gradient, 0, part.planes * plane_ * sizeof(C));
     bool finite = packed_finite;
     for (int64_t p = 0; p < part.planes && finite; ++p) {
-      finite = KernelsOf<C>(set_).all_finite(worker.input + p * plane_stride,
+      finite = KernelsOf<C>(set_).all_finite(worker.input + p * plane_,
                                              at.images * slots);
     }
     SumTile(at, part.planes, packed_finite, finite, gradient, packed + offset,
             partial, skipped, worker);
     if (input_.patches.used()) {
       UnpackPatches(set_, worker.input_gradient, input_, input_rows_,
-                    input_columns_, at, plane_stride, worker.row,
-                    input_gradient);
+                    input_columns_, at, plane_, worker.row, input_gradient);
     } else {
       UnpackTile(set_, worker.input_gradient, input_, input_rows_,
-                 input_columns_, at, part.first, part.planes, plane_stride,
+                 input_columns_, at, part.first, part.planes, plane_,
                  input_gradient);
     }
   }
@@ -207,76 +231,61 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes,
                            bool packed_finite, bool finite, const O* gradient,
                            const C* packed, C* partial, C* skipped,
                            const Worker<C>& worker) const {
+  const Kernels<C>& kernels = KernelsOf<C>(set_);
+  const auto kernel = finite ? kernels.backward : kernels.backward_careful;
+  BackwardBlock<C> block;
+  block.input_row = input_columns_.slots * kLanes;
+  block.input_image = input_rows_.slots * block.input_row;
+  block.gradient = worker.gradient;
+  block.gradient_row = block_columns_ * kLanes;
+  block.gradient_image = band_rows_ * block.gradient_row;
+  block.images = at.images;
+  std::vector<BackwardTap> taps;
   for (int64_t row = 0; row < at.rows; row += band_rows_) {
     BlockOrigin band = at;
     band.row += row;
     band.rows = std::min(band_rows_, at.rows - row);
+    // Pixels that meet a tap in the padding, where the input is zero, add to
+    // the filters' gradients alone, and to all alike: AddPadding. (A filter of
+    // NaN or infinity would not be alike.) Whatever the input is: all planes of
+    // input channels share what was skipped.
+    const auto inside = [&](int64_t i, int64_t j) {
+      if (!packed_finite) return Inside{{0, band.rows}, {0, band.columns}};
+      return Inside{RangeInside(height_, i, band.row, band.rows),
+                    RangeInside(width_, j, band.column, band.columns)};
+    };
+    taps.clear();
+    ForEachTap([&](int64_t i, int64_t j) {
+      const Range rows = inside(i, j).rows, columns = inside(i, j).columns;
+      if (rows.count == 0 || columns.count == 0) return;
+      taps.push_back(
+          {(input_rows_.tap_slots[i].slot + row + rows.first) *
+                   block.input_row +
+               (input_columns_.tap_slots[j].slot + columns.first) * kLanes,
+           rows.first * block.gradient_row + columns.first * kLanes,
+           filters_.TapAt(i, j), rows.count, columns.count});
+    });
+    block.taps = taps.data();
+    block.tap_count = taps.size();
     for (int64_t q = 0; q < Planes(output_.channels); ++q) {
       PackTile(set_, gradient, output_, rows_, columns_, band, q, 1, 0,
                worker.gradient);
-      // Pixels that meet a tap in the padding, where the input is zero, add to
-      // the filters' gradients alone, and to all alike: AddPadding. (A filter
-      // of NaN or infinity would not be alike.) Whatever the input is: all
-      // planes of input channels share what was skipped.
-      const auto inside = [&](int64_t i, int64_t j) {
-        if (!packed_finite) return Inside{{0, band.rows}, {0, band.columns}};
-        return Inside{RangeInside(height_, i, band.row, band.rows),
-                      RangeInside(width_, j, band.column, band.columns)};
-      };
       ForEachTap([&](int64_t i, int64_t j) {
         if (skipped == nullptr) return;
         const int64_t tap = (q * width_.kernel + j) * height_.kernel + i;
         SumSkipped(band, inside(i, j), skipped + tap * kLanes, worker);
       });
+      block.channels = PlaneChannels(output_.channels, q);
       for (int64_t plane = 0; plane < planes; ++plane) {
-        ForEachTap([&](int64_t i, int64_t j) {
-          SumTap(band, row, plane, q, i, j, inside(i, j), finite, packed,
-                 partial, worker);
-        });
+        const int64_t filters = plane * filters_.destination_plane_stride() +
+                                q * filters_.source_plane_stride();
+        block.input = worker.input + plane * plane_;
+        block.input_gradient = worker.input_gradient + plane * plane_;
+        block.filters = packed + filters;
+        block.total = partial + filters;
+        kernel(block);
       }
     }
-  }
-}
-
-// One tap, one plane of input channels, one plane of output channels.
-template <typename C>
-void BackwardPlan::SumTap(const BlockOrigin& band, int64_t row, int64_t plane,
-                          int64_t q, int64_t i, int64_t j, const Inside& inside,
-                          bool finite, const C* packed, C* partial,
-                          const Worker<C>& worker) const {
-  if (inside.rows.count == 0 || inside.columns.count == 0) return;
-  const Kernels<C>& kernels = KernelsOf<C>(set_);
-  const auto kernel = finite ? kernels.backward : kernels.backward_careful;
-  BackwardBlock<C> both;
-  FilterGradientBlock<C>& block = both.filter;
-  block.input_row = input_columns_.slots * kLanes;
-  block.input_image = input_rows_.slots * block.input_row;
-  block.gradient_row = block_columns_ * kLanes;
-  block.gradient_image = band_rows_ * block.gradient_row;
-  block.images = band.images;
-  block.rows = inside.rows.count;
-  block.columns = inside.columns.count;
-  const C* gradient = worker.gradient + inside.rows.first * block.gradient_row +
-                      inside.columns.first * kLanes;
-  const int64_t tile =
-      plane * block_images_ * block.input_image +
-      (input_rows_.tap_slots[i].slot + row + inside.rows.first) *
-          block.input_row +
-      (input_columns_.tap_slots[j].slot + inside.columns.first) * kLanes;
-  const int64_t tap = plane * filters_.destination_plane_stride() +
-                      q * filters_.source_plane_stride() + filters_.TapAt(i, j);
-  block.input = worker.input + tile;
-  both.input_gradient = worker.input_gradient + tile;
-  // Dealt out evenly: 9 channels are 5 and 4, not 8 and 1.
-  const int channels = PlaneChannels(output_.channels, q);
-  const int parts =
-      static_cast<int>(CeilDiv(channels, kernels.max_backward_filters));
-  for (int part = 0; part < parts; ++part) {
-    const int first = channels * part / parts;
-    block.gradient = gradient + first;
-    block.filters = packed + tap + first * kLanes;
-    block.total = partial + tap + first * kLanes;
-    kernel(both, channels * (part + 1) / parts - first);
   }
 }
 

@@ -61,6 +61,8 @@ class BackwardPlan {
   };
 
   void ChooseBlocks();
+  bool Fits() const;
+  void DealParts();
   TileGrid grid() const {
     return {output_.batch, output_.height, output_.width,
             block_images_, block_rows_,    block_columns_};
@@ -80,10 +82,6 @@ class BackwardPlan {
       for (int64_t i = 0; i < height_.kernel; ++i) visit(i, j);
     }
   }
-  template <typename C>
-  void SumTap(const BlockOrigin& band, int64_t row, int64_t plane, int64_t q,
-              int64_t i, int64_t j, const Inside& inside, bool finite,
-              const C* packed, C* partial, const Worker<C>& worker) const;
   static Range RangeInside(const Axis& axis, int64_t tap, int64_t start,
                            int64_t count);
   template <typename C>
@@ -107,6 +105,7 @@ class BackwardPlan {
   int64_t block_images_ = 0, block_rows_ = 0, block_columns_ = 0;
   int64_t band_rows_ = 0;
   AxisPlan input_rows_, input_columns_, rows_, columns_;
+  int64_t plane_ = 0;  // elements of a plane of a tile
   int64_t tiles_ = 0;
   PartialFilters partials_;
   // The order of units: a chunk's parts share its images, a part's chunks share

@@ -146,17 +146,34 @@ struct FilterGradientBlock {
   C* total;
 };
 
-// Both gradients of the same pixels, taps and filters, which share the
-// differences, the output gradients and so most of the work:
+// The pixels of each image that meet a tap inside it: the first one's input and
+// output gradients, and how many there are. And where the tap's filters lie.
+struct BackwardTap {
+  ptrdiff_t input, gradient, filter;
+  int64_t rows, columns;
+};
+
+// For one plane of input channels, and output channels t: both gradients of the
+// same pixels, taps and filters, which share the differences, the output
+// gradients and so most of the work.
 //
 //   total[t][lane]       += sum_pixels gradient[t] * (input - filter[t])[lane]
 //   input_gradient[lane] += sum_t gradient[t] * HT(filter[t] - input)[lane]
 //
-// `input_gradient` is laid out as `input`.
+// `input_gradient` is laid out as `input`, `total` as `filters`.
 template <typename C>
 struct BackwardBlock {
-  FilterGradientBlock<C> filter;
+  const C* input;
   C* input_gradient;
+  ptrdiff_t input_image, input_row;
+  const C* gradient;
+  ptrdiff_t gradient_image, gradient_row;
+  int64_t images;
+  const BackwardTap* taps;
+  int64_t tap_count;
+  int channels;  // of the output, of one plane
+  const C* filters;
+  C* total;
 };
 
 // The pixels of some images that do not lie in the rows and columns first ...
@@ -229,17 +246,15 @@ struct Kernels {
   // For one plane and filters of three columns that meet neighbouring sources,
   // of which one at most leads and one trails. Sums up in another order.
   ForwardKernel<C> forward_rows;
-  // The most pixels of an input gradient, the most filters of a filter gradient
-  // and of a backward block.
+  // The most pixels of an input gradient, and filters of a filter gradient.
   int max_input_gradient;
   int max_filters;
-  int max_backward_filters;
   void (*input_gradient)(const InputGradientBlock<C>&, int pixels);
   void (*filter_gradient)(const FilterGradientBlock<C>&, int count);
   void (*filter_gradient_sign)(const FilterGradientBlock<C>&, int count);
   // The first of these is for finite inputs and filters only.
-  void (*backward)(const BackwardBlock<C>&, int count);
-  void (*backward_careful)(const BackwardBlock<C>&, int count);
+  void (*backward)(const BackwardBlock<C>&);
+  void (*backward_careful)(const BackwardBlock<C>&);
   // The sum, and the sum of magnitudes, of all channels of each slot; and the
   // sum of what `columns` neighbouring pixels see of such sums, tap by tap.
   // They work in whole vectors: up to kLanes - 1 slots beyond the last are read

@@ -604,37 +604,39 @@ struct BackwardStep {
   }
 };
 
-// Sums run over pixels one by one, so how many are taken at once is a matter of
-// speed alone.
+// Some filters of one tap, from `first` on. Sums run over pixels one by one, so
+// how many are taken at once is a matter of speed alone.
 template <typename C, bool kFinite, bool kOperands, int kFilters>
-void Backward(const BackwardBlock<C>& both) {
-  const FilterGradientBlock<C>& block = both.filter;
+inline __attribute__((always_inline)) void BackwardFilters(
+    const BackwardBlock<C>& block, const BackwardTap& tap, int first) {
   constexpr int kPixels = kBackwardPixels;
-  const int64_t columns = block.columns;
+  const C* const filters = block.filters + tap.filter + first * kLanes;
+  C* const total = block.total + tap.filter + first * kLanes;
   for (int v = 0; v < kVectors<C>; ++v) {
     const int lane = v * kWidth<C>;
     BackwardStep<C, kFinite, kOperands, kFilters> step;
     step.one = Opaque<C>(1);
 #pragma GCC unroll 16
     for (int t = 0; t < kFilters; ++t) {
-      step.filters[t] = Load(block.filters + t * kLanes + lane);
+      step.filters[t] = Load(filters + t * kLanes + lane);
       step.sums[t] = Vector<C>{};
     }
     for (int64_t image = 0; image < block.images; ++image) {
-      for (int64_t row = 0; row < block.rows; ++row) {
-        const int64_t start =
-            image * block.input_image + row * block.input_row + lane;
+      for (int64_t row = 0; row < tap.rows; ++row) {
+        const int64_t start = tap.input + image * block.input_image +
+                              row * block.input_row + lane;
         const C* input = block.input + start;
-        C* input_gradient = both.input_gradient + start;
-        const C* gradient = block.gradient + image * block.gradient_image +
-                            row * block.gradient_row;
+        C* input_gradient = block.input_gradient + start;
+        const C* gradient = block.gradient + tap.gradient +
+                            image * block.gradient_image +
+                            row * block.gradient_row + first;
         int64_t column = 0;
-        for (; column + kPixels <= columns; column += kPixels) {
+        for (; column + kPixels <= tap.columns; column += kPixels) {
           const int64_t at = column * kLanes;
           step.template Take<kPixels>(input + at, gradient + at,
                                       input_gradient + at);
         }
-        for (; column < columns; ++column) {
+        for (; column < tap.columns; ++column) {
           const int64_t at = column * kLanes;
           step.template Take<1>(input + at, gradient + at, input_gradient + at);
         }
@@ -642,17 +644,34 @@ void Backward(const BackwardBlock<C>& both) {
     }
 #pragma GCC unroll 16
     for (int t = 0; t < kFilters; ++t) {
-      C* to = block.total + t * kLanes + lane;
+      C* const to = total + t * kLanes + lane;
       Store(Load(to) + step.sums[t], to);
     }
   }
 }
 
 template <typename C, bool kFinite, bool kOperands, int kMost>
-void BackwardUpTo(const BackwardBlock<C>& block, int count) {
-  if (count == kMost) return Backward<C, kFinite, kOperands, kMost>(block);
+void BackwardUpTo(const BackwardBlock<C>& block, const BackwardTap& tap,
+                  int first, int count) {
+  if (count == kMost) {
+    return BackwardFilters<C, kFinite, kOperands, kMost>(block, tap, first);
+  }
   if constexpr (kMost > 1) {
-    BackwardUpTo<C, kFinite, kOperands, kMost - 1>(block, count);
+    BackwardUpTo<C, kFinite, kOperands, kMost - 1>(block, tap, first, count);
+  }
+}
+
+template <typename C, bool kFinite, bool kOperands, int kFilters>
+void Backward(const BackwardBlock<C>& block) {
+  for (int64_t i = 0; i < block.tap_count; ++i) {
+    // Dealt out evenly: 9 channels are 5 and 4, not 8 and 1.
+    const int parts = (block.channels + kFilters - 1) / kFilters;
+    for (int part = 0; part < parts; ++part) {
+      const int first = block.channels * part / parts;
+      const int end = block.channels * (part + 1) / parts;
+      BackwardUpTo<C, kFinite, kOperands, kFilters>(block, block.taps[i], first,
+                                                    end - first);
+    }
   }
 }
 
@@ -964,14 +983,13 @@ constexpr Kernels<C> MakeKernels() {
   kernels.forward_rows = Pixels::template MakeRows<C>();
   kernels.max_input_gradient = kInputGradient;
   kernels.max_filters = kFilters;
-  kernels.max_backward_filters = kBackward;
   kernels.input_gradient = &InputGradientUpTo<C, kInputGradient>;
   kernels.filter_gradient =
       &CorrelateFiltersUpTo<C, FullPrecision<C>, kFilters>;
   kernels.filter_gradient_sign =
       &CorrelateFiltersUpTo<C, SignOnly<C>, kFilters>;
-  kernels.backward = &BackwardUpTo<C, true, kOperands, kBackward>;
-  kernels.backward_careful = &BackwardUpTo<C, false, kOperands, kBackward>;
+  kernels.backward = &Backward<C, true, kOperands, kBackward>;
+  kernels.backward_careful = &Backward<C, false, kOperands, kBackward>;
   kernels.slot_sums = &SlotSums<C>;
   kernels.tap_sums = &SumTaps<C>;
   kernels.filter_sums = &SumFilters<C>;
