@@ -14,6 +14,9 @@ FILTER_GRADIENTS = ("full_precision", "sign")
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
+# Operations, and signatures of each, that eager execution remembers.
+_CACHED = 256
+
 # Attributes that an op and its gradients share; types follow from the inputs.
 _GEOMETRY = (
     "strides",
@@ -89,16 +92,20 @@ def adder_conv2d(
     >>> keras_adder.ops.adder_conv2d(x, filters, padding="same").shape
     TensorShape([4, 10, 10, 16])
     """
+    # What can be a key of a cache; the operation itself sees to the rest.
     arguments = (
-        _pair(strides, "strides"),
+        strides if isinstance(strides, int) else _pair(strides, "strides"),
         _standardize_padding(padding),
         _standardize_data_format(data_format),
-        _pair(dilation_rate, "dilation_rate"),
+        dilation_rate
+        if isinstance(dilation_rate, int)
+        else _pair(dilation_rate, "dilation_rate"),
         _standardize_filter_gradient(filter_gradient),
         _standardize_output_dtype(output_dtype),
     )
     # Keras's own way: placeholders take a place in a functional model.
-    if any(keras.utils.is_keras_tensor(x) for x in (inputs, filters)):
+    is_symbolic = keras.utils.is_keras_tensor
+    if is_symbolic(inputs) or is_symbolic(filters):
         return AdderConv2DOperation(*arguments).symbolic_call(inputs, filters)
     return _cached_operation(*arguments).call(inputs, filters)
 
@@ -126,20 +133,42 @@ class AdderConv2DOperation(keras.Operation):
         self.filter_gradient = _standardize_filter_gradient(filter_gradient)
         self.output_dtype = _standardize_output_dtype(output_dtype)
         self._attributes = self._make_attributes()
+        self._result_dtypes = {}  # of shapes and dtypes that were checked
 
     def call(self, inputs, filters):
-        if not isinstance(inputs, (tf.SparseTensor, tf.RaggedTensor)):
+        if not isinstance(
+            inputs, (tf.Tensor, tf.SparseTensor, tf.RaggedTensor)
+        ):
             inputs = keras.ops.convert_to_tensor(inputs)
-        filters = keras.ops.convert_to_tensor(filters)
-        self._check(inputs, filters)
+        if not isinstance(filters, tf.Tensor):
+            filters = keras.ops.convert_to_tensor(filters)
         return _library.keras_adder_adder_conv2d(
             input=inputs,
             filter=filters,
-            # A DType: with a string, eager execution takes a detour.
-            output_type=tf.as_dtype(self._result_dtype(inputs)),
-            filter_gradient=self.filter_gradient,
+            output_type=self._checked_result_dtype(inputs, filters),
             **self._attributes,
         )
+
+    def _checked_result_dtype(self, inputs, filters):
+        """The result's DType (with a string, eager execution takes a detour).
+
+        Checks take as long as the rest of a small operation, and an eager loop
+        asks for the same ones again.
+        """
+        if not tf.executing_eagerly() or isinstance(
+            inputs, (tf.SparseTensor, tf.RaggedTensor)
+        ):
+            self._check(inputs, filters)
+            return tf.as_dtype(self._result_dtype(inputs))
+        key = inputs.shape, inputs.dtype, filters.shape, filters.dtype
+        result = self._result_dtypes.get(key)
+        if result is None:
+            self._check(inputs, filters)
+            result = tf.as_dtype(self._result_dtype(inputs))
+            if len(self._result_dtypes) >= _CACHED:
+                self._result_dtypes.clear()
+            self._result_dtypes[key] = result
+        return result
 
     def compute_output_spec(self, inputs, filters):
         self._check(inputs, filters)
@@ -240,11 +269,13 @@ class AdderConv2DOperation(keras.Operation):
             "explicit_paddings": [size for pair in pairs for size in pair],
             "data_format": "NHWC" if channels_last else "NCHW",
             "dilations": all_axes(self.dilation_rate, 1),
+            "filter_gradient": self.filter_gradient,
         }
 
 
 # Operations are costly to make, and an eager loop asks for the same ones again.
-@functools.lru_cache(maxsize=256)
+# Typed, so that True is not taken for 1.
+@functools.lru_cache(maxsize=_CACHED, typed=True)
 def _cached_operation(*arguments):
     return AdderConv2DOperation(*arguments)
 
