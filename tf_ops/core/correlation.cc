@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <map>
 #include <type_traits>
 
 #include "core/passes.h"
@@ -33,6 +32,9 @@ constexpr int64_t kTileBytes = 256 << 10;
 // Terms summed in registers before they are added to the totals, about: every
 // term of a chain rounds, so short chains are accurate ones.
 constexpr int64_t kChainTerms = 576;
+
+// Places of units in their images whose lines a worker remembers.
+constexpr size_t kKnownPlaces = 8;
 
 int64_t Spread(int64_t count, int64_t most) {
   return CeilDiv(count, CeilDiv(count, most));
@@ -337,6 +339,7 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
   };
   C* const scratch = packed.packed + filters_elements();
   const int64_t scratch_stride = SetApart(scratch_.total(), sizeof(C));
+  std::vector<std::vector<UnitLines>> known(threads_);
   const auto run = [&](int64_t index, int number) {
     const Unit unit = UnitAt(index);
     if (unit.at.rows <= 0 || unit.at.columns <= 0) return;
@@ -348,6 +351,7 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
     worker.slot_magnitudes = worker.slot_sums + scratch_.slots;
     worker.sums = worker.slot_magnitudes + scratch_.slots;
     worker.magnitudes = worker.sums + scratch_.pixels;
+    worker.known = &known[number];
     if (pass_ == Pass::kForward) {
       RunForward<C>(unit, source, packed, destination, worker);
     } else {
@@ -404,9 +408,9 @@ void CorrelationPlan::RunForward(const Unit& unit, const Source* source,
                                  Worker<C> worker) const {
   const Results<C> results = ResultsOf<C>(unit, destination);
   C* const magnitudes = worker.magnitudes;
-  // Terms of the same rows of taps share their lines.
-  std::map<int64_t, std::vector<Lines>> lines;
-  for (const Terms& terms : terms_) {
+  const UnitLines& lines = LinesAt(unit, worker.known);
+  for (size_t i = 0; i < terms_.size(); ++i) {
+    const Terms& terms = terms_[i];
     if (terms.first_row == 0 && terms.first_column == 0) {
       PackSources(unit, terms, source, worker);
       const bool differ = KernelsOf<C>(set_).slot_sums(
@@ -416,10 +420,8 @@ void CorrelationPlan::RunForward(const Unit& unit, const Source* source,
       // After a ReLU, for example, nothing is negative.
       worker.magnitudes = differ ? magnitudes : worker.sums;
     }
-    std::vector<Lines>& here = lines[terms.first_row];
-    if (here.empty()) here = LinesOf(unit, terms.first_row, terms.rows);
-    SumSources(unit, terms, worker);
-    for (const Lines& some : here) {
+    SumSources(unit, lines.terms[i].taps, worker);
+    for (const Lines& some : lines.terms[i].lines) {
       SubtractDistances(unit, terms, some, filters, worker, results);
     }
   }
@@ -474,6 +476,28 @@ CorrelationPlan::Results<C> CorrelationPlan::ResultsOf(
   return results;
 }
 
+const CorrelationPlan::UnitLines& CorrelationPlan::LinesAt(
+    const Unit& unit, std::vector<UnitLines>* known) const {
+  const BlockOrigin& at = unit.at;
+  for (const UnitLines& one : *known) {
+    if (one.row == at.row && one.rows == at.rows && one.column == at.column &&
+        one.columns == at.columns && one.images == at.images) {
+      return one;
+    }
+  }
+  if (known->size() == kKnownPlaces) known->erase(known->begin());
+  known->push_back({at.row, at.rows, at.column, at.columns, at.images, {}});
+  UnitLines& lines = known->back();
+  for (const Terms& terms : terms_) {
+    lines.terms.push_back({TapsOf(unit, terms, terms.first_row, terms.rows),
+                           LinesOf(unit, terms.first_row, terms.rows)});
+    for (Lines& some : lines.terms.back().lines) {
+      some.list = TapsOf(unit, terms, some.first_tap, some.taps);
+    }
+  }
+  return lines;
+}
+
 // Rows of taps from `first` on, of some terms, column by column.
 std::vector<ForwardTap> CorrelationPlan::TapsOf(const Unit& unit,
                                                 const Terms& terms,
@@ -496,10 +520,9 @@ std::vector<ForwardTap> CorrelationPlan::TapsOf(const Unit& unit,
 // Sums up what the taps of each pixel see of the packed source planes, and of
 // their magnitudes if these are kept apart.
 template <typename C>
-void CorrelationPlan::SumSources(const Unit& unit, const Terms& terms,
+void CorrelationPlan::SumSources(const Unit& unit,
+                                 const std::vector<ForwardTap>& taps,
                                  const Worker<C>& worker) const {
-  const std::vector<ForwardTap> taps =
-      TapsOf(unit, terms, terms.first_row, terms.rows);
   const int64_t row_slots = unit.columns->source.slots;
   const auto tap_sums = KernelsOf<C>(set_).tap_sums;
   for (int64_t image = 0; image < unit.at.images; ++image) {
@@ -539,18 +562,16 @@ void CorrelationPlan::SubtractDistances(const Unit& unit, const Terms& terms,
                                         const Worker<C>& worker,
                                         const Results<C>& results) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
-  const std::vector<ForwardTap> taps =
-      TapsOf(unit, terms, lines.first_tap, lines.taps);
   const Outside outside = OutsideOf(terms);
   ForwardBlock<C> block{};
   block.source = worker.source;
   block.source_plane = SourcePlane(unit, block_images_);
   block.filter_plane = filters_.source_plane_stride();
   block.next_filters = filters_.destination_plane_stride();
-  block.taps = taps.data();
+  block.taps = lines.list.data();
   block.leading = lines.starts_row ? outside.first * lines.taps : 0;
   block.trailing = lines.ends_row ? outside.last * lines.taps : 0;
-  block.inner = taps.size() - block.leading - block.trailing;
+  block.inner = lines.list.size() - block.leading - block.trailing;
   block.channels = filters_.ChannelsOf(terms);
   block.source_sums = worker.sums;
   block.source_magnitudes = worker.magnitudes;
@@ -759,6 +780,7 @@ std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
         at.columns * (joined ? at.rows : 1) * (all_joined ? at.images : 1),
         !joined && at.column == 0,
         !joined && at.column + at.columns == unit.columns->count,
+        {},
         {}};
     if (!joined) {
       // Taps come in the order of their shifts, or against it.

@@ -79,6 +79,21 @@ class CorrelationPlan {
     int64_t pixels;             // of each
     bool starts_row, ends_row;  // of the image: columns of taps may be outside
     std::vector<RunStart> starts;
+    std::vector<ForwardTap> list;  // the taps, in the forward pass
+  };
+
+  // What kernels of the forward pass run over for some terms: `taps` lists
+  // those of all rows.
+  struct TermLines {
+    std::vector<ForwardTap> taps;
+    std::vector<Lines> lines;
+  };
+
+  // The same for all units at this place in their images. To list it takes as
+  // long as packing, so a worker remembers some.
+  struct UnitLines {
+    int64_t row, rows, column, columns, images;
+    std::vector<TermLines> terms;
   };
 
   // How many elements of a worker's scratch each part takes.
@@ -101,6 +116,7 @@ class CorrelationPlan {
     C* slot_magnitudes;
     C* sums;
     C* magnitudes;
+    std::vector<UnitLines>* known;
   };
 
   // All filters as the kernels read them and, for each of terms_, each row of
@@ -163,10 +179,12 @@ class CorrelationPlan {
   template <typename C, typename Destination>
   void Unpack(const Unit& unit, int64_t first, const Worker<C>& worker,
               Destination* destination) const;
+  const UnitLines& LinesAt(const Unit& unit,
+                           std::vector<UnitLines>* known) const;
   std::vector<ForwardTap> TapsOf(const Unit& unit, const Terms& terms,
                                  int64_t first, int64_t rows) const;
   template <typename C>
-  void SumSources(const Unit& unit, const Terms& terms,
+  void SumSources(const Unit& unit, const std::vector<ForwardTap>& taps,
                   const Worker<C>& worker) const;
   template <typename C, typename Destination>
   Results<C> ResultsOf(const Unit& unit, Destination* destination) const;
