@@ -157,7 +157,7 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
   const int64_t scratch_stride = SetApart(worker_elements(), sizeof(C));
   std::atomic<bool> finite{true};
   const auto pack = [&](int64_t unit, int) {
-    filters_.Pack(set_, filters, {unit, 1}, packed, &finite);
+    filters_.Pack(set_, filters, {unit, 1}, filters_.planes(), packed, &finite);
   };
   const auto run = [&](int64_t unit, int number) {
     Worker<C> worker;

@@ -329,12 +329,14 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
   std::atomic<bool> finite{true};
   const std::vector<PlaneRange> shares = filters_.Share(threads_);
   const auto pack = [&](int64_t share, int) {
-    const PlaneRange& units = shares[share];
     const bool forward = pass_ == Pass::kForward;
-    filters_.Pack(set_, filters, units, packed.packed,
-                  forward ? nullptr : &finite);
-    for (int64_t i = 0; i < units.planes && forward; ++i) {
-      SumPackedFilters(units.first + i, packed);
+    for (const Terms& terms : terms_) {
+      if (terms.first_row == 0 && terms.first_column == 0) {
+        filters_.Pack(set_, filters, shares[share],
+                      {terms.first_plane, terms.planes}, packed.packed,
+                      forward ? nullptr : &finite);
+      }
+      if (forward) SumPackedFilters(shares[share], terms, packed);
     }
   };
   C* const scratch = packed.packed + filters_elements();
@@ -363,20 +365,23 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
            Task{units_, run});
 }
 
+// Of some of the terms, which have just been packed.
 template <typename C>
-void CorrelationPlan::SumPackedFilters(int64_t unit,
+void CorrelationPlan::SumPackedFilters(const PlaneRange& units,
+                                       const Terms& terms,
                                        const Filters<C>& filters) const {
-  const C* const here =
-      filters.packed + unit * filters_.destination_plane_stride();
-  int64_t offset = FilterSumsOffset(unit);
-  for (const Terms& terms : terms_) {
-    const Outside outside = OutsideOf(terms);
-    FilterWindow window = filters_.Window(terms);
-    window.leading = outside.first;
-    window.trailing = outside.last;
-    KernelsOf<C>(set_).filter_sums(here + filters_.WindowAt(terms), window,
-                                   filters.sums.From(offset));
-    offset += terms.rows * kLanes;
+  const Outside outside = OutsideOf(terms);
+  FilterWindow window = filters_.Window(terms);
+  window.leading = outside.first;
+  window.trailing = outside.last;
+  for (int64_t i = 0; i < units.planes; ++i) {
+    const int64_t unit = units.first + i;
+    KernelsOf<C>(set_).filter_sums(
+        filters.packed + unit * filters_.destination_plane_stride() +
+            filters_.WindowAt(terms),
+        window,
+        filters.sums.From(FilterSumsOffset(unit) +
+                          term_rows_[&terms - terms_.data()] * kLanes));
   }
 }
 

@@ -162,7 +162,8 @@ class CorrelationPlan {
   }
 
   template <typename C>
-  void SumPackedFilters(int64_t unit, const Filters<C>& filters) const;
+  void SumPackedFilters(const PlaneRange& units, const Terms& terms,
+                        const Filters<C>& filters) const;
   int64_t FilterSumsOffset(int64_t filter_unit) const;
   template <typename C, typename Source, typename Destination>
   void RunForward(const Unit& unit, const Source* source,

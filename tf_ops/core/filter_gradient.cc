@@ -101,7 +101,7 @@ void FilterGradientPlan::Run(ThreadPool& pool, const T* input, const T* filters,
   const int64_t scratch_stride =
       SetApart(input_scratch_ + output_scratch_, sizeof(C));
   const auto pack = [&](int64_t unit, int) {
-    filters_.Pack(set_, filters, {unit, 1}, packed, nullptr);
+    filters_.Pack(set_, filters, {unit, 1}, filters_.planes(), packed, nullptr);
   };
   const auto run = [&](int64_t unit, int worker) {
     RunUnit<C>(unit, input, gradient, packed, partials,

@@ -62,17 +62,18 @@ class PackedFilters {
   int64_t units() const { return groups_ * Planes(destinations()); }
   int64_t size() const { return units() * destination_plane_stride(); }
 
-  // Packs some units; lanes without a channel become zero. Clears `finite`, if
-  // there is one, where not all of their filters are.
+  // Packs some planes of sources of some units; lanes without a channel become
+  // zero. Clears `finite`, if there is one, where not all of these filters are.
   template <typename T, typename C>
   void Pack(const KernelSet& set, const T* filters, const PlaneRange& units,
-            C* packed, std::atomic<bool>* finite) const {
+            const PlaneRange& planes, C* packed,
+            std::atomic<bool>* finite) const {
     const auto pack = CopiesOf<T>(set).pack;
     const int64_t end = units.first + units.planes;
     int64_t together;
     for (int64_t unit = units.first; unit < end; unit += together) {
       together = NeighboursFrom(unit, end);
-      ForEachRun(unit, together, [&](int64_t from, const Run& run, int64_t to) {
+      const auto visit = [&](int64_t from, const Run& run, int64_t to) {
         pack(filters + from, run, packed + to);
         for (int64_t i = 0; i < together && finite != nullptr; ++i) {
           if (!KernelsOf<C>(set).all_finite(packed + to + i * run.next_plane,
@@ -80,9 +81,13 @@ class PackedFilters {
             *finite = false;
           }
         }
-      });
+      };
+      ForEachRun(unit, together, planes, visit);
     }
   }
+
+  // All planes of sources.
+  PlaneRange planes() const { return {0, Planes(sources())}; }
 
   // All units in ranges that are worth a thread each.
   std::vector<PlaneRange> Share(int threads) const {
@@ -94,9 +99,10 @@ class PackedFilters {
   void Unpack(const KernelSet& set, const C* packed, int64_t unit,
               T* filters) const {
     const auto unpack = CopiesOf<T>(set).unpack;
-    ForEachRun(unit, 1, [&](int64_t from, const Run& run, int64_t to) {
-      unpack(packed + to, run, filters + from);
-    });
+    ForEachRun(unit, 1, planes(),
+               [&](int64_t from, const Run& run, int64_t to) {
+                 unpack(packed + to, run, filters + from);
+               });
   }
 
   int64_t ChannelsOf(const Terms& terms) const {
@@ -131,13 +137,14 @@ class PackedFilters {
 
   // One run for each tap and source plane of so many neighbouring units.
   template <typename Visit>
-  void ForEachRun(int64_t unit, int64_t together, const Visit& visit) const {
+  void ForEachRun(int64_t unit, int64_t together, const PlaneRange& planes,
+                  const Visit& visit) const {
     const int64_t group = unit / Planes(destinations());
     const int64_t plane = unit % Planes(destinations());
     const bool forward = order_ == FilterOrder::kInputsToOutputs;
     const int64_t source_step = forward ? out_channels_ : 1;
     const int64_t destination_step = forward ? 1 : out_channels_;
-    for (int64_t p = 0; p < Planes(sources()); ++p) {
+    for (int64_t p = planes.first; p < planes.first + planes.planes; ++p) {
       for (int64_t tap = 0; tap < kernel_height_ * kernel_width_; ++tap) {
         Run run;
         run.count = PlaneChannels(sources(), p);
