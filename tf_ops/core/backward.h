@@ -1,8 +1,8 @@
 // Both gradients at once.
 //
 // A unit handles some tiles (whole images, or any pixels where the filters are
-// 1x1) of a few planes of input channels, as many as share output gradients
-// while the tile is small. Per tile it keeps the inputs and their gradients,
+// 1x1) of a few planes of input channels, which share output gradients. Per
+// tile it keeps the inputs and their gradients,
 // and meets them with every output channel and tap in bands of rows that stay
 // in the first-level cache. Input gradients are complete when a tile is done,
 // since no other tile overlaps it; filter gradients are summed as in
