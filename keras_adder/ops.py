@@ -155,9 +155,8 @@ class AdderConv2DOperation(keras.Operation):
         Checks take as long as the rest of a small operation, and an eager loop
         asks for the same ones again.
         """
-        if not tf.executing_eagerly() or isinstance(
-            inputs, (tf.SparseTensor, tf.RaggedTensor)
-        ):
+        dense = isinstance(inputs, tf.Tensor) and isinstance(filters, tf.Tensor)
+        if not (dense and tf.executing_eagerly()):
             self._check(inputs, filters)
             return tf.as_dtype(self._result_dtype(inputs))
         key = inputs.shape, inputs.dtype, filters.shape, filters.dtype

@@ -221,6 +221,27 @@ void Sweep(int64_t last) {
       }
     }
   }
+  // Sums of more terms than a chain of additions may have.
+  for (const int64_t channels : {70, 150}) {
+    for (const int64_t filters : {17, 70}) {
+      for (const int64_t width : {1, 13, 29}) {
+        Case c;
+        c.channels = channels;
+        c.filters = filters;
+        c.width = width;
+        c.height = 3;
+        CheckCase(c);
+      }
+    }
+  }
+  // Images that are larger than a cache.
+  for (const int64_t channels : {16, 17}) {
+    Case c;
+    c.height = c.width = 80;
+    c.channels = channels;
+    c.filters = 2;
+    CheckCase(c);
+  }
   for (const int64_t size : {70, 300}) {
     Case c;
     c.height = c.width = size;

@@ -447,23 +447,35 @@ np.savez(sys.argv[2], **results)
             for name in first:
                 assert np.array_equal(first[name], other[name]), name
 
-    def test_bitwise_equal_from_run_to_run_and_for_any_batch_split(self):
+    @pytest.mark.parametrize(
+        "shape, filters_shape, padding, cuts",
+        [
+            ((13, 9, 10, 20), (3, 3, 20, 35), "same", (1, 4)),
+            # Many images a tile, in the whole batch alone.
+            ((100, 7, 7, 16), (7, 7, 16, 40), "valid", (8,)),
+            ((100, 7, 7, 32), (7, 7, 32, 40), "valid", (8,)),
+        ],
+    )
+    def test_bitwise_equal_from_run_to_run_and_for_any_batch_split(
+        self, shape, filters_shape, padding, cuts
+    ):
         rng = np.random.default_rng(0)
-        x = tf.cast(rng.normal(size=(13, 9, 10, 20)), tf.float32)
-        f = tf.cast(rng.normal(size=(3, 3, 20, 35)), tf.float32)
-        g = tf.cast(rng.normal(size=(13, 9, 10, 35)), tf.float32)
+        x = tf.cast(rng.normal(size=shape), tf.float32)
+        f = tf.cast(rng.normal(size=filters_shape), tf.float32)
+        g = rng.normal(size=adder_conv2d(x, f, padding=padding).shape)
+        g = tf.cast(g, tf.float32)
 
         def run(part):
             with tf.GradientTape() as tape:
                 tape.watch([x, f])
-                y = adder_conv2d(x[part], f, padding="same")
+                y = adder_conv2d(x[part], f, padding=padding)
             return y, *tape.gradient(y, [x, f], output_gradients=g[part])
 
         y, dx, df = run(slice(None))
         again = run(slice(None))
         for first, second in zip((y, dx, df), again):
             assert np.array_equal(first, second)
-        for part in (slice(0, 1), slice(1, 4), slice(4, 13)):
+        for part in map(slice, (0, *cuts), (*cuts, shape[0])):
             part_y, part_dx, _ = run(part)
             assert np.array_equal(y[part], part_y)
             assert np.array_equal(dx[part], part_dx[part])
@@ -777,6 +789,17 @@ def test_wrong_arguments_are_named(change, message):
     }
     with pytest.raises(ValueError, match=message):
         adder_conv2d(**arguments)
+
+
+def test_what_was_right_for_tensors_is_no_excuse_for_others():
+    x, f = tf.ones((1, 4, 4, 2)), tf.ones((1, 1, 2, 3))
+    adder_conv2d(x, f, strides=1)
+    with pytest.raises(ValueError, match="`filters` must be a dense tensor"):
+        adder_conv2d(x, tf.sparse.from_dense(f), strides=1)
+    with pytest.raises(ValueError, match="`strides` must be a positive int"):
+        adder_conv2d(x, f, strides=True)
+    with pytest.raises(ValueError, match="`filters` must have the dtype"):
+        adder_conv2d(x, tf.cast(f, tf.float64), strides=1)
 
 
 def test_too_small_an_input_is_an_error_everywhere():

@@ -70,7 +70,7 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
 
 // Must not depend on threads or batch: the other pass sums up in another order.
 bool BackwardPlan::Fits() const {
-  const int64_t bytes = plane_ * element_;
+  const int64_t bytes = image_ * element_;
   const int64_t planes = Planes(input_.channels);
   if (input_.patches.used()) {
     return planes * bytes <= kSharedPlanes * kTileBytes;
@@ -115,12 +115,14 @@ void BackwardPlan::ChooseBlocks() {
     block_rows_ = std::min(block_rows_,
                            std::max<int64_t>(1, kBandPixels / block_columns_));
   }
-  block_images_ = std::clamp<int64_t>(
-      kBandPixels / (block_columns_ * block_rows_), 1, output_.batch);
-  band_rows_ = std::clamp<int64_t>(
-      kBandPixels / (block_columns_ * block_images_), 1, block_rows_);
   input_rows_ = PlanAxis(ForwardTaps(height_), height_.stride, block_rows_);
   input_columns_ = PlanAxis(ForwardTaps(width_), width_.stride, block_columns_);
+  image_ = input_rows_.slots * input_columns_.slots * kLanes;
+  block_images_ = std::min({kBandPixels / (block_columns_ * block_rows_),
+                            kTileBytes / (image_ * element_), output_.batch});
+  block_images_ = std::max<int64_t>(block_images_, 1);
+  band_rows_ = std::clamp<int64_t>(
+      kBandPixels / (block_columns_ * block_images_), 1, block_rows_);
   rows_ = PlanAxis({{0, 0}}, 1, band_rows_);
   columns_ = PlanAxis({{0, 0}}, 1, block_columns_);
   // A cut axis is of 1x1 filters and covered if no stride leaves gaps.
@@ -130,18 +132,19 @@ void BackwardPlan::ChooseBlocks() {
              !(block_columns_ == output_.width
                    ? CoversAxis(input_columns_, input_.width)
                    : width_.stride == 1 && output_.width == input_.width);
-  plane_ = block_images_ * input_rows_.slots * input_columns_.slots * kLanes;
+  plane_ = block_images_ * image_;
   gradient_scratch_ = block_images_ * band_rows_ * block_columns_ * kLanes;
   row_scratch_ = input_.patches.width * input_.patches.channels;
   skipped_ = Planes(output_.channels) * height_.kernel * width_.kernel * kLanes;
 }
 
 int64_t BackwardPlan::workspace_bytes() const {
-  return element_ * (SetApart(filters_.size(), element_) +
-                     SetApart(partials_.elements(), element_) +
-                     SetApart(skipped_elements(), element_) +
-                     threads_ * SetApart(worker_elements(), element_)) -
-         kGap;
+  return element_ *
+             (SetApart(filters_.size(), element_, threads_) +
+              SetApart(partials_.elements(), element_, threads_) +
+              SetApart(skipped_elements(), element_, threads_) +
+              threads_ * SetApart(worker_elements(), element_, threads_)) -
+         GapBytes(threads_);
 }
 
 template <typename T, typename O>
@@ -151,10 +154,13 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
   using C = typename ComputeType<T>::type;
   if (partial_) std::memset(input_gradient, 0, input_size_ * sizeof(T));
   C* const packed = static_cast<C*>(workspace);
-  C* const partials = packed + SetApart(filters_.size(), sizeof(C));
-  C* const skipped = partials + SetApart(partials_.elements(), sizeof(C));
-  C* const scratch = skipped + SetApart(skipped_elements(), sizeof(C));
-  const int64_t scratch_stride = SetApart(worker_elements(), sizeof(C));
+  C* const partials = packed + SetApart(filters_.size(), sizeof(C), threads_);
+  C* const skipped =
+      partials + SetApart(partials_.elements(), sizeof(C), threads_);
+  C* const scratch =
+      skipped + SetApart(skipped_elements(), sizeof(C), threads_);
+  const int64_t scratch_stride =
+      SetApart(worker_elements(), sizeof(C), threads_);
   std::atomic<bool> finite{true};
   const auto pack = [&](int64_t unit, int) {
     filters_.Pack(set_, filters, {unit, 1}, filters_.planes(), packed, &finite);

@@ -105,7 +105,8 @@ class BackwardPlan {
   int64_t block_images_ = 0, block_rows_ = 0, block_columns_ = 0;
   int64_t band_rows_ = 0;
   AxisPlan input_rows_, input_columns_, rows_, columns_;
-  int64_t plane_ = 0;  // elements of a plane of a tile
+  // Elements of a plane of an image, and of a tile.
+  int64_t image_ = 0, plane_ = 0;
   int64_t tiles_ = 0;
   PartialFilters partials_;
   // The order of units: a chunk's parts share its images, a part's chunks share

@@ -272,7 +272,7 @@ int64_t CorrelationPlan::filters_elements() const {
       pass_ == Pass::kForward
           ? FilterSums<float>::kArrays * FilterSumsOffset(filters_.units())
           : 0;
-  return SetApart(filters_.size() + sums, element_);
+  return SetApart(filters_.size() + sums, element_, threads_);
 }
 
 int64_t CorrelationPlan::FilterSumsOffset(int64_t filter_unit) const {
@@ -282,9 +282,9 @@ int64_t CorrelationPlan::FilterSumsOffset(int64_t filter_unit) const {
 int64_t CorrelationPlan::workspace_bytes() const {
   if (units_ == 0) return 0;
   return (filters_elements() +
-          threads_ * SetApart(scratch_.total(), element_)) *
+          threads_ * SetApart(scratch_.total(), element_, threads_)) *
              element_ -
-         kGap;
+         GapBytes(threads_);
 }
 
 // In phases that are shorter than the first, a unit may have no rows or no
@@ -340,7 +340,8 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
     }
   };
   C* const scratch = packed.packed + filters_elements();
-  const int64_t scratch_stride = SetApart(scratch_.total(), sizeof(C));
+  const int64_t scratch_stride =
+      SetApart(scratch_.total(), sizeof(C), threads_);
   std::vector<std::vector<UnitLines>> known(threads_);
   const auto run = [&](int64_t index, int number) {
     const Unit unit = UnitAt(index);
@@ -459,16 +460,15 @@ void CorrelationPlan::RunInputGradient(const Unit& unit, const Source* source,
   Unpack(unit, 0, worker, destination);
 }
 
-// Kernels write whole planes of pixels whose channels are neighbours, where one
-// block has all terms of a sum. (Of several, the last could; that is slower.)
+// Kernels write whole planes of pixels whose channels are neighbours, when they
+// add the last terms.
 template <typename C, typename Destination>
 CorrelationPlan::Results<C> CorrelationPlan::ResultsOf(
     const Unit& unit, Destination* destination) const {
   Results<C> results{nullptr, 0};
   if constexpr (std::is_same_v<C, Destination>) {
     const Strides& strides = destination_.strides;
-    if (pass_ != Pass::kForward || strides.channel != 1 || terms_.size() > 1)
-      return results;
+    if (pass_ != Pass::kForward || strides.channel != 1) return results;
     const BlockOrigin& at = unit.at;
     const int64_t channel =
         at.group * destination_.channels + unit.planes.first * kLanes;
@@ -581,10 +581,12 @@ void CorrelationPlan::SubtractDistances(const Unit& unit, const Terms& terms,
   block.source_sums = worker.sums;
   block.source_magnitudes = worker.magnitudes;
   block.padded = lines.taps < terms.rows;
-  block.fresh = &terms == terms_.data();
+  block.before_plane = block_slots() * kLanes;
   int64_t planes = 0;
   for (int64_t p = 0; p < unit.planes.planes; p += planes) {
-    const bool direct = p < results.planes;
+    const bool direct = &terms == &terms_.back() && p < results.planes;
+    C* const totals = worker.totals + p * block_slots() * kLanes;
+    block.before = &terms == &terms_.front() ? nullptr : totals;
     planes = PlanesAtOnce<C>((direct ? results.planes : unit.planes.planes) - p,
                              lines.pixels);
     if (direct) {
@@ -593,7 +595,7 @@ void CorrelationPlan::SubtractDistances(const Unit& unit, const Terms& terms,
       block.output_pixel = destination_.strides.width;
       block.output_plane = kLanes;
     } else {
-      block.output = worker.totals + p * block_slots() * kLanes;
+      block.output = totals;
       block.start = &RunStart::total;
       block.output_pixel = kLanes;
       block.output_plane = block_slots() * kLanes;
@@ -654,6 +656,7 @@ void CorrelationPlan::RunKernel(const ForwardKernel<C>& kernel,
     here.source_sums += first;
     here.source_magnitudes += first;
     here.output += first * block.output_pixel;
+    if (block.before != nullptr) here.before += first * kLanes;
     here.leading = starts ? block.leading : 0;
     here.trailing = ends ? block.trailing : 0;
     here.inner += block.leading - here.leading;

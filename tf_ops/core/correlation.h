@@ -7,7 +7,7 @@
 // Work is cut into units: a block of destination pixels of one group and a few
 // planes of its channels. A unit gathers the sources it needs into a tile (real
 // zeros where the padding is), sums in a tile of totals and writes that out;
-// sums that one block of a kernel completes may go to the tensor at once.
+// sums that a kernel completes may go to the tensor at once.
 // Rows of taps that lie in the padding are skipped and, in the forward pass and
 // for the first and the last pixel of an image's row, so are columns of taps.
 // What they contribute there, the filters' magnitudes, is subtracted without

@@ -79,11 +79,11 @@ void FilterGradientPlan::ChooseBlocks() {
 
 int64_t FilterGradientPlan::workspace_bytes() const {
   if (empty_) return 0;
-  return element_ *
-             (SetApart(filters_.size(), element_) +
-              SetApart(partials_.elements(), element_) +
-              threads_ * SetApart(input_scratch_ + output_scratch_, element_)) -
-         kGap;
+  return element_ * (SetApart(filters_.size(), element_, threads_) +
+                     SetApart(partials_.elements(), element_, threads_) +
+                     threads_ * SetApart(input_scratch_ + output_scratch_,
+                                         element_, threads_)) -
+         GapBytes(threads_);
 }
 
 template <typename T, typename O>
@@ -96,10 +96,11 @@ void FilterGradientPlan::Run(ThreadPool& pool, const T* input, const T* filters,
     return;
   }
   C* const packed = static_cast<C*>(workspace);
-  C* const partials = packed + SetApart(filters_.size(), sizeof(C));
-  C* const scratch = partials + SetApart(partials_.elements(), sizeof(C));
+  C* const partials = packed + SetApart(filters_.size(), sizeof(C), threads_);
+  C* const scratch =
+      partials + SetApart(partials_.elements(), sizeof(C), threads_);
   const int64_t scratch_stride =
-      SetApart(input_scratch_ + output_scratch_, sizeof(C));
+      SetApart(input_scratch_ + output_scratch_, sizeof(C), threads_);
   const auto pack = [&](int64_t unit, int) {
     filters_.Pack(set_, filters, {unit, 1}, filters_.planes(), packed, nullptr);
   };

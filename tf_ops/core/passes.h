@@ -70,8 +70,8 @@ class AdderFilterGradient {
   std::unique_ptr<internal::FilterGradientPlan> plan_;
 };
 
-// Geometries that the common pass does not fit (images of many thousand pixels,
-// the sign gradient) run as the two passes above, one after the other.
+// Geometries that the common pass does not fit (the largest images, the sign
+// gradient) run as the two passes above, one after the other.
 template <typename T, typename O>
 class AdderBackward {
  public:

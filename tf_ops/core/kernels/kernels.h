@@ -100,7 +100,9 @@ struct ForwardBlock {
   C* output;
   ptrdiff_t RunStart::* start;  // where in the output
   ptrdiff_t output_pixel, output_plane;
-  bool fresh;  // the output holds nothing yet
+  // What other terms have contributed, laid out as totals; null if nothing yet.
+  const C* before;
+  ptrdiff_t before_plane;
 };
 
 // Blocks of up to `most_pixels` in a run (0: there is no such kernel). `run`

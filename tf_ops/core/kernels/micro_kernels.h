@@ -422,7 +422,21 @@ inline __attribute__((always_inline)) void SubtractPadding(
   }
 }
 
-template <typename C, typename S, bool kFresh>
+template <typename C, typename S>
+inline __attribute__((always_inline)) void AddBefore(const TwoRuns<C>& before,
+                                                     ptrdiff_t plane,
+                                                     Sums<C, S>& sums) {
+#pragma GCC unroll 32
+  for (int p = 0; p < S::kPixels; ++p) {
+    const C* const from = PixelOf<C, S>(before, p, kLanes);
+#pragma GCC unroll 8
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      sums.at[p][v] = Load(from + VectorAt<C>(v, plane)) + sums.at[p][v];
+    }
+  }
+}
+
+template <typename C, typename S>
 inline __attribute__((always_inline)) void WriteSums(const Sums<C, S>& sums,
                                                      C* first, C* second,
                                                      ptrdiff_t pixel,
@@ -432,8 +446,7 @@ inline __attribute__((always_inline)) void WriteSums(const Sums<C, S>& sums,
     C*& output = p < S::kRun ? first : second;
 #pragma GCC unroll 8
     for (int v = 0; v < kSpan<C, S>; ++v) {
-      C* const to = output + VectorAt<C>(v, plane);
-      Store(kFresh ? sums.at[p][v] : Load(to) + sums.at[p][v], to);
+      Store(sums.at[p][v], output + VectorAt<C>(v, plane));
     }
     output += pixel;
   }
@@ -446,15 +459,13 @@ inline __attribute__((always_inline)) void Finish(const ForwardBlock<C>& block,
                                                   Sums<C, S> sums) {
   SubtractPadding<C, S, false>(block.padding, sums);
   if (block.padded) SubtractPadding<C, S, true>(block.padding, sums);
-  C* const one = block.output + first.*block.start;
-  C* const two = block.output + second.*block.start;
-  if (block.fresh) {
-    WriteSums<C, S, true>(sums, one, two, block.output_pixel,
-                          block.output_plane);
-  } else {
-    WriteSums<C, S, false>(sums, one, two, block.output_pixel,
-                           block.output_plane);
+  if (block.before != nullptr) {
+    AddBefore<C, S>({block.before + first.total, block.before + second.total},
+                    block.before_plane, sums);
   }
+  WriteSums<C, S>(sums, block.output + first.*block.start,
+                  block.output + second.*block.start, block.output_pixel,
+                  block.output_plane);
 }
 
 // Distances from sums of maxima. What depends on a pixel and a lane depends on
