@@ -3,7 +3,7 @@
     python benchmarks/conv2d.py
 
 prints tables and writes them, the figures as JSON and a picture to
-`results/speed/`. All contenders of a row take turns in one process. Leave the
+`results/speed/`. Contenders take turns in one process, LiteRT with ours alone. Leave the
 machine alone meanwhile: `--self-check` says what its noise is.
 """
 

@@ -94,12 +94,10 @@ def adder_conv2d(
     """
     # What can be a key of a cache; the operation itself sees to the rest.
     arguments = (
-        strides if isinstance(strides, int) else _pair(strides, "strides"),
+        _int_or_pair(strides, "strides"),
         _standardize_padding(padding),
         _standardize_data_format(data_format),
-        dilation_rate
-        if isinstance(dilation_rate, int)
-        else _pair(dilation_rate, "dilation_rate"),
+        _int_or_pair(dilation_rate, "dilation_rate"),
         _standardize_filter_gradient(filter_gradient),
         _standardize_output_dtype(output_dtype),
     )
@@ -300,6 +298,10 @@ def _check_tensor(name, tensor):
 
 def _is_int(value):
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _int_or_pair(value, name):
+    return value if isinstance(value, int) else _pair(value, name)
 
 
 def _pair(value, name):

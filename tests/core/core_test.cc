@@ -183,6 +183,15 @@ void CheckCase(const Case& c) {
   }
 }
 
+Case Block(int64_t channels, int64_t filters, int64_t width) {
+  Case c;
+  c.channels = channels;
+  c.filters = filters;
+  c.width = width;
+  c.height = 3;
+  return c;
+}
+
 void Sweep(int64_t last) {
   const std::vector<int64_t Case::*> dimensions = {
       &Case::batch,        &Case::height,  &Case::width,
@@ -209,11 +218,7 @@ void Sweep(int64_t last) {
   for (const int64_t channels : {1, 16, 17, 33}) {
     for (const int64_t filters : {1, 16, 31, 48, 65, 130}) {
       for (const int64_t width : {1, 6, 13, 29}) {
-        Case c;
-        c.channels = channels;
-        c.filters = filters;
-        c.width = width;
-        c.height = 3;
+        Case c = Block(channels, filters, width);
         CheckCase(c);
         c.kernel_height = c.kernel_width = 1;
         c.batch = 2;
@@ -223,18 +228,13 @@ void Sweep(int64_t last) {
   }
   // Sums of more terms than a chain of additions may have.
   for (const int64_t channels : {70, 150}) {
-    for (const int64_t filters : {17, 70}) {
-      for (const int64_t width : {1, 13, 29}) {
-        Case c;
-        c.channels = channels;
-        c.filters = filters;
-        c.width = width;
-        c.height = 3;
-        CheckCase(c);
-      }
+    for (const int64_t width : {1, 13, 29}) {
+      CheckCase(Block(channels, 17, width));
+      CheckCase(Block(channels, 70, width));
     }
   }
-  // Images that are larger than a cache.
+  // Images that are larger than a cache: one plane of channels, and two, take
+  // different passes backward.
   for (const int64_t channels : {16, 17}) {
     Case c;
     c.height = c.width = 80;

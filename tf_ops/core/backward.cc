@@ -65,7 +65,7 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
   fits_ = Fits();
   if (!fits_) return;
   DealParts();
-  by_parts_ = 2 * filter_size_ > geometry.output_size();
+  by_parts_ = filters_.Outweigh(geometry.output_size());
 }
 
 // Must not depend on threads or batch: the other pass sums up in another order.
@@ -89,17 +89,14 @@ void BackwardPlan::DealParts() {
                                                1, kSharedPlanes);
   parts_ = DealPlanes(planes, most);
   tiles_ = grid().size();
-  const auto units = [&] {
-    return groups_ * static_cast<int64_t>(parts_.size());
-  };
-  partials_ = PartialFilters(filters_, element_, units(), tiles_);
+  partials_ = PartialFilters(filters_, element_, all_parts(), tiles_);
   while (threads_ > 1 && !patches && most > 1 &&
-         partials_.chunks() * units() < 4 * threads_) {
+         partials_.chunks() * all_parts() < 4 * threads_) {
     most = CeilDiv(most, 2);
     parts_ = DealPlanes(planes, most);
   }
   threads_ = static_cast<int>(
-      std::min<int64_t>(threads_, partials_.chunks() * units()));
+      std::min<int64_t>(threads_, partials_.chunks() * all_parts()));
   input_scratch_ = MostPlanes(parts_) * plane_;
 }
 
@@ -179,9 +176,8 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
     AddPadding(unit, packed, skipped, partials);
     filters_.Unpack(set_, partials, unit, filter_gradient);
   };
-  const int64_t units = groups_ * static_cast<int64_t>(parts_.size());
   RunTasks(pool, threads_, Task{filters_.units(), pack},
-           Task{partials_.chunks() * units, run},
+           Task{partials_.chunks() * all_parts(), run},
            Task{filters_.units(), finish});
 }
 
@@ -192,9 +188,8 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
                            C* all_skipped, T* input_gradient,
                            const Worker<C>& worker) const {
   const int64_t chunks = partials_.chunks();
-  const int64_t parts = groups_ * static_cast<int64_t>(parts_.size());
-  const int64_t chunk = by_parts_ ? unit % chunks : unit / parts;
-  const int64_t group_part = by_parts_ ? unit / chunks : unit % parts;
+  const int64_t chunk = by_parts_ ? unit % chunks : unit / all_parts();
+  const int64_t group_part = by_parts_ ? unit / chunks : unit % all_parts();
   const PlaneRange& part = parts_[group_part % parts_.size()];
   const int64_t group = group_part / parts_.size();
   const int64_t size = filters_.destination_plane_stride();
@@ -206,9 +201,8 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
                          ? all_skipped + (chunk * groups_ + group) * skipped_
                          : nullptr;
   if (skipped != nullptr) std::fill_n(skipped, skipped_, C{0});
-  const int64_t slots = input_rows_.slots * input_columns_.slots;
-  for (int64_t tile = tiles_ * chunk / partials_.chunks();
-       tile < tiles_ * (chunk + 1) / partials_.chunks(); ++tile) {
+  for (int64_t tile = tiles_ * chunk / chunks;
+       tile < tiles_ * (chunk + 1) / chunks; ++tile) {
     BlockOrigin at = grid().At(tile);
     at.group = group;
     PackTile(set_, input, input_, input_rows_, input_columns_, at, part.first,
@@ -217,7 +211,7 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
     bool finite = packed_finite;
     for (int64_t p = 0; p < part.planes && finite; ++p) {
       finite = KernelsOf<C>(set_).all_finite(worker.input + p * plane_,
-                                             at.images * slots);
+                                             at.images * image_ / kLanes);
     }
     SumTile(at, part.planes, packed_finite, finite, gradient, packed + offset,
             partial, skipped, worker);
@@ -241,7 +235,7 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes,
   const auto kernel = finite ? kernels.backward : kernels.backward_careful;
   BackwardBlock<C> block;
   block.input_row = input_columns_.slots * kLanes;
-  block.input_image = input_rows_.slots * block.input_row;
+  block.input_image = image_;
   block.gradient = worker.gradient;
   block.gradient_row = block_columns_ * kLanes;
   block.gradient_image = band_rows_ * block.gradient_row;

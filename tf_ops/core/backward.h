@@ -67,6 +67,8 @@ class BackwardPlan {
     return {output_.batch, output_.height, output_.width,
             block_images_, block_rows_,    block_columns_};
   }
+  // Parts of all groups.
+  int64_t all_parts() const { return groups_ * parts_.size(); }
   template <typename C, typename T, typename O>
   void RunUnit(int64_t unit, const T* input, const O* gradient, const C* packed,
                bool packed_finite, C* partials, C* all_skipped,
@@ -109,9 +111,7 @@ class BackwardPlan {
   int64_t image_ = 0, plane_ = 0;
   int64_t tiles_ = 0;
   PartialFilters partials_;
-  // The order of units: a chunk's parts share its images, a part's chunks share
-  // its filters. What is more of it should be met by one thread alone.
-  bool by_parts_ = false;
+  bool by_parts_ = false;  // see PackedFilters::Outweigh
   int64_t input_scratch_ = 0, gradient_scratch_ = 0, row_scratch_ = 0;
   int64_t worker_elements() const {
     return 2 * input_scratch_ + gradient_scratch_ + row_scratch_;

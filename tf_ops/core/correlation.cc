@@ -229,8 +229,8 @@ void CorrelationPlan::ChooseBlocks(const std::vector<Phase>& rows,
     }
   }
   units_ = phases * UnitsOfPhase(row_count, column_count);
-  by_parts_ = 2 * filters_.size() / groups_ >
-              source_.batch * source_.height * source_.width * source_.channels;
+  by_parts_ = filters_.Outweigh(source_.batch * source_.height * source_.width *
+                                source_.channels * groups_);
   threads_ = static_cast<int>(std::min<int64_t>(threads_, units_));
 }
 
@@ -342,7 +342,7 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
   C* const scratch = packed.packed + filters_elements();
   const int64_t scratch_stride =
       SetApart(scratch_.total(), sizeof(C), threads_);
-  std::vector<std::vector<UnitLines>> known(threads_);
+  std::vector<std::vector<TapLines>> known(threads_);
   const auto run = [&](int64_t index, int number) {
     const Unit unit = UnitAt(index);
     if (unit.at.rows <= 0 || unit.at.columns <= 0) return;
@@ -414,9 +414,7 @@ void CorrelationPlan::RunForward(const Unit& unit, const Source* source,
                                  Worker<C> worker) const {
   const Results<C> results = ResultsOf<C>(unit, destination);
   C* const magnitudes = worker.magnitudes;
-  const UnitLines& lines = LinesAt(unit, worker.known);
-  for (size_t i = 0; i < terms_.size(); ++i) {
-    const Terms& terms = terms_[i];
+  for (const Terms& terms : terms_) {
     if (terms.first_row == 0 && terms.first_column == 0) {
       PackSources(unit, terms, source, worker);
       const bool differ = KernelsOf<C>(set_).slot_sums(
@@ -426,8 +424,9 @@ void CorrelationPlan::RunForward(const Unit& unit, const Source* source,
       // After a ReLU, for example, nothing is negative.
       worker.magnitudes = differ ? magnitudes : worker.sums;
     }
-    SumSources(unit, lines.terms[i].taps, worker);
-    for (const Lines& some : lines.terms[i].lines) {
+    const TapLines& here = LinesAt(unit, terms, worker.known);
+    SumSources(unit, here.taps, worker);
+    for (const Lines& some : here.lines) {
       SubtractDistances(unit, terms, some, filters, worker, results);
     }
   }
@@ -481,26 +480,23 @@ CorrelationPlan::Results<C> CorrelationPlan::ResultsOf(
   return results;
 }
 
-const CorrelationPlan::UnitLines& CorrelationPlan::LinesAt(
-    const Unit& unit, std::vector<UnitLines>* known) const {
+const CorrelationPlan::TapLines& CorrelationPlan::LinesAt(
+    const Unit& unit, const Terms& terms, std::vector<TapLines>* known) const {
   const BlockOrigin& at = unit.at;
-  for (const UnitLines& one : *known) {
-    if (one.row == at.row && one.rows == at.rows && one.column == at.column &&
-        one.columns == at.columns && one.images == at.images) {
-      return one;
-    }
-  }
+  const std::array<int64_t, 9> place = {
+      at.row,          at.rows,    at.column,          at.columns,   at.images,
+      terms.first_row, terms.rows, terms.first_column, terms.columns};
+  const auto found =
+      std::find_if(known->begin(), known->end(),
+                   [&](const TapLines& one) { return one.place == place; });
+  if (found != known->end()) return *found;
   if (known->size() == kKnownPlaces) known->erase(known->begin());
-  known->push_back({at.row, at.rows, at.column, at.columns, at.images, {}});
-  UnitLines& lines = known->back();
-  for (const Terms& terms : terms_) {
-    lines.terms.push_back({TapsOf(unit, terms, terms.first_row, terms.rows),
-                           LinesOf(unit, terms.first_row, terms.rows)});
-    for (Lines& some : lines.terms.back().lines) {
-      some.list = TapsOf(unit, terms, some.first_tap, some.taps);
-    }
+  known->push_back({place, TapsOf(unit, terms, terms.first_row, terms.rows),
+                    LinesOf(unit, terms.first_row, terms.rows)});
+  for (Lines& some : known->back().lines) {
+    some.list = TapsOf(unit, terms, some.first_tap, some.taps);
   }
-  return lines;
+  return known->back();
 }
 
 // Rows of taps from `first` on, of some terms, column by column.

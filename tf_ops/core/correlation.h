@@ -23,6 +23,7 @@
 #ifndef KERAS_ADDER_CORE_CORRELATION_H_
 #define KERAS_ADDER_CORE_CORRELATION_H_
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -82,18 +83,13 @@ class CorrelationPlan {
     std::vector<ForwardTap> list;  // the taps, in the forward pass
   };
 
-  // What kernels of the forward pass run over for some terms: `taps` lists
-  // those of all rows.
-  struct TermLines {
+  // What kernels of the forward pass run over for some rows and columns of
+  // taps, which `taps` lists. The same for all units at one place in their
+  // images; to list it takes as long as packing, so a worker remembers some.
+  struct TapLines {
+    std::array<int64_t, 9> place;
     std::vector<ForwardTap> taps;
     std::vector<Lines> lines;
-  };
-
-  // The same for all units at this place in their images. To list it takes as
-  // long as packing, so a worker remembers some.
-  struct UnitLines {
-    int64_t row, rows, column, columns, images;
-    std::vector<TermLines> terms;
   };
 
   // How many elements of a worker's scratch each part takes.
@@ -116,7 +112,7 @@ class CorrelationPlan {
     C* slot_magnitudes;
     C* sums;
     C* magnitudes;
-    std::vector<UnitLines>* known;
+    std::vector<TapLines>* known;
   };
 
   // All filters as the kernels read them and, for each of terms_, each row of
@@ -180,8 +176,8 @@ class CorrelationPlan {
   template <typename C, typename Destination>
   void Unpack(const Unit& unit, int64_t first, const Worker<C>& worker,
               Destination* destination) const;
-  const UnitLines& LinesAt(const Unit& unit,
-                           std::vector<UnitLines>* known) const;
+  const TapLines& LinesAt(const Unit& unit, const Terms& terms,
+                          std::vector<TapLines>* known) const;
   std::vector<ForwardTap> TapsOf(const Unit& unit, const Terms& terms,
                                  int64_t first, int64_t rows) const;
   template <typename C>
@@ -235,9 +231,7 @@ class CorrelationPlan {
   int64_t block_images_, block_rows_, block_columns_;
   std::vector<AxisPhase> row_phases_, column_phases_;
   int64_t units_ = 0;
-  // The order of units: an image's parts share its sources, a part's images
-  // share its filters. What is more of it should be met by one thread alone.
-  bool by_parts_ = false;
+  bool by_parts_ = false;  // see PackedFilters::Outweigh
   Scratch scratch_{};
 };
 

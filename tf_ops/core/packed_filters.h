@@ -62,6 +62,13 @@ class PackedFilters {
   int64_t units() const { return groups_ * Planes(destinations()); }
   int64_t size() const { return units() * destination_plane_stride(); }
 
+  // Whether units of work should be ordered by parts of the filters, not by
+  // images of so many elements in all: what is more of the two should be met
+  // by one thread alone.
+  bool Outweigh(int64_t image_elements) const {
+    return 2 * size() > image_elements;
+  }
+
   // Packs some planes of sources of some units; lanes without a channel become
   // zero. Clears `finite`, if there is one, where not all of these filters are.
   template <typename T, typename C>

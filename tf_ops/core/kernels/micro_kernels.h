@@ -1117,11 +1117,14 @@ void Pack(const T* tensor, const Run& run, C* tile) {
   }
   const int64_t done =
       run.pixel_stride == 1 ? PackTransposed(tensor, run, tile) : 0;
-  for (int64_t i = done; i < run.count; ++i) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const T* const from =
-          tensor + lane * run.channel_stride + i * run.pixel_stride;
-      tile[i * kLanes + lane] = lane < run.channels ? Read(*from) : C{0};
+  if (run.channels < kLanes) {
+    std::memset(tile + done * kLanes, 0,
+                (run.count - done) * kLanes * sizeof(C));
+  }
+  for (int lane = 0; lane < run.channels; ++lane) {
+    const T* from = tensor + lane * run.channel_stride;
+    for (int64_t i = done; i < run.count; ++i) {
+      tile[i * kLanes + lane] = Read(from[i * run.pixel_stride]);
     }
   }
 }
