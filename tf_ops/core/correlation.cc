@@ -44,7 +44,7 @@ int64_t Spread(int64_t count, int64_t most) {
 
 CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
                                  const KernelSet& set, int64_t element,
-                                 int threads)
+                                 bool converts, int threads)
     : set_(set),
       pass_(pass),
       element_(element),
@@ -84,6 +84,8 @@ CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
   }
   if (forward) {
     FindOutsideColumns();
+    in_place_ = !converts && source_.strides.channel == 1 &&
+                !source_.patches.used() && SkipsAllColumnsOutside();
     neighbours_ = width_.kernel == 3 && width_.stride == 1 &&
                   width_.dilation == 1 && outside_.first <= 1 &&
                   outside_.last <= 1 && Planes(destination_.channels) == 1;
@@ -117,6 +119,26 @@ void CorrelationPlan::FindOutsideColumns() {
          outside(width_.kernel - 1 - outside_.last, width_.output - 1)) {
     ++outside_.last;
   }
+}
+
+// Whether no pixel meets a column of taps in the padding but those that
+// `outside_` leaves out.
+bool CorrelationPlan::SkipsAllColumnsOutside() const {
+  const std::vector<AxisTap> taps = ForwardTaps(width_);
+  const auto inside = [&](int64_t first, int64_t end, int64_t pixel) {
+    if (first >= end) return true;
+    const int64_t source = pixel * width_.stride;
+    return source + taps[first].shift >= 0 &&
+           source + taps[end - 1].shift < source_.width;
+  };
+  const int64_t last = width_.output - 1;
+  const int64_t end = width_.kernel - outside_.last;
+  if (last == 0) return inside(outside_.first, width_.kernel, 0);
+  if (last > 1 && !(inside(0, width_.kernel, 1) &&
+                    inside(0, width_.kernel, last - 1))) {
+    return false;
+  }
+  return inside(outside_.first, width_.kernel, 0) && inside(0, end, last);
 }
 
 CorrelationPlan::Outside CorrelationPlan::OutsideOf(const Terms& terms) const {
@@ -253,11 +275,10 @@ void CorrelationPlan::SizeScratch() {
   };
   const int64_t slots =
       most_slots(row_phases_) * most_slots(column_phases_) * block_images_;
-  scratch_.source = slots * terms_[0].planes * kLanes;
+  if (!in_place_) scratch_.source = slots * terms_[0].planes * kLanes;
   scratch_.totals = block_slots() * MostPlanes(parts_) * kLanes;
   if (pass_ == Pass::kForward) {
     // Kernels that sum up slots may touch so many more.
-    scratch_.source += kLanes * kLanes;
     scratch_.slots = slots + kLanes;
     scratch_.pixels = block_slots() + kLanes;
   } else {
@@ -395,6 +416,65 @@ void CorrelationPlan::PackSources(const Unit& unit, const Terms& terms,
            SourcePlane(unit, block_images_), worker.source);
 }
 
+// Packs them first, if they are not read in place.
+template <typename C, typename Source>
+CorrelationPlan::Sources<C> CorrelationPlan::SourcesOf(
+    const Unit& unit, const Terms& terms, const Source* source,
+    const Worker<C>& worker) const {
+  if constexpr (std::is_same_v<Source, C>) {
+    if (in_place_) {
+      const BlockOrigin& at = unit.at;
+      const Strides& strides = source_.strides;
+      const int64_t pixel = unit.columns->source.step * strides.width;
+      return {source + at.image * strides.batch +
+                  at.row * unit.rows->source.step * strides.height +
+                  at.column * pixel + at.group * source_.channels +
+                  terms.first_plane * kLanes,
+              kLanes, pixel};
+    }
+  }
+  PackSources(unit, terms, source, worker);
+  return {worker.source, SourcePlane(unit, block_images_), kLanes};
+}
+
+// Of all channels of some terms, for each slot that a tile has; zero in the
+// padding. Returns whether magnitudes may differ from sums.
+template <typename C>
+bool CorrelationPlan::SumSlots(const Unit& unit, const Terms& terms,
+                               const Sources<C>& sources,
+                               const Worker<C>& worker) const {
+  SlotBlock<C> block{sources.first, sources.plane, sources.pixel,
+                     filters_.ChannelsOf(terms),
+                     SourcePlane(unit, unit.at.images) / kLanes};
+  const auto sum = KernelsOf<C>(set_).slot_sums;
+  if (!in_place_) {
+    return sum(block, worker.slot_sums, worker.slot_magnitudes);
+  }
+  bool differ = false;
+  const auto clear = [&](int64_t slot, int64_t count) {
+    std::fill_n(worker.slot_sums + slot, count, C{0});
+    std::fill_n(worker.slot_magnitudes + slot, count, C{0});
+  };
+  const BlockOrigin& at = unit.at;
+  const Strides& strides = source_.strides;
+  const int64_t origin =
+      at.image * strides.batch +
+      at.row * unit.rows->source.step * strides.height +
+      at.column * sources.pixel;
+  ForEachRun(source_, unit.rows->source, unit.columns->source, at,
+             [&](int64_t slot, int64_t count, const internal::Inside& inside,
+                 int64_t offset) {
+               clear(slot, inside.before);
+               slot += inside.before;
+               block.first = sources.first + (offset - origin);
+               block.slots = inside.count;
+               differ |= sum(block, worker.slot_sums + slot,
+                             worker.slot_magnitudes + slot);
+               clear(slot + inside.count, count - inside.before - inside.count);
+             });
+  return differ;
+}
+
 // From totals, those of `first` ... on.
 template <typename C, typename Destination>
 void CorrelationPlan::Unpack(const Unit& unit, int64_t first,
@@ -414,20 +494,18 @@ void CorrelationPlan::RunForward(const Unit& unit, const Source* source,
                                  Worker<C> worker) const {
   const Results<C> results = ResultsOf<C>(unit, destination);
   C* const magnitudes = worker.magnitudes;
+  Sources<C> sources{};
   for (const Terms& terms : terms_) {
     if (terms.first_row == 0 && terms.first_column == 0) {
-      PackSources(unit, terms, source, worker);
-      const bool differ = KernelsOf<C>(set_).slot_sums(
-          worker.source, SourcePlane(unit, block_images_), terms.planes,
-          SourcePlane(unit, unit.at.images) / kLanes, worker.slot_sums,
-          worker.slot_magnitudes);
+      sources = SourcesOf(unit, terms, source, worker);
+      const bool differ = SumSlots(unit, terms, sources, worker);
       // After a ReLU, for example, nothing is negative.
       worker.magnitudes = differ ? magnitudes : worker.sums;
     }
     const TapLines& here = LinesAt(unit, terms, worker.known);
     SumSources(unit, here.taps, worker);
     for (const Lines& some : here.lines) {
-      SubtractDistances(unit, terms, some, filters, worker, results);
+      SubtractDistances(unit, terms, some, sources, filters, worker, results);
     }
   }
   Unpack(unit, results.planes, worker, destination);
@@ -491,28 +569,36 @@ const CorrelationPlan::TapLines& CorrelationPlan::LinesAt(
                    [&](const TapLines& one) { return one.place == place; });
   if (found != known->end()) return *found;
   if (known->size() == kKnownPlaces) known->erase(known->begin());
-  known->push_back({place, TapsOf(unit, terms, terms.first_row, terms.rows),
+  known->push_back({place,
+                    TapsOf(unit, terms, terms.first_row, terms.rows, false),
                     LinesOf(unit, terms.first_row, terms.rows)});
   for (Lines& some : known->back().lines) {
-    some.list = TapsOf(unit, terms, some.first_tap, some.taps);
+    some.list = TapsOf(unit, terms, some.first_tap, some.taps, in_place_);
   }
   return known->back();
 }
 
-// Rows of taps from `first` on, of some terms, column by column.
+// Rows of taps from `first` on, of some terms, column by column. Their sources
+// lie in the tensor or in a tile (of one plane).
 std::vector<ForwardTap> CorrelationPlan::TapsOf(const Unit& unit,
                                                 const Terms& terms,
-                                                int64_t first,
-                                                int64_t rows) const {
-  const AxisPlan& columns = unit.columns->source;
+                                                int64_t first, int64_t rows,
+                                                bool in_place) const {
+  const AxisPlan& row_plan = unit.rows->source;
+  const AxisPlan& column_plan = unit.columns->source;
   std::vector<ForwardTap> taps;
   taps.reserve(terms.columns * rows);
   for (int64_t j = 0; j < terms.columns; ++j) {
-    const TapSlot& column = columns.tap_slots[terms.first_column + j];
-    for (int64_t i = 0; i < rows; ++i) {
-      const TapSlot& row = unit.rows->source.tap_slots[first + i];
-      taps.push_back({(row.slot * columns.slots + column.slot) * kLanes,
-                      filters_.TapAt(row.tap, column.tap)});
+    const int64_t column = terms.first_column + j;
+    for (int64_t row = first; row < first + rows; ++row) {
+      const int64_t in_tile = row_plan.tap_slots[row].slot * column_plan.slots +
+                              column_plan.tap_slots[column].slot;
+      taps.push_back(
+          {in_place ? row_plan.taps[row].shift * source_.strides.height +
+                          column_plan.taps[column].shift * source_.strides.width
+                    : in_tile * kLanes,
+           filters_.TapAt(row_plan.tap_slots[row].tap,
+                          column_plan.tap_slots[column].tap)});
     }
   }
   return taps;
@@ -559,14 +645,16 @@ LaneValues<C> PartOf(const LaneValues<C>& values, bool first, bool last,
 template <typename C>
 void CorrelationPlan::SubtractDistances(const Unit& unit, const Terms& terms,
                                         const Lines& lines,
+                                        const Sources<C>& sources,
                                         const Filters<C>& filters,
                                         const Worker<C>& worker,
                                         const Results<C>& results) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
   const Outside outside = OutsideOf(terms);
   ForwardBlock<C> block{};
-  block.source = worker.source;
-  block.source_plane = SourcePlane(unit, block_images_);
+  block.source = sources.first;
+  block.source_plane = sources.plane;
+  block.source_pixel = sources.pixel;
   block.filter_plane = filters_.source_plane_stride();
   block.next_filters = filters_.destination_plane_stride();
   block.taps = lines.list.data();
@@ -648,7 +736,7 @@ void CorrelationPlan::RunKernel(const ForwardKernel<C>& kernel,
     const int64_t pixels = lines.pixels * (i + 1) / runs - first;
     const bool starts = i == 0, ends = i + 1 == runs;
     ForwardBlock<C> here = block;
-    here.source += first * kLanes;
+    here.source += first * block.source_pixel;
     here.source_sums += first;
     here.source_magnitudes += first;
     here.output += first * block.output_pixel;
@@ -769,6 +857,7 @@ std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
   const Strides& strides = destination_.strides;
   const bool joined =
       !MeetsPadding(*unit.rows) && at.columns == row_slots &&
+      (!in_place_ || (at.rows == 1 && at.images == 1)) &&
       at.columns == block_columns_ && at.rows == plan.slots &&
       (at.rows == 1 || strides.height == at.columns * strides.width);
   const bool all_joined =
@@ -812,8 +901,11 @@ std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
     }
     for (int64_t image = 0; image < images; ++image) {
       const int64_t pixel = (image * block_rows_ + row) * block_columns_;
-      found->starts.push_back({(image * plan.slots + row) * row_slots * kLanes,
-                               pixel, pixel * kLanes,
+      const int64_t source =
+          in_place_ ? image * source_.strides.batch +
+                          row * plan.step * source_.strides.height
+                    : (image * plan.slots + row) * row_slots * kLanes;
+      found->starts.push_back({source, pixel, pixel * kLanes,
                                image * strides.batch + row * strides.height});
     }
   }
@@ -869,7 +961,8 @@ AdderForward<T, O>::AdderForward(const Geometry& geometry,
                                  const KernelSet& kernels, int threads)
     : plan_(new internal::CorrelationPlan(
           WithRowsAsChannels(geometry), internal::Pass::kForward, kernels,
-          sizeof(typename ComputeType<T>::type), threads)) {}
+          sizeof(typename ComputeType<T>::type),
+          !std::is_same_v<T, typename ComputeType<T>::type>, threads)) {}
 
 template <typename T, typename O>
 AdderForward<T, O>::~AdderForward() = default;
@@ -891,7 +984,7 @@ AdderInputGradient<T, O>::AdderInputGradient(const Geometry& geometry,
                                              int threads)
     : plan_(new internal::CorrelationPlan(
           geometry, internal::Pass::kInputGradient, kernels,
-          sizeof(typename ComputeType<T>::type), threads)) {}
+          sizeof(typename ComputeType<T>::type), false, threads)) {}
 
 template <typename T, typename O>
 AdderInputGradient<T, O>::~AdderInputGradient() = default;

@@ -41,9 +41,10 @@ enum class Pass { kForward, kInputGradient };
 
 class CorrelationPlan {
  public:
-  // `element` is the size in bytes of the type that is computed in.
+  // `element` is the size in bytes of the type that is computed in; `converts`
+  // says that tensors are of another type.
   CorrelationPlan(const Geometry& geometry, Pass pass, const KernelSet& set,
-                  int64_t element, int threads);
+                  int64_t element, bool converts, int threads);
 
   int64_t workspace_bytes() const;
 
@@ -123,6 +124,14 @@ class CorrelationPlan {
     FilterSums<C> sums;
   };
 
+  // Where kernels of the forward pass find a unit's sources, seen from its first
+  // pixel: in a tile, or in the tensor.
+  template <typename C>
+  struct Sources {
+    const C* first;
+    ptrdiff_t plane, pixel;
+  };
+
   // A unit's first `planes` planes go straight to the tensor, from `first` on.
   template <typename C>
   struct Results {
@@ -136,6 +145,7 @@ class CorrelationPlan {
     int64_t first, last;
   };
   void FindOutsideColumns();
+  bool SkipsAllColumnsOutside() const;
   Outside OutsideOf(const Terms& terms) const;
   void ChooseTerms(int64_t phases);
   void ChooseBlocks(const std::vector<Phase>& rows,
@@ -173,13 +183,20 @@ class CorrelationPlan {
   template <typename C, typename Source>
   void PackSources(const Unit& unit, const Terms& terms, const Source* source,
                    const Worker<C>& worker) const;
+  template <typename C, typename Source>
+  Sources<C> SourcesOf(const Unit& unit, const Terms& terms,
+                       const Source* source, const Worker<C>& worker) const;
+  template <typename C>
+  bool SumSlots(const Unit& unit, const Terms& terms,
+                const Sources<C>& sources, const Worker<C>& worker) const;
   template <typename C, typename Destination>
   void Unpack(const Unit& unit, int64_t first, const Worker<C>& worker,
               Destination* destination) const;
   const TapLines& LinesAt(const Unit& unit, const Terms& terms,
                           std::vector<TapLines>* known) const;
   std::vector<ForwardTap> TapsOf(const Unit& unit, const Terms& terms,
-                                 int64_t first, int64_t rows) const;
+                                 int64_t first, int64_t rows,
+                                 bool in_place) const;
   template <typename C>
   void SumSources(const Unit& unit, const std::vector<ForwardTap>& taps,
                   const Worker<C>& worker) const;
@@ -187,8 +204,8 @@ class CorrelationPlan {
   Results<C> ResultsOf(const Unit& unit, Destination* destination) const;
   template <typename C>
   void SubtractDistances(const Unit& unit, const Terms& terms,
-                         const Lines& lines, const Filters<C>& filters,
-                         const Worker<C>& worker,
+                         const Lines& lines, const Sources<C>& sources,
+                         const Filters<C>& filters, const Worker<C>& worker,
                          const Results<C>& results) const;
   template <typename C>
   int64_t PlanesAtOnce(int64_t planes, int64_t pixels) const;
@@ -227,6 +244,9 @@ class CorrelationPlan {
   std::vector<int64_t> term_rows_;  // rows of taps in all terms before
   Outside outside_{0, 0};           // of all columns of taps
   bool neighbours_ = false;         // see Kernels::forward_rows
+  // Kernels read sources where they are: pixels whose channels are neighbours,
+  // of which none is read that lies in the padding.
+  bool in_place_ = false;
   std::vector<PlaneRange> parts_;   // destination planes that a unit handles
   int64_t block_images_, block_rows_, block_columns_;
   std::vector<AxisPhase> row_phases_, column_phases_;

@@ -81,7 +81,7 @@ struct RunStart {
 template <typename C>
 struct ForwardBlock {
   const C* source;
-  ptrdiff_t source_plane;
+  ptrdiff_t source_plane, source_pixel;
   const C* filters;
   ptrdiff_t filter_plane;
   ptrdiff_t next_filters;  // from one plane of destinations to the next
@@ -113,6 +113,15 @@ struct ForwardKernel {
   int most_pixels;
   void (*run)(const ForwardBlock<C>&, const RunStart* starts, int64_t count,
               int pixels);
+};
+
+// Neighbouring slots of a tile, or pixels of a tensor.
+template <typename C>
+struct SlotBlock {
+  const C* first;
+  ptrdiff_t plane, slot;  // from one to the next
+  int64_t channels;       // over all planes
+  int64_t slots;
 };
 
 // For some neighbouring pixels and one plane of destinations:
@@ -259,10 +268,10 @@ struct Kernels {
   void (*backward_careful)(const BackwardBlock<C>&);
   // The sum, and the sum of magnitudes, of all channels of each slot; and the
   // sum of what `columns` neighbouring pixels see of such sums, tap by tap.
-  // They work in whole vectors: up to kLanes - 1 slots beyond the last are read
-  // and written. `slot_sums` returns whether magnitudes may differ from sums.
-  bool (*slot_sums)(const C* tile, ptrdiff_t plane_stride, int64_t planes,
-                    int64_t slots, C* sums, C* magnitudes);
+  // They work in whole vectors: of sums, up to kLanes - 1 beyond the last are
+  // read and written. `slot_sums` returns whether magnitudes may differ from
+  // sums.
+  bool (*slot_sums)(const SlotBlock<C>& block, C* sums, C* magnitudes);
   void (*tap_sums)(const C* slot_sums, const ForwardTap* taps, int64_t count,
                    int64_t columns, C* sums);
   // One vector of lanes for each row of taps.

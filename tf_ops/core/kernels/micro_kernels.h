@@ -102,6 +102,27 @@ inline const C* PixelOf(const TwoRuns<C>& runs, int p, ptrdiff_t step) {
                      : runs.second + (p - S::kRun) * step;
 }
 
+// The sources of `kCount` neighbouring pixels. Every third has a pointer of its
+// own: an address takes one or two steps in its stride, but no more.
+template <typename C, int kCount>
+struct Sources {
+  const C* thirds[(kCount + 2) / 3];
+  ptrdiff_t step;
+
+  inline __attribute__((always_inline)) Sources(const C* first, ptrdiff_t step)
+      : step(step) {
+#pragma GCC unroll 16
+    for (int i = 0; i < (kCount + 2) / 3; ++i) {
+      thirds[i] = first + 3 * i * step;
+    }
+  }
+  inline const C* Of(int p) const { return thirds[p / 3] + p % 3 * step; }
+  inline __attribute__((always_inline)) void NextChannel() {
+#pragma GCC unroll 16
+    for (int i = 0; i < (kCount + 2) / 3; ++i) ++thirds[i];
+  }
+};
+
 // Adds the terms of some taps, for `channels` of one plane of sources, to the
 // sums of pixels kFirst ... kEnd - 1 of each run. The filters of one tap follow
 // those of the one before, most of the time, and stream from the second-level
@@ -109,17 +130,18 @@ inline const C* PixelOf(const TwoRuns<C>& runs, int p, ptrdiff_t step) {
 template <typename C, typename Step, typename S, int kFirst, int kEnd>
 inline __attribute__((always_inline)) void AddTaps(
     const ForwardTap* taps, int64_t count, const TwoRuns<C>& sources,
-    const C* filters, ptrdiff_t next_filters, int64_t channels,
-    Vector<C> factor, Sums<C, S>& sums) {
+    ptrdiff_t pixel, const C* filters, ptrdiff_t next_filters,
+    int64_t channels, Vector<C> factor, Sums<C, S>& sums) {
   if constexpr (kFirst >= kEnd) return;
   // In the order that needs the fewest registers at a time.
   constexpr bool kByPixels = !kBroadcastOperands || !S::kOperand;
   for (const ForwardTap* tap = taps; tap < taps + count; ++tap) {
-    TwoRuns<C> at{sources.first + tap->source, sources.second + tap->source};
+    Sources<C, S::kRun> first(sources.first + tap->source, pixel);
+    Sources<C, S::kRun> second(sources.second + tap->source, pixel);
     const C* filter = filters + tap->filter;
-    const C* const end = at.first + channels;
+    const C* const end = filter + channels * kLanes;
 #pragma GCC unroll 4
-    for (; at.first < end; ++at.first, ++at.second, filter += kLanes) {
+    for (; filter < end; filter += kLanes) {
 #pragma GCC unroll 64
       for (int i = 0; i < S::kPixels * kSpan<C, S>; ++i) {
         const int p = kByPixels ? i / kSpan<C, S> : i % S::kPixels;
@@ -127,8 +149,12 @@ inline __attribute__((always_inline)) void AddTaps(
         if (p % S::kRun < kFirst || p % S::kRun >= kEnd) continue;
         sums.at[p][v] = Step::Add(sums.at[p][v],
                                   Load(filter + VectorAt<C>(v, next_filters)),
-                                  PixelOf<C, S>(at, p, kLanes), factor);
+                                  p < S::kRun ? first.Of(p)
+                                              : second.Of(p - S::kRun),
+                                  factor);
       }
+      first.NextChannel();
+      if constexpr (S::kRuns > 1) second.NextChannel();
     }
   }
 }
@@ -138,19 +164,22 @@ template <typename C, typename Step, typename S>
 inline __attribute__((always_inline)) Sums<C, S> SumOverTaps(
     const ForwardBlock<C>& block, TwoRuns<C> sources, Sums<C, S> sums) {
   const Vector<C> factor = Step::Factor();
+  const ptrdiff_t pixel = block.source_pixel;
   const ForwardTap* const leading = block.taps;
   const ForwardTap* const inner = leading + block.leading;
   const ForwardTap* const trailing = inner + block.inner;
   const C* filters = block.filters;
   for (int64_t left = block.channels; left > 0; left -= kLanes) {
     const int64_t channels = left < kLanes ? left : kLanes;
-    AddTaps<C, Step, S, 1, S::kRun>(leading, block.leading, sources, filters,
-                                    block.next_filters, channels, factor, sums);
-    AddTaps<C, Step, S, 0, S::kRun>(inner, block.inner, sources, filters,
-                                    block.next_filters, channels, factor, sums);
+    AddTaps<C, Step, S, 1, S::kRun>(leading, block.leading, sources, pixel,
+                                    filters, block.next_filters, channels,
+                                    factor, sums);
+    AddTaps<C, Step, S, 0, S::kRun>(inner, block.inner, sources, pixel,
+                                    filters, block.next_filters, channels,
+                                    factor, sums);
     AddTaps<C, Step, S, 0, S::kRun - 1>(trailing, block.trailing, sources,
-                                        filters, block.next_filters, channels,
-                                        factor, sums);
+                                        pixel, filters, block.next_filters,
+                                        channels, factor, sums);
     sources.first += block.source_plane;
     sources.second += block.source_plane;
     filters += block.filter_plane;
@@ -165,17 +194,22 @@ constexpr int kRowColumns = 3;
 // of one plane of sources. Each source is then the next pixel's, too.
 template <typename C, typename S, bool kLeads, bool kTrails>
 inline __attribute__((always_inline)) void AddRow(
-    const C* source, const C* filter, ptrdiff_t next_column, int64_t channels,
-    Vector<C> minus_two, Sums<C, S>& sums) {
-  for (const C* const end = source + channels; source < end; ++source) {
+    const C* source, ptrdiff_t pixel, const C* filter, ptrdiff_t next_column,
+    int64_t channels, Vector<C> minus_two, Sums<C, S>& sums) {
+  constexpr int kSources = S::kRun + kRowColumns - 1;
+  Sources<C, kSources> sources(source, pixel);
+  for (const C* const end = filter + channels * kLanes; filter < end;
+       filter += kLanes) {
     Vector<C> filters[kRowColumns];
 #pragma GCC unroll 4
     for (int t = 0; t < kRowColumns; ++t) {
       filters[t] = Load(filter + t * next_column);
     }
 #pragma GCC unroll 64
-    for (int i = 0; i < S::kRun + kRowColumns - 1; ++i) {
-      const Vector<C> value = BroadcastLoad(source + i * kLanes);
+    for (int i = 0; i < kSources; ++i) {
+      // The padding: in the tensor, there is no such source.
+      if ((kLeads && i == 0) || (kTrails && i == kSources - 1)) continue;
+      const Vector<C> value = BroadcastLoad(sources.Of(i));
 #pragma GCC unroll 4
       for (int t = 0; t < kRowColumns; ++t) {
         const int p = i - t;
@@ -185,7 +219,7 @@ inline __attribute__((always_inline)) void AddRow(
         sums.at[p][0] = Fma(Max(filters[t], value), minus_two, sums.at[p][0]);
       }
     }
-    filter += kLanes;
+    sources.NextChannel();
   }
 }
 
@@ -200,9 +234,10 @@ inline __attribute__((always_inline)) Sums<C, S> SumOverRows(
   for (int64_t left = block.channels; left > 0; left -= kLanes) {
     for (int64_t row = 0; row < rows; ++row) {
       const ForwardTap& tap = block.taps[row];
-      AddRow<C, S, kLeads, kTrails>(source + tap.source, filters + tap.filter,
-                                    next_column, left < kLanes ? left : kLanes,
-                                    minus_two, sums);
+      AddRow<C, S, kLeads, kTrails>(source + tap.source, block.source_pixel,
+                                    filters + tap.filter, next_column,
+                                    left < kLanes ? left : kLanes, minus_two,
+                                    sums);
     }
     source += block.source_plane;
     filters += block.filter_plane;
@@ -355,7 +390,7 @@ Sums<C, OnePixel> DirectSums(const ForwardBlock<C>& block,
     pixel.inner -= block.leading;
   }
   if (S::IsLast(p)) pixel.inner -= block.trailing;
-  const C* const source = PixelOf<C, S>(sources, p, kLanes);
+  const C* const source = PixelOf<C, S>(sources, p, block.source_pixel);
   return SumOverTaps<C, Direct<C>, OnePixel>(pixel, {source, source}, {});
 }
 
@@ -743,38 +778,52 @@ void CorrelateFiltersUpTo(const FilterGradientBlock<C>& block, int count) {
 }
 
 // The sum of all channels (or of their magnitudes) of each of the next
-// kWidth<C> slots. Sets bits of `negative` if a channel is negative or a NaN.
+// kWidth<C> slots, or as many as there are. Sets bits of `negative` if a channel
+// is negative or a NaN.
 template <typename C, bool kMagnitudes>
-inline Vector<C> SumOfSlots(const C* tile, ptrdiff_t plane_stride,
-                            int64_t planes, unsigned* negative) {
+inline Vector<C> SumOfSlots(const SlotBlock<C>& block, int64_t first,
+                            unsigned* negative) {
   Vector<C> sums[kWidth<C>] = {};
-  for (int64_t plane = 0; plane < planes; ++plane) {
+  const auto add = [&](int slot, Vector<C> value) {
+    sums[slot] += kMagnitudes ? Abs<C>(value) : value;
+    if (!kMagnitudes) *negative |= NotLessEqual(Vector<C>{}, value);
+  };
+  const C* plane = block.first + first * block.slot;
+  const int64_t slots = block.slots - first;
+  for (int64_t left = block.channels; left > 0; left -= kLanes) {
+    if (slots >= kWidth<C> && left >= kLanes) {
 #pragma GCC unroll 16
-    for (int slot = 0; slot < kWidth<C>; ++slot) {
+      for (int slot = 0; slot < kWidth<C>; ++slot) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors<C>; ++v) {
-        const Vector<C> value = Load(tile + slot * kLanes + v * kWidth<C>);
-        sums[slot] += kMagnitudes ? Abs<C>(value) : value;
-        if (!kMagnitudes) *negative |= NotLessEqual(Vector<C>{}, value);
+        for (int lane = 0; lane < kLanes; lane += kWidth<C>) {
+          add(slot, Load(plane + slot * block.slot + lane));
+        }
+      }
+    } else {
+#pragma GCC unroll 16
+      for (int slot = 0; slot < kWidth<C>; ++slot) {
+        if (slot >= slots) break;
+#pragma GCC unroll 8
+        for (int lane = 0; lane < kLanes; lane += kWidth<C>) {
+          add(slot, LoadFirst<C>(plane + slot * block.slot + lane, left - lane));
+        }
       }
     }
-    tile += plane_stride;
+    plane += block.plane;
   }
   return SumEach<C>(sums);
 }
 
 template <typename C>
-bool SlotSums(const C* tile, ptrdiff_t plane_stride, int64_t planes,
-              int64_t slots, C* sums, C* magnitudes) {
+bool SlotSums(const SlotBlock<C>& block, C* sums, C* magnitudes) {
   bool differ = false;
-  for (int64_t slot = 0; slot < slots; slot += kWidth<C>) {
-    const C* from = tile + slot * kLanes;
+  for (int64_t slot = 0; slot < block.slots; slot += kWidth<C>) {
     unsigned negative = 0;
-    Vector<C> sum = SumOfSlots<C, false>(from, plane_stride, planes, &negative);
+    Vector<C> sum = SumOfSlots<C, false>(block, slot, &negative);
     Store(sum, sums + slot);
     if (negative) {
       differ = true;
-      sum = SumOfSlots<C, true>(from, plane_stride, planes, &negative);
+      sum = SumOfSlots<C, true>(block, slot, &negative);
     }
     Store(sum, magnitudes + slot);
   }

@@ -57,6 +57,23 @@ inline Vector<C> Load(const C* from) {
   return value;
 }
 
+// The first `count` lanes, of those in memory, and zeros; nothing else is read.
+template <typename C>
+inline Vector<C> LoadFirst(const C* from, int64_t count) {
+  Vector<C> value = {};
+  if (count > 0) {
+    std::memcpy(&value, from, sizeof(C) * (count < kWidth<C> ? count : kWidth<C>));
+  }
+  return value;
+}
+#if defined(__AVX512F__)
+template <>
+inline Vector<float> LoadFirst(const float* from, int64_t count) {
+  const int64_t kept = count < 0 ? 0 : count < 16 ? count : 16;
+  return _mm512_maskz_loadu_ps((1u << kept) - 1, from);
+}
+#endif
+
 template <typename C>
 inline void Store(Vector<C> value, C* to) {
   std::memcpy(to, &value, sizeof(value));
