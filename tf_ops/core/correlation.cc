@@ -27,6 +27,10 @@ constexpr int64_t kManySums = 20;
 constexpr int64_t kUnitColumns = 64;
 // Destination planes of a unit.
 constexpr int64_t kUnitPlanes = 8;
+// Pixels that lie farther apart than this many bytes, and are met by several
+// taps, are better packed: few of them would share a page or the first-level
+// cache.
+constexpr int64_t kScatteredBytes = 512;
 // Bytes of a unit's source tile: a fraction of a core's second-level cache.
 constexpr int64_t kTileBytes = 256 << 10;
 // Terms summed in registers before they are added to the totals, about: every
@@ -85,7 +89,9 @@ CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
   if (forward) {
     FindOutsideColumns();
     in_place_ = !converts && source_.strides.channel == 1 &&
-                !source_.patches.used() && SkipsAllColumnsOutside();
+                !source_.patches.used() && SkipsAllColumnsOutside() &&
+                (geometry.kernel_taps() == 1 ||
+                 source_.strides.width * element_ <= kScatteredBytes);
     neighbours_ = width_.kernel == 3 && width_.stride == 1 &&
                   width_.dilation == 1 && outside_.first <= 1 &&
                   outside_.last <= 1 && Planes(destination_.channels) == 1;
@@ -447,10 +453,11 @@ bool CorrelationPlan::SumSlots(const Unit& unit, const Terms& terms,
                      filters_.ChannelsOf(terms),
                      SourcePlane(unit, unit.at.images) / kLanes};
   const auto sum = KernelsOf<C>(set_).slot_sums;
-  if (!in_place_) {
-    return sum(block, worker.slot_sums, worker.slot_magnitudes);
-  }
   bool differ = false;
+  if (!in_place_) {
+    sum(block, worker.slot_sums, worker.slot_magnitudes, &differ);
+    return differ;
+  }
   const auto clear = [&](int64_t slot, int64_t count) {
     std::fill_n(worker.slot_sums + slot, count, C{0});
     std::fill_n(worker.slot_magnitudes + slot, count, C{0});
@@ -468,8 +475,8 @@ bool CorrelationPlan::SumSlots(const Unit& unit, const Terms& terms,
                slot += inside.before;
                block.first = sources.first + (offset - origin);
                block.slots = inside.count;
-               differ |= sum(block, worker.slot_sums + slot,
-                             worker.slot_magnitudes + slot);
+               sum(block, worker.slot_sums + slot,
+                   worker.slot_magnitudes + slot, &differ);
                clear(slot + inside.count, count - inside.before - inside.count);
              });
   return differ;
@@ -725,16 +732,22 @@ void CorrelationPlan::RunBlocks(const Lines& lines,
   if (paired < count) RunKernel(once, lines, paired, count, block);
 }
 
-// Over lines begin ... end - 1, cut into runs that a kernel takes at once.
+// Over lines begin ... end - 1, cut into runs that a kernel takes at once; all
+// those that are alike by one call.
 template <typename C>
 void CorrelationPlan::RunKernel(const ForwardKernel<C>& kernel,
                                 const Lines& lines, int64_t begin, int64_t end,
                                 const ForwardBlock<C>& block) const {
   const int64_t runs = CeilDiv(lines.pixels, kernel.most_pixels);
-  for (int64_t i = 0; i < runs; ++i) {
-    const int64_t first = lines.pixels * i / runs;
-    const int64_t pixels = lines.pixels * (i + 1) / runs - first;
-    const bool starts = i == 0, ends = i + 1 == runs;
+  const int64_t longer = lines.pixels % runs;  // so many, by one pixel
+  int64_t alike;
+  int64_t first = 0;
+  for (int64_t i = 0; i < runs; i += alike) {
+    const bool starts = i == 0 && lines.starts_row;
+    const bool ends = i + 1 == runs && lines.ends_row;
+    const int64_t pixels = lines.pixels / runs + (i < longer ? 1 : 0);
+    alike = (i < longer ? longer : runs - (lines.ends_row ? 1 : 0)) - i;
+    if (starts || ends) alike = 1;
     ForwardBlock<C> here = block;
     here.source += first * block.source_pixel;
     here.source_sums += first;
@@ -747,8 +760,9 @@ void CorrelationPlan::RunKernel(const ForwardKernel<C>& kernel,
     here.inner += block.trailing - here.trailing;
     here.filter_sums = PartOf(block.filter_sums, starts, ends, pixels == 1);
     here.padding = PartOf(block.padding, starts, ends, pixels == 1);
-    kernel.run(here, lines.starts.data() + begin, end - begin,
+    kernel.run(here, lines.starts.data() + begin, end - begin, alike,
                static_cast<int>(pixels));
+    first += alike * pixels;
   }
 }
 
@@ -871,8 +885,9 @@ std::vector<CorrelationPlan::Lines> CorrelationPlan::LinesOf(
         first_tap,
         taps,
         at.columns * (joined ? at.rows : 1) * (all_joined ? at.images : 1),
-        !joined && at.column == 0,
-        !joined && at.column + at.columns == unit.columns->count,
+        !joined && outside_.first > 0 && at.column == 0,
+        !joined && outside_.last > 0 &&
+            at.column + at.columns == unit.columns->count,
         {},
         {}};
     if (!joined) {

@@ -106,13 +106,14 @@ struct ForwardBlock {
 };
 
 // Blocks of up to `most_pixels` in a run (0: there is no such kernel). `run`
-// takes `count` runs of `pixels` each, one after the other or, to fill the
-// registers where rows are short, two at a time.
+// takes, from each of `count` starts on, `times` neighbouring runs of `pixels`
+// each; one start after the other or, to fill the registers where rows are
+// short, two at a time.
 template <typename C>
 struct ForwardKernel {
   int most_pixels;
   void (*run)(const ForwardBlock<C>&, const RunStart* starts, int64_t count,
-              int pixels);
+              int64_t times, int pixels);
 };
 
 // Neighbouring slots of a tile, or pixels of a tensor.
@@ -269,9 +270,10 @@ struct Kernels {
   // The sum, and the sum of magnitudes, of all channels of each slot; and the
   // sum of what `columns` neighbouring pixels see of such sums, tap by tap.
   // They work in whole vectors: of sums, up to kLanes - 1 beyond the last are
-  // read and written. `slot_sums` returns whether magnitudes may differ from
+  // read and written. `slot_sums` sets `differ` where magnitudes may differ from
   // sums.
-  bool (*slot_sums)(const SlotBlock<C>& block, C* sums, C* magnitudes);
+  void (*slot_sums)(const SlotBlock<C>& block, C* sums, C* magnitudes,
+                    bool* differ);
   void (*tap_sums)(const C* slot_sums, const ForwardTap* taps, int64_t count,
                    int64_t columns, C* sums);
   // One vector of lanes for each row of taps.

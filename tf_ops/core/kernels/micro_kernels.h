@@ -491,46 +491,57 @@ template <typename C, typename S>
 inline __attribute__((always_inline)) void Finish(const ForwardBlock<C>& block,
                                                   const RunStart& first,
                                                   const RunStart& second,
+                                                  int64_t done,
                                                   Sums<C, S> sums) {
   SubtractPadding<C, S, false>(block.padding, sums);
   if (block.padded) SubtractPadding<C, S, true>(block.padding, sums);
   if (block.before != nullptr) {
-    AddBefore<C, S>({block.before + first.total, block.before + second.total},
+    const C* const before = block.before + done * kLanes;
+    AddBefore<C, S>({before + first.total, before + second.total},
                     block.before_plane, sums);
   }
-  WriteSums<C, S>(sums, block.output + first.*block.start,
-                  block.output + second.*block.start, block.output_pixel,
+  C* const output = block.output + done * block.output_pixel;
+  WriteSums<C, S>(sums, output + first.*block.start,
+                  output + second.*block.start, block.output_pixel,
                   block.output_plane);
 }
 
-// Distances from sums of maxima. What depends on a pixel and a lane depends on
-// nothing else of the block, so that any tiling gives the same bits: the
-// block's largest magnitudes and smallest distances only tell whether to look
-// closer.
+// Distances of one block, `done` pixels behind its starts, from sums of maxima.
+// What depends on a pixel and a lane depends on nothing else of the block, so
+// that any tiling gives the same bits: the block's largest magnitudes and
+// smallest distances only tell whether to look closer.
+template <typename C, typename S, template <typename, typename> class Sum>
+inline __attribute__((always_inline)) void ForwardRuns(
+    const ForwardBlock<C>& block, const RunStart& first, const RunStart& second,
+    int64_t done) {
+  const auto runs = [&](const C* values) {
+    values += done;
+    return TwoRuns<C>{values + first.pixel, values + second.pixel};
+  };
+  const C* const source = block.source + done * block.source_pixel;
+  const TwoRuns<C> sources{source + first.source, source + second.source};
+  if constexpr (kDirectForward) {
+    Finish<C, S>(block, first, second, done,
+                 SumOverTaps<C, Direct<C>, S>(block, sources, {}));
+  } else {
+    const auto sums = Sum<C, S>::Of(
+        block, sources, Reach<C, S>(block, runs(block.source_sums)));
+    const TwoRuns<C> magnitudes = runs(block.source_magnitudes);
+    if (__builtin_expect(MayBeInexact<C, S>(block, magnitudes, sums), 0)) {
+      Finish<C, S>(block, first, second, done,
+                   Mended<C, S>(block, sources, magnitudes, sums));
+    } else {
+      Finish<C, S>(block, first, second, done, sums);
+    }
+  }
+}
+
 template <typename C, typename S, template <typename, typename> class Sum>
 void Forward(const ForwardBlock<C>& block, const RunStart* starts,
-             int64_t count) {
+             int64_t count, int64_t times) {
   for (int64_t i = 0; i < count; i += S::kRuns) {
-    const RunStart& first = starts[i];
-    const RunStart& second = starts[i + S::kRuns - 1];
-    const auto runs = [&](const C* values) {
-      return TwoRuns<C>{values + first.pixel, values + second.pixel};
-    };
-    const TwoRuns<C> sources{block.source + first.source,
-                             block.source + second.source};
-    if constexpr (kDirectForward) {
-      Finish<C, S>(block, first, second,
-                   SumOverTaps<C, Direct<C>, S>(block, sources, {}));
-    } else {
-      const auto sums = Sum<C, S>::Of(
-          block, sources, Reach<C, S>(block, runs(block.source_sums)));
-      const TwoRuns<C> magnitudes = runs(block.source_magnitudes);
-      if (__builtin_expect(MayBeInexact<C, S>(block, magnitudes, sums), 0)) {
-        Finish<C, S>(block, first, second,
-                     Mended<C, S>(block, sources, magnitudes, sums));
-      } else {
-        Finish<C, S>(block, first, second, sums);
-      }
+    for (int64_t done = 0; done < times * S::kRun; done += S::kRun) {
+      ForwardRuns<C, S, Sum>(block, starts[i], starts[i + S::kRuns - 1], done);
     }
   }
 }
@@ -539,14 +550,14 @@ void Forward(const ForwardBlock<C>& block, const RunStart* starts,
 template <typename C, int kMost, int kRuns, int kPlanes, bool kOperand,
           template <typename, typename> class Sum>
 void ForwardUpTo(const ForwardBlock<C>& block, const RunStart* starts,
-                 int64_t count, int pixels) {
+                 int64_t count, int64_t times, int pixels) {
   if (pixels == kMost) {
     using S = Shape<kMost, kRuns, kPlanes, kOperand>;
-    return Forward<C, S, Sum>(block, starts, count);
+    return Forward<C, S, Sum>(block, starts, count, times);
   }
   if constexpr (kMost > 1) {
-    ForwardUpTo<C, kMost - 1, kRuns, kPlanes, kOperand, Sum>(block, starts,
-                                                             count, pixels);
+    ForwardUpTo<C, kMost - 1, kRuns, kPlanes, kOperand, Sum>(
+        block, starts, count, times, pixels);
   }
 }
 
@@ -777,23 +788,17 @@ void CorrelateFiltersUpTo(const FilterGradientBlock<C>& block, int count) {
   }
 }
 
-// The sum of all channels (or of their magnitudes) of each of the next
-// kWidth<C> slots, or as many as there are. Sets bits of `negative` if a channel
-// is negative or a NaN.
-template <typename C, bool kMagnitudes>
-inline Vector<C> SumOfSlots(const SlotBlock<C>& block, int64_t first,
-                            unsigned* negative) {
-  Vector<C> sums[kWidth<C>] = {};
-  const auto add = [&](int slot, Vector<C> value) {
-    sums[slot] += kMagnitudes ? Abs<C>(value) : value;
-    if (!kMagnitudes) *negative |= NotLessEqual(Vector<C>{}, value);
-  };
+// Calls add(slot, vector) for all vectors of the next `count` slots from `first`
+// on, or of as many as there are.
+template <typename C, int kCount, typename Add>
+inline __attribute__((always_inline)) void ForEachSlot(
+    const SlotBlock<C>& block, int64_t first, const Add& add) {
   const C* plane = block.first + first * block.slot;
   const int64_t slots = block.slots - first;
   for (int64_t left = block.channels; left > 0; left -= kLanes) {
-    if (slots >= kWidth<C> && left >= kLanes) {
+    if (slots >= kCount && left >= kLanes) {
 #pragma GCC unroll 16
-      for (int slot = 0; slot < kWidth<C>; ++slot) {
+      for (int slot = 0; slot < kCount; ++slot) {
 #pragma GCC unroll 8
         for (int lane = 0; lane < kLanes; lane += kWidth<C>) {
           add(slot, Load(plane + slot * block.slot + lane));
@@ -801,33 +806,59 @@ inline Vector<C> SumOfSlots(const SlotBlock<C>& block, int64_t first,
       }
     } else {
 #pragma GCC unroll 16
-      for (int slot = 0; slot < kWidth<C>; ++slot) {
+      for (int slot = 0; slot < kCount; ++slot) {
         if (slot >= slots) break;
 #pragma GCC unroll 8
         for (int lane = 0; lane < kLanes; lane += kWidth<C>) {
-          add(slot, LoadFirst<C>(plane + slot * block.slot + lane, left - lane));
+          add(slot,
+              LoadFirst<C>(plane + slot * block.slot + lane, left - lane));
         }
       }
     }
     plane += block.plane;
   }
-  return SumEach<C>(sums);
 }
 
+// Of each of kWidth<C> slots, the sum of all channels. Returns whether any
+// channel is negative or a NaN.
 template <typename C>
-bool SlotSums(const SlotBlock<C>& block, C* sums, C* magnitudes) {
-  bool differ = false;
+inline bool SumOfSlots(const SlotBlock<C>& block, int64_t first, C* sums) {
+  Vector<C> slots[kWidth<C>] = {};
+  unsigned negative = 0;
+  ForEachSlot<C, kWidth<C>>(block, first, [&](int slot, Vector<C> value) {
+    slots[slot] += value;
+    negative |= NotLessEqual(Vector<C>{}, value);
+  });
+  Store(SumEach<C>(slots), sums);
+  return negative != 0;
+}
+
+// Sums, and then sums of magnitudes, of half as many slots.
+template <typename C>
+inline Vector<C> BothSumsOfSlots(const SlotBlock<C>& block, int64_t first) {
+  constexpr int kHalf = kWidth<C> / 2;
+  Vector<C> slots[kWidth<C>] = {};
+  ForEachSlot<C, kHalf>(block, first, [&](int slot, Vector<C> value) {
+    slots[slot] += value;
+    slots[kHalf + slot] += Abs<C>(value);
+  });
+  return SumEach<C>(slots);
+}
+
+// After a ReLU nothing is negative; once something is, more will be.
+template <typename C>
+void SlotSums(const SlotBlock<C>& block, C* sums, C* magnitudes, bool* differ) {
   for (int64_t slot = 0; slot < block.slots; slot += kWidth<C>) {
-    unsigned negative = 0;
-    Vector<C> sum = SumOfSlots<C, false>(block, slot, &negative);
-    Store(sum, sums + slot);
-    if (negative) {
-      differ = true;
-      sum = SumOfSlots<C, true>(block, slot, &negative);
+    if (!*differ) {
+      *differ = SumOfSlots<C>(block, slot, sums + slot);
+      Store(Load(sums + slot), magnitudes + slot);
     }
-    Store(sum, magnitudes + slot);
+    if (!*differ) continue;
+    const Vector<C> low = BothSumsOfSlots<C>(block, slot);
+    const Vector<C> high = BothSumsOfSlots<C>(block, slot + kWidth<C> / 2);
+    Store(Halves<C, false>(low, high), sums + slot);
+    Store(Halves<C, true>(low, high), magnitudes + slot);
   }
-  return differ;
 }
 
 template <typename C>

@@ -342,6 +342,17 @@ inline Vector<C> SumEach(Vector<C>* values) {
   return values[0];
 }
 
+// The lower (or upper) halves of a and b, one after the other.
+template <typename C, bool kUpper>
+inline Vector<C> Halves(Vector<C> a, Vector<C> b) {
+  constexpr int kHalf = kWidth<C> / 2;
+  typename VectorOf<C>::bits from;
+  for (int lane = 0; lane < kWidth<C>; ++lane) {
+    from[lane] = (kUpper ? kHalf : 0) + lane + (lane < kHalf ? 0 : kHalf);
+  }
+  return __builtin_shuffle(a, b, from);
+}
+
 // The lanes of the lower (or upper) halves of a and b, in turns.
 template <typename C, bool kUpper>
 inline Vector<C> Interleave(Vector<C> a, Vector<C> b) {
