@@ -92,9 +92,8 @@ CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
                 !source_.patches.used() && SkipsAllColumnsOutside() &&
                 (geometry.kernel_taps() == 1 ||
                  source_.strides.width * element_ <= kScatteredBytes);
-    neighbours_ = width_.kernel == 3 && width_.stride == 1 &&
-                  width_.dilation == 1 && outside_.first <= 1 &&
-                  outside_.last <= 1 && Planes(destination_.channels) == 1;
+    by_rows_ =
+        element_ == sizeof(float) ? SuitsRows<float>() : SuitsRows<double>();
   }
   ChooseTerms(rows.size() * columns.size());
   ChooseBlocks(rows, columns);
@@ -140,8 +139,8 @@ bool CorrelationPlan::SkipsAllColumnsOutside() const {
   const int64_t last = width_.output - 1;
   const int64_t end = width_.kernel - outside_.last;
   if (last == 0) return inside(outside_.first, width_.kernel, 0);
-  if (last > 1 && !(inside(0, width_.kernel, 1) &&
-                    inside(0, width_.kernel, last - 1))) {
+  if (last > 1 &&
+      !(inside(0, width_.kernel, 1) && inside(0, width_.kernel, last - 1))) {
     return false;
   }
   return inside(outside_.first, width_.kernel, 0) && inside(0, end, last);
@@ -464,10 +463,9 @@ bool CorrelationPlan::SumSlots(const Unit& unit, const Terms& terms,
   };
   const BlockOrigin& at = unit.at;
   const Strides& strides = source_.strides;
-  const int64_t origin =
-      at.image * strides.batch +
-      at.row * unit.rows->source.step * strides.height +
-      at.column * sources.pixel;
+  const int64_t origin = at.image * strides.batch +
+                         at.row * unit.rows->source.step * strides.height +
+                         at.column * sources.pixel;
   ForEachRun(source_, unit.rows->source, unit.columns->source, at,
              [&](int64_t slot, int64_t count, const internal::Inside& inside,
                  int64_t offset) {
@@ -678,8 +676,9 @@ void CorrelationPlan::SubtractDistances(const Unit& unit, const Terms& terms,
     const bool direct = &terms == &terms_.back() && p < results.planes;
     C* const totals = worker.totals + p * block_slots() * kLanes;
     block.before = &terms == &terms_.front() ? nullptr : totals;
-    planes = PlanesAtOnce<C>((direct ? results.planes : unit.planes.planes) - p,
-                             lines.pixels);
+    planes = (direct ? results.planes : unit.planes.planes) - p;
+    planes = by_rows_ ? std::min<int64_t>(planes, kMostRowPlanes)
+                      : PlanesAtOnce<C>(planes, lines.pixels).planes;
     if (direct) {
       block.output = results.first + p * kLanes;
       block.start = &RunStart::result;
@@ -714,6 +713,23 @@ void CorrelationPlan::SubtractDistances(const Unit& unit, const Terms& terms,
   }
 }
 
+// Where rows of taps make up for fewer planes: two at most have little else to
+// share, and more gain nothing where no more sums stay in registers. All lanes
+// are summed up in the same order, so how threads share planes must not matter.
+template <typename C>
+bool CorrelationPlan::SuitsRows() const {
+  const int64_t most = KernelsOf<C>(set_).forward_rows[1].most_pixels;
+  if (most == 0 || width_.kernel != 3 || width_.stride != 1 ||
+      width_.dilation != 1 || outside_.first > 1 || outside_.last > 1) {
+    return false;
+  }
+  const int64_t planes = Planes(destination_.channels);
+  const int64_t pixels = destination_.width;
+  return planes <= kMostRowPlanes ||
+         PlanesAtOnce<C>(planes, pixels).sums <=
+             kMostRowPlanes * (pixels / CeilDiv(pixels, most));
+}
+
 // Runs blocks of some planes of destinations over all of some lines. Short ones
 // go two at a time.
 template <typename C>
@@ -722,8 +738,8 @@ void CorrelationPlan::RunBlocks(const Lines& lines,
                                 int64_t planes) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
   const int64_t count = lines.starts.size();
-  if (neighbours_ && kernels.forward_rows.most_pixels > 0) {
-    return RunKernel(kernels.forward_rows, lines, 0, count, block);
+  if (by_rows_) {
+    return RunKernel(kernels.forward_rows[planes - 1], lines, 0, count, block);
   }
   const ForwardKernel<C>& once = kernels.forward[planes - 1];
   const ForwardKernel<C>& twice = kernels.forward_twice[planes - 1];
@@ -771,23 +787,21 @@ void CorrelationPlan::RunKernel(const ForwardKernel<C>& kernel,
 // so, the most planes, which read sources least often; one plane only if there
 // is no other way, since it has nothing to share broadcasts with.
 template <typename C>
-int64_t CorrelationPlan::PlanesAtOnce(int64_t planes, int64_t pixels) const {
+CorrelationPlan::AtOnce CorrelationPlan::PlanesAtOnce(int64_t planes,
+                                                      int64_t pixels) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
-  int64_t best = 1, most_sums = 0;
+  AtOnce best{1, 0};
   for (int64_t most = kMostPlanes; most > 0; --most) {
     // Dealt out evenly: five are three and two.
     const int64_t at_once = CeilDiv(planes, CeilDiv(planes, most));
     const int64_t in_run = kernels.forward[at_once - 1].most_pixels;
-    if (in_run == 0 || (at_once == 1 && most_sums > 0)) continue;
+    if (in_run == 0 || (at_once == 1 && best.sums > 0)) continue;
     const bool twice = pixels <= kernels.forward_twice[at_once - 1].most_pixels;
     const int64_t together =
         twice ? 2 * pixels : pixels / CeilDiv(pixels, in_run);
     const int64_t sums =
         std::min(together * planes / CeilDiv(planes, at_once), kManySums);
-    if (sums > most_sums) {
-      most_sums = sums;
-      best = at_once;
-    }
+    if (sums > best.sums) best = {at_once, sums};
   }
   return best;
 }

@@ -124,8 +124,8 @@ class CorrelationPlan {
     FilterSums<C> sums;
   };
 
-  // Where kernels of the forward pass find a unit's sources, seen from its first
-  // pixel: in a tile, or in the tensor.
+  // Where kernels of the forward pass find a unit's sources, seen from its
+  // first pixel: in a tile, or in the tensor.
   template <typename C>
   struct Sources {
     const C* first;
@@ -187,8 +187,8 @@ class CorrelationPlan {
   Sources<C> SourcesOf(const Unit& unit, const Terms& terms,
                        const Source* source, const Worker<C>& worker) const;
   template <typename C>
-  bool SumSlots(const Unit& unit, const Terms& terms,
-                const Sources<C>& sources, const Worker<C>& worker) const;
+  bool SumSlots(const Unit& unit, const Terms& terms, const Sources<C>& sources,
+                const Worker<C>& worker) const;
   template <typename C, typename Destination>
   void Unpack(const Unit& unit, int64_t first, const Worker<C>& worker,
               Destination* destination) const;
@@ -208,7 +208,14 @@ class CorrelationPlan {
                          const Filters<C>& filters, const Worker<C>& worker,
                          const Results<C>& results) const;
   template <typename C>
-  int64_t PlanesAtOnce(int64_t planes, int64_t pixels) const;
+  bool SuitsRows() const;
+  // How many planes of destinations a kernel takes at once, and how many
+  // vectors of sums it has then.
+  struct AtOnce {
+    int64_t planes, sums;
+  };
+  template <typename C>
+  AtOnce PlanesAtOnce(int64_t planes, int64_t pixels) const;
   template <typename C>
   void RunBlocks(const Lines& lines, const ForwardBlock<C>& block,
                  int64_t planes) const;
@@ -243,11 +250,11 @@ class CorrelationPlan {
   std::vector<Terms> terms_;
   std::vector<int64_t> term_rows_;  // rows of taps in all terms before
   Outside outside_{0, 0};           // of all columns of taps
-  bool neighbours_ = false;         // see Kernels::forward_rows
+  bool by_rows_ = false;            // see Kernels::forward_rows
   // Kernels read sources where they are: pixels whose channels are neighbours,
   // of which none is read that lies in the padding.
   bool in_place_ = false;
-  std::vector<PlaneRange> parts_;   // destination planes that a unit handles
+  std::vector<PlaneRange> parts_;  // destination planes that a unit handles
   int64_t block_images_, block_rows_, block_columns_;
   std::vector<AxisPhase> row_phases_, column_phases_;
   int64_t units_ = 0;

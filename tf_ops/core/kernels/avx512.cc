@@ -23,7 +23,7 @@ constexpr KernelSet Make(const char* name) {
 // runs out of. On Zen 4 a broadcast of its own takes the place of an arithmetic
 // instruction, so there it is an operand.
 const KernelSet kAvx512Kernels =
-    Make<ForwardPixels<28, 13, 8, 6, 16>, ForwardPixels<13, 6>, false>(
+    Make<ForwardPixels<28, 13, 8, 6, 16, 8>, ForwardPixels<13, 6>, false>(
         "avx512");
 const KernelSet kAvx512OperandKernels =
     Make<ForwardPixels<28>, ForwardPixels<14>, true>("avx512_operand");

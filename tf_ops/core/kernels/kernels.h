@@ -27,8 +27,10 @@ namespace keras_adder {
 // Channels in a plane of a tile. A multiple of every vector width.
 constexpr int kLanes = 16;
 
-// The most planes of destinations that a kernel takes at once.
+// The most planes of destinations that a kernel takes at once, and by rows of
+// taps.
 constexpr int kMostPlanes = 4;
+constexpr int kMostRowPlanes = 2;
 
 // A filter tap along one axis: the slot in which a block of destinations meets
 // it (counted from the slot of the block itself), and which tap it is.
@@ -255,9 +257,9 @@ struct Kernels {
   // For one plane of destinations, for two, and so on.
   ForwardKernel<C> forward[kMostPlanes];
   ForwardKernel<C> forward_twice[kMostPlanes];
-  // For one plane and filters of three columns that meet neighbouring sources,
-  // of which one at most leads and one trails. Sums up in another order.
-  ForwardKernel<C> forward_rows;
+  // The same for filters of three columns that meet neighbouring sources, of
+  // which one at most leads and one trails. Sums up in another order.
+  ForwardKernel<C> forward_rows[kMostRowPlanes];
   // The most pixels of an input gradient, and filters of a filter gradient.
   int max_input_gradient;
   int max_filters;
@@ -270,8 +272,8 @@ struct Kernels {
   // The sum, and the sum of magnitudes, of all channels of each slot; and the
   // sum of what `columns` neighbouring pixels see of such sums, tap by tap.
   // They work in whole vectors: of sums, up to kLanes - 1 beyond the last are
-  // read and written. `slot_sums` sets `differ` where magnitudes may differ from
-  // sums.
+  // read and written. `slot_sums` sets `differ` where magnitudes may differ
+  // from sums.
   void (*slot_sums)(const SlotBlock<C>& block, C* sums, C* magnitudes,
                     bool* differ);
   void (*tap_sums)(const C* slot_sums, const ForwardTap* taps, int64_t count,

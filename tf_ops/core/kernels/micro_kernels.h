@@ -130,8 +130,8 @@ struct Sources {
 template <typename C, typename Step, typename S, int kFirst, int kEnd>
 inline __attribute__((always_inline)) void AddTaps(
     const ForwardTap* taps, int64_t count, const TwoRuns<C>& sources,
-    ptrdiff_t pixel, const C* filters, ptrdiff_t next_filters,
-    int64_t channels, Vector<C> factor, Sums<C, S>& sums) {
+    ptrdiff_t pixel, const C* filters, ptrdiff_t next_filters, int64_t channels,
+    Vector<C> factor, Sums<C, S>& sums) {
   if constexpr (kFirst >= kEnd) return;
   // In the order that needs the fewest registers at a time.
   constexpr bool kByPixels = !kBroadcastOperands || !S::kOperand;
@@ -147,11 +147,9 @@ inline __attribute__((always_inline)) void AddTaps(
         const int p = kByPixels ? i / kSpan<C, S> : i % S::kPixels;
         const int v = kByPixels ? i % kSpan<C, S> : i / S::kPixels;
         if (p % S::kRun < kFirst || p % S::kRun >= kEnd) continue;
-        sums.at[p][v] = Step::Add(sums.at[p][v],
-                                  Load(filter + VectorAt<C>(v, next_filters)),
-                                  p < S::kRun ? first.Of(p)
-                                              : second.Of(p - S::kRun),
-                                  factor);
+        sums.at[p][v] = Step::Add(
+            sums.at[p][v], Load(filter + VectorAt<C>(v, next_filters)),
+            p < S::kRun ? first.Of(p) : second.Of(p - S::kRun), factor);
       }
       first.NextChannel();
       if constexpr (S::kRuns > 1) second.NextChannel();
@@ -174,9 +172,8 @@ inline __attribute__((always_inline)) Sums<C, S> SumOverTaps(
     AddTaps<C, Step, S, 1, S::kRun>(leading, block.leading, sources, pixel,
                                     filters, block.next_filters, channels,
                                     factor, sums);
-    AddTaps<C, Step, S, 0, S::kRun>(inner, block.inner, sources, pixel,
-                                    filters, block.next_filters, channels,
-                                    factor, sums);
+    AddTaps<C, Step, S, 0, S::kRun>(inner, block.inner, sources, pixel, filters,
+                                    block.next_filters, channels, factor, sums);
     AddTaps<C, Step, S, 0, S::kRun - 1>(trailing, block.trailing, sources,
                                         pixel, filters, block.next_filters,
                                         channels, factor, sums);
@@ -195,28 +192,31 @@ constexpr int kRowColumns = 3;
 template <typename C, typename S, bool kLeads, bool kTrails>
 inline __attribute__((always_inline)) void AddRow(
     const C* source, ptrdiff_t pixel, const C* filter, ptrdiff_t next_column,
-    int64_t channels, Vector<C> minus_two, Sums<C, S>& sums) {
+    ptrdiff_t next_filters, int64_t channels, Vector<C> minus_two,
+    Sums<C, S>& sums) {
   constexpr int kSources = S::kRun + kRowColumns - 1;
+  constexpr int kV = kSpan<C, S>;
   Sources<C, kSources> sources(source, pixel);
   for (const C* const end = filter + channels * kLanes; filter < end;
        filter += kLanes) {
-    Vector<C> filters[kRowColumns];
-#pragma GCC unroll 4
-    for (int t = 0; t < kRowColumns; ++t) {
-      filters[t] = Load(filter + t * next_column);
+    Vector<C> filters[kRowColumns][kV];
+#pragma GCC unroll 16
+    for (int i = 0; i < kRowColumns * kV; ++i) {
+      const int t = i / kV, v = i % kV;
+      filters[t][v] =
+          Load(filter + t * next_column + VectorAt<C>(v, next_filters));
     }
 #pragma GCC unroll 64
     for (int i = 0; i < kSources; ++i) {
       // The padding: in the tensor, there is no such source.
       if ((kLeads && i == 0) || (kTrails && i == kSources - 1)) continue;
       const Vector<C> value = BroadcastLoad(sources.Of(i));
-#pragma GCC unroll 4
-      for (int t = 0; t < kRowColumns; ++t) {
-        const int p = i - t;
+#pragma GCC unroll 16
+      for (int j = 0; j < kRowColumns * kV; ++j) {
+        const int t = j / kV, v = j % kV, p = i - t;
         if (p < 0 || p >= S::kRun) continue;
-        if (kLeads && p == 0 && t == 0) continue;
-        if (kTrails && p == S::kRun - 1 && t == kRowColumns - 1) continue;
-        sums.at[p][0] = Fma(Max(filters[t], value), minus_two, sums.at[p][0]);
+        sums.at[p][v] =
+            Fma(Max(filters[t][v], value), minus_two, sums.at[p][v]);
       }
     }
     sources.NextChannel();
@@ -234,10 +234,10 @@ inline __attribute__((always_inline)) Sums<C, S> SumOverRows(
   for (int64_t left = block.channels; left > 0; left -= kLanes) {
     for (int64_t row = 0; row < rows; ++row) {
       const ForwardTap& tap = block.taps[row];
-      AddRow<C, S, kLeads, kTrails>(source + tap.source, block.source_pixel,
-                                    filters + tap.filter, next_column,
-                                    left < kLanes ? left : kLanes, minus_two,
-                                    sums);
+      AddRow<C, S, kLeads, kTrails>(
+          source + tap.source, block.source_pixel, filters + tap.filter,
+          next_column, block.next_filters, left < kLanes ? left : kLanes,
+          minus_two, sums);
     }
     source += block.source_plane;
     filters += block.filter_plane;
@@ -788,8 +788,8 @@ void CorrelateFiltersUpTo(const FilterGradientBlock<C>& block, int count) {
   }
 }
 
-// Calls add(slot, vector) for all vectors of the next `count` slots from `first`
-// on, or of as many as there are.
+// Calls add(slot, vector) for all vectors of the next `count` slots from
+// `first` on, or of as many as there are.
 template <typename C, int kCount, typename Add>
 inline __attribute__((always_inline)) void ForEachSlot(
     const SlotBlock<C>& block, int64_t first, const Add& add) {
@@ -1032,8 +1032,10 @@ void SubtractScaled(const C* factors, const C* from, int64_t slots, C* to) {
 }
 
 // The most pixels of forward blocks with one, two, three and four planes of
-// destinations, and with one plane by rows of taps (0 if there are none).
-template <int kOne, int kTwo = 0, int kThree = 0, int kFour = 0, int kRows = 0>
+// destinations, and with one and two planes by rows of taps (0 if there are
+// none).
+template <int kOne, int kTwo = 0, int kThree = 0, int kFour = 0,
+          int kRowsOfOne = 0, int kRowsOfTwo = 0>
 struct ForwardPixels {
   // One vector has no other to share a register with.
   template <typename C, bool kOperands, int kRuns, int kPixels, int kPlanes>
@@ -1053,13 +1055,18 @@ struct ForwardPixels {
     kernels[2] = Make<C, kOperands, kRuns, kThree, 3>();
     kernels[3] = Make<C, kOperands, kRuns, kFour, 4>();
   }
-  template <typename C>
+  template <typename C, int kPixels, int kPlanes>
   static constexpr ForwardKernel<C> MakeRows() {
-    if constexpr (kRows == 0 || kVectors<C> > 1) {
+    if constexpr (kPixels == 0) {
       return {0, nullptr};
     } else {
-      return {kRows, &ForwardUpTo<C, kRows, 1, 1, false, RowSums>};
+      return {kPixels, &ForwardUpTo<C, kPixels, 1, kPlanes, false, RowSums>};
     }
+  }
+  template <typename C>
+  static constexpr void FillRows(ForwardKernel<C>* kernels) {
+    kernels[0] = MakeRows<C, kRowsOfOne, 1>();
+    kernels[1] = MakeRows<C, kRowsOfTwo, 2>();
   }
 };
 
@@ -1071,7 +1078,7 @@ constexpr Kernels<C> MakeKernels() {
   Kernels<C> kernels{};
   Pixels::template Fill<C, kOperands, 1>(kernels.forward);
   Pixels::template Fill<C, kOperands, 2>(kernels.forward_twice);
-  kernels.forward_rows = Pixels::template MakeRows<C>();
+  Pixels::template FillRows<C>(kernels.forward_rows);
   kernels.max_input_gradient = kInputGradient;
   kernels.max_filters = kFilters;
   kernels.input_gradient = &InputGradientUpTo<C, kInputGradient>;

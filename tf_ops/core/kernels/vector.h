@@ -62,7 +62,8 @@ template <typename C>
 inline Vector<C> LoadFirst(const C* from, int64_t count) {
   Vector<C> value = {};
   if (count > 0) {
-    std::memcpy(&value, from, sizeof(C) * (count < kWidth<C> ? count : kWidth<C>));
+    std::memcpy(&value, from,
+                sizeof(C) * (count < kWidth<C> ? count : kWidth<C>));
   }
   return value;
 }
