@@ -16,8 +16,10 @@ namespace {
 // sums, few enough for inputs, gradients and outputs to share the first-level
 // cache.
 constexpr int64_t kBandPixels = 128;
-// Planes of input channels that share the output gradients.
+// Planes of input channels that share the output gradients. More of them if
+// there is one tap alone, which does not make up for packing often.
 constexpr int64_t kSharedPlanes = 4;
+constexpr int64_t kSharedPlanesOfOneTap = 8;
 // Bytes of a tile's inputs, and again of their gradients. Bands go through them
 // one after the other, so that only memory is the limit.
 constexpr int64_t kTileBytes = 4 << 20;
@@ -84,9 +86,12 @@ bool BackwardPlan::Fits() const {
 void BackwardPlan::DealParts() {
   const int64_t planes = Planes(input_.channels);
   const bool patches = input_.patches.used();  // summed up over all planes
-  int64_t most = patches ? kSharedPlanes
-                         : std::clamp<int64_t>(kTileBytes / (plane_ * element_),
-                                               1, kSharedPlanes);
+  const int64_t shared = height_.kernel * width_.kernel == 1
+                             ? kSharedPlanesOfOneTap
+                             : kSharedPlanes;
+  int64_t most =
+      patches ? kSharedPlanes
+              : std::clamp<int64_t>(kTileBytes / (plane_ * element_), 1, shared);
   parts_ = DealPlanes(planes, most);
   tiles_ = grid().size();
   partials_ = PartialFilters(filters_, element_, all_parts(), tiles_);
@@ -149,7 +154,6 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
                        const O* gradient, T* input_gradient, T* filter_gradient,
                        void* workspace) const {
   using C = typename ComputeType<T>::type;
-  if (partial_) std::memset(input_gradient, 0, input_size_ * sizeof(T));
   C* const packed = static_cast<C*>(workspace);
   C* const partials = packed + SetApart(filters_.size(), sizeof(C), threads_);
   C* const skipped =
@@ -176,7 +180,9 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
     AddPadding(unit, packed, skipped, partials);
     filters_.Unpack(set_, partials, unit, filter_gradient);
   };
-  RunTasks(pool, threads_, Task{filters_.units(), pack},
+  RunTasks(pool, threads_,
+           ZeroTask(input_gradient, partial_ ? input_size_ * sizeof(T) : 0),
+           Task{filters_.units(), pack},
            Task{partials_.chunks() * all_parts(), run},
            Task{filters_.units(), finish});
 }

@@ -344,10 +344,9 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
                           Destination* destination, void* workspace) const {
   using C = typename ComputeType<Filter>::type;
   if (destination_size_ == 0) return;
-  if (partial_) {
-    std::memset(destination, 0, destination_size_ * sizeof(Destination));
-  }
-  if (units_ == 0) return;
+  const auto zero = ZeroTask(
+      destination, partial_ ? destination_size_ * sizeof(Destination) : 0);
+  if (units_ == 0) return RunTasks(pool, threads_, zero);
   Filters<C> packed;
   packed.packed = static_cast<C*>(workspace);
   packed.sums = FilterSums<C>::At(packed.packed + filters_.size(),
@@ -388,8 +387,8 @@ void CorrelationPlan::Run(ThreadPool& pool, const Source* source,
                           worker);
     }
   };
-  RunTasks(pool, threads_, Task{static_cast<int64_t>(shares.size()), pack},
-           Task{units_, run});
+  RunTasks(pool, threads_, zero,
+           Task{static_cast<int64_t>(shares.size()), pack}, Task{units_, run});
 }
 
 // Of some of the terms, which have just been packed.

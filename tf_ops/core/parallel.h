@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <functional>
 #include <iterator>
@@ -38,6 +39,17 @@ struct Task {
 
 template <typename Work>
 Task(int64_t, Work) -> Task<Work>;
+
+// Fills memory with zeros.
+inline auto ZeroTask(void* memory, int64_t bytes) {
+  static constexpr int64_t kUnitBytes = 256 << 10;
+  const auto clear = [memory, bytes](int64_t unit, int) {
+    const int64_t first = unit * kUnitBytes;
+    std::memset(static_cast<char*>(memory) + first, 0,
+                std::min(kUnitBytes, bytes - first));
+  };
+  return Task{(bytes + kUnitBytes - 1) / kUnitBytes, clear};
+}
 
 // Deals a task's units out to workers. Each has a range of its own, so that
 // the same thread meets the same part of a tensor in one op as in the next, and

@@ -218,6 +218,14 @@ void ForEachRun(const Image& image, const AxisPlan& rows,
   }
 }
 
+// How many of some planes can be moved together: whole ones whose channels are
+// neighbours in the tensor.
+inline int64_t WholePlanes(const Image& image, int64_t first_plane,
+                           int64_t planes) {
+  if (image.strides.channel != 1 || image.patches.used()) return 0;
+  return std::clamp<int64_t>(image.channels / kLanes - first_plane, 0, planes);
+}
+
 // Fills planes first_plane .. first_plane + planes - 1 of the group; positions
 // outside the image (the padding) become zeros. Whole planes of channels that
 // are neighbours go together, pixel by pixel, as they lie in memory.
@@ -232,11 +240,7 @@ void PackTile(const KernelSet& set, const T* tensor, const Image& image,
       std::memset(to + p * plane_stride, 0, slots * kLanes * sizeof(C));
     }
   };
-  const bool neighbours = image.strides.channel == 1 && !image.patches.used();
-  const int64_t whole =
-      neighbours ? std::clamp<int64_t>(image.channels / kLanes - first_plane, 0,
-                                       planes)
-                 : 0;
+  const int64_t whole = WholePlanes(image, first_plane, planes);
   Run run;
   run.pixel_stride = columns.step * image.strides.width;
   run.channel_stride = image.strides.channel;
@@ -295,22 +299,24 @@ void UnpackPatches(const KernelSet& set, const C* tile, const Image& image,
              });
 }
 
-// The opposite of PackTile, at those positions that
-// exist.
+// The opposite of PackTile, at those positions that exist.
 template <typename T, typename C>
 void UnpackTile(const KernelSet& set, const C* tile, const Image& image,
                 const AxisPlan& rows, const AxisPlan& columns,
                 const BlockOrigin& at, int64_t first_plane, int64_t planes,
                 int64_t plane_stride, T* tensor) {
   const auto unpack = CopiesOf<T>(set).unpack;
-  for (int64_t p = 0; p < planes; ++p) {
+  const int64_t whole = WholePlanes(image, first_plane, planes);
+  Run run;
+  run.pixel_stride = columns.step * image.strides.width;
+  run.channel_stride = image.strides.channel;
+  run.next_plane = plane_stride;
+  for (int64_t p = 0; p < planes; p += run.planes) {
     const int64_t channel = (first_plane + p) * kLanes;
     T* to =
         tensor + (at.group * image.channels + channel) * image.strides.channel;
-    Run run;
+    run.planes = p < whole ? whole - p : 1;
     run.channels = PlaneChannels(image.channels, first_plane + p);
-    run.pixel_stride = columns.step * image.strides.width;
-    run.channel_stride = image.strides.channel;
     const C* plane = tile + p * plane_stride;
     ForEachRun(image, rows, columns, at,
                [&](int64_t slot, int64_t, const internal::Inside& inside,

@@ -303,8 +303,8 @@ struct Run {
   int channels;            // of the plane; lanes beyond are zero in the tile
   ptrdiff_t pixel_stride;  // of the tensor, in elements
   ptrdiff_t channel_stride;
-  // To pack: so many planes of kLanes channels that are neighbours in the
-  // tensor, each `next_plane` elements behind the one before in the tile.
+  // So many planes of kLanes channels that are neighbours in the tensor, each
+  // `next_plane` elements behind the one before in the tile.
   int64_t planes = 1;
   ptrdiff_t next_plane = 0;
 };

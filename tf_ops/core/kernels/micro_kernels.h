@@ -1106,6 +1106,12 @@ inline void ReadLanes(const T* from, C* to) {
 }
 
 template <typename C, typename T>
+inline void WriteLanes(const C* from, T* to) {
+#pragma GCC unroll 16
+  for (int lane = 0; lane < kLanes; ++lane) to[lane] = Write<T>(from[lane]);
+}
+
+template <typename C, typename T>
 inline Vector<C> LoadAs(const T* from) {
   if constexpr (std::is_same_v<C, T>) {
     return Load(from);
@@ -1220,9 +1226,8 @@ template <typename T, typename C>
 void Unpack(const C* tile, const Run& run, T* tensor) {
   if (run.channel_stride == 1 && run.channels == kLanes) {
     for (int64_t i = 0; i < run.count; ++i) {
-#pragma GCC unroll 16
-      for (int lane = 0; lane < kLanes; ++lane) {
-        tensor[lane] = Write<T>(tile[lane]);
+      for (int64_t plane = 0; plane < run.planes; ++plane) {
+        WriteLanes(tile + plane * run.next_plane, tensor + plane * kLanes);
       }
       tensor += run.pixel_stride;
       tile += kLanes;
