@@ -89,9 +89,9 @@ void BackwardPlan::DealParts() {
   const int64_t shared = height_.kernel * width_.kernel == 1
                              ? kSharedPlanesOfOneTap
                              : kSharedPlanes;
-  int64_t most =
-      patches ? kSharedPlanes
-              : std::clamp<int64_t>(kTileBytes / (plane_ * element_), 1, shared);
+  int64_t most = patches ? kSharedPlanes
+                         : std::clamp<int64_t>(kTileBytes / (plane_ * element_),
+                                               1, shared);
   parts_ = DealPlanes(planes, most);
   tiles_ = grid().size();
   partials_ = PartialFilters(filters_, element_, all_parts(), tiles_);

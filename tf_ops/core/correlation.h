@@ -5,8 +5,9 @@
 //   input gradient   output gradient   input gradient    g HT(F - centre)
 //
 // Work is cut into units: a block of destination pixels of one group and a few
-// planes of its channels. A unit gathers the sources it needs into a tile (real
-// zeros where the padding is), sums in a tile of totals and writes that out;
+// planes of its channels. A unit reads its sources where they lie or, where
+// their type or order is not the kernels', gathers them in a tile (with real
+// zeros where the padding is). It sums in a tile of totals and writes that out;
 // sums that a kernel completes may go to the tensor at once.
 // Rows of taps that lie in the padding are skipped and, in the forward pass and
 // for the first and the last pixel of an image's row, so are columns of taps.

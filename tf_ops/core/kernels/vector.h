@@ -57,14 +57,12 @@ inline Vector<C> Load(const C* from) {
   return value;
 }
 
-// The first `count` lanes, of those in memory, and zeros; nothing else is read.
+// The first `count` lanes (or all), and zeros; nothing else is read.
 template <typename C>
 inline Vector<C> LoadFirst(const C* from, int64_t count) {
+  if (count >= kWidth<C>) return Load(from);
   Vector<C> value = {};
-  if (count > 0) {
-    std::memcpy(&value, from,
-                sizeof(C) * (count < kWidth<C> ? count : kWidth<C>));
-  }
+  if (count > 0) std::memcpy(&value, from, count * sizeof(C));
   return value;
 }
 #if defined(__AVX512F__)
