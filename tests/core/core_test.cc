@@ -143,6 +143,7 @@ struct Case {
   int64_t kernel_height = 3, kernel_width = 3, groups = 1;
   int64_t stride = 1, dilation = 1;
   std::string padding = "SAME", format = "NHWC";
+  int64_t top = 0, left = 0, right = 0;  // of padding EXPLICIT
 };
 
 void CheckCase(const Case& c) {
@@ -152,8 +153,16 @@ void CheckCase(const Case& c) {
     return nhwc ? std::vector<int64_t>{1, step, step, 1}
                 : std::vector<int64_t>{1, 1, step, step};
   };
+  std::vector<int64_t> paddings;
+  if (c.padding == "EXPLICIT") {
+    paddings.assign(8, 0);
+    const int rows = nhwc ? 2 : 4;
+    paddings[rows] = c.top;
+    paddings[rows + 2] = c.left;
+    paddings[rows + 3] = c.right;
+  }
   Geometry geometry;
-  Error error = ParseAttributes(c.format, c.padding, {}, steps(c.stride),
+  Error error = ParseAttributes(c.format, c.padding, paddings, steps(c.stride),
                                 steps(c.dilation), &attributes);
   if (error.empty()) {
     const int64_t channels = c.channels * c.groups;
@@ -165,9 +174,9 @@ void CheckCase(const Case& c) {
         &geometry);
   }
   std::string where;
-  for (const int64_t size :
-       {c.batch, c.height, c.width, c.channels, c.filters, c.kernel_height,
-        c.kernel_width, c.groups, c.stride, c.dilation}) {
+  for (const int64_t size : {c.batch, c.height, c.width, c.channels, c.filters,
+                             c.kernel_height, c.kernel_width, c.groups,
+                             c.stride, c.dilation, c.top, c.left, c.right}) {
     where += std::to_string(size) + " ";
   }
   where += c.padding + " " + c.format;
@@ -226,6 +235,28 @@ void Sweep(int64_t last) {
       }
     }
   }
+  // Columns in the padding: none, those that kernels leave out, and more.
+  for (const int64_t kernel : {1, 3}) {
+    const int64_t most = std::min<int64_t>(kernel, 2);
+    for (const int64_t width : {3, 4, 9}) {
+      for (int64_t pads = 0; pads < (most + 1) * (most + 1); ++pads) {
+        Case c = Block(17, 40, width);
+        c.kernel_width = kernel;
+        c.padding = "EXPLICIT";
+        c.left = pads / (most + 1);
+        c.right = pads % (most + 1);
+        CheckCase(c);
+        c.stride = 2;
+        CheckCase(c);
+      }
+    }
+  }
+  // Nothing but padding.
+  Case empty;
+  empty.height = 0;
+  empty.padding = "EXPLICIT";
+  empty.top = 3;
+  CheckCase(empty);
   // Sums of more terms than a chain of additions may have.
   for (const int64_t channels : {70, 150}) {
     for (const int64_t width : {1, 13, 29}) {

@@ -31,7 +31,8 @@ constexpr int64_t kUnitPlanes = 8;
 // taps, are better packed: few of them would share a page or the first-level
 // cache.
 constexpr int64_t kScatteredBytes = 512;
-// Bytes of a unit's source tile: a fraction of a core's second-level cache.
+// Bytes of a unit's sources, in a tile or in place: a fraction of a core's
+// second-level cache.
 constexpr int64_t kTileBytes = 256 << 10;
 // Terms summed in registers before they are added to the totals, about: every
 // term of a chain rounds, so short chains are accurate ones.
@@ -88,8 +89,9 @@ CorrelationPlan::CorrelationPlan(const Geometry& original, Pass pass,
   }
   if (forward) {
     FindOutsideColumns();
-    in_place_ = !converts && source_.strides.channel == 1 &&
-                !source_.patches.used() && SkipsAllColumnsOutside() &&
+    in_place_ = !converts && source_.height > 0 && source_.width > 0 &&
+                source_.strides.channel == 1 && !source_.patches.used() &&
+                SkipsAllColumnsOutside() &&
                 (geometry.kernel_taps() == 1 ||
                  source_.strides.width * element_ <= kScatteredBytes);
     by_rows_ =
@@ -608,8 +610,8 @@ std::vector<ForwardTap> CorrelationPlan::TapsOf(const Unit& unit,
   return taps;
 }
 
-// Sums up what the taps of each pixel see of the packed source planes, and of
-// their magnitudes if these are kept apart.
+// Sums up what the taps of each pixel see of the slots' sums, and of their
+// magnitudes if these are kept apart.
 template <typename C>
 void CorrelationPlan::SumSources(const Unit& unit,
                                  const std::vector<ForwardTap>& taps,

@@ -5,9 +5,9 @@
 //   input gradient   output gradient   input gradient    g HT(F - centre)
 //
 // Work is cut into units: a block of destination pixels of one group and a few
-// planes of its channels. A unit reads its sources where they lie or, where
-// their type or order is not the kernels', gathers them in a tile (with real
-// zeros where the padding is). It sums in a tile of totals and writes that out;
+// planes of its channels. A unit reads its sources where they lie or, where it
+// cannot or had better not (in_place_), gathers them in a tile (with real zeros
+// where the padding is). It sums in a tile of totals and writes that out;
 // sums that a kernel completes may go to the tensor at once.
 // Rows of taps that lie in the padding are skipped and, in the forward pass and
 // for the first and the last pixel of an image's row, so are columns of taps.
@@ -252,8 +252,9 @@ class CorrelationPlan {
   std::vector<int64_t> term_rows_;  // rows of taps in all terms before
   Outside outside_{0, 0};           // of all columns of taps
   bool by_rows_ = false;            // see Kernels::forward_rows
-  // Kernels read sources where they are: pixels whose channels are neighbours,
-  // of which none is read that lies in the padding.
+  // Kernels read sources where they are: pixels of the type that is computed
+  // in, whose channels are neighbours, of which none is read that lies in the
+  // padding, and not too far apart for several taps.
   bool in_place_ = false;
   std::vector<PlaneRange> parts_;  // destination planes that a unit handles
   int64_t block_images_, block_rows_, block_columns_;

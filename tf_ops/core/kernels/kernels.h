@@ -6,8 +6,9 @@
 //     tile[plane][slot][lane]        channel = plane * kLanes + lane
 //
 // so that one slot to the next is always kLanes elements, a constant the
-// compiler can fold into addresses. Filters are packed the same way, for each
-// plane of destination channels:
+// compiler can fold into addresses. The forward pass is told how far slots are
+// apart, since it may read pixels of a tensor in their place. Filters are
+// packed the same way, for each plane of destination channels:
 //
 //     filters[source plane][tap column][tap row][source lane][destination lane]
 //
@@ -48,14 +49,14 @@ struct LaneValues {
   const C* last;
 };
 
-// Where a tap of one plane of sources lies: its slot, seen from a block's first
-// pixel, and its filters. Both in elements.
+// Where a tap of one plane of sources lies: its source, seen from a block's
+// first pixel, and its filters. Both in elements.
 struct ForwardTap {
   ptrdiff_t source;
   ptrdiff_t filter;
 };
 
-// Where a run of neighbouring pixels starts: in the source tile, among pixels
+// Where a run of neighbouring pixels starts: in the sources, among pixels
 // (of sums), and in the output, which is either the totals or the tensor. All
 // but the pixel in elements.
 struct RunStart {
