@@ -4,6 +4,7 @@
 //
 //     core_test [LAST]    sizes 1 .. LAST in every dimension (default 20)
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>

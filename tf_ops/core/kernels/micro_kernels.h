@@ -196,6 +196,10 @@ inline __attribute__((always_inline)) void AddRow(
     Sums<C, S>& sums) {
   constexpr int kSources = S::kRun + kRowColumns - 1;
   constexpr int kV = kSpan<C, S>;
+  // One plane goes on from several pixels in turns: its three additions to a
+  // sum, one behind the other, would wait for each other.
+  constexpr int kPart = kV == 1 && S::kRun > 4 ? 4 : S::kRun;
+  constexpr int kParts = (S::kRun + kPart - 1) / kPart;
   Sources<C, kSources> sources(source, pixel);
   for (const C* const end = filter + channels * kLanes; filter < end;
        filter += kLanes) {
@@ -207,14 +211,18 @@ inline __attribute__((always_inline)) void AddRow(
           Load(filter + t * next_column + VectorAt<C>(v, next_filters));
     }
 #pragma GCC unroll 64
-    for (int i = 0; i < kSources; ++i) {
+    for (int i = 0; i < kParts * (kPart + kRowColumns - 1); ++i) {
+      const int first = i % kParts * kPart;
+      const int end = first + kPart < S::kRun ? first + kPart : S::kRun;
+      const int at = first + i / kParts;
+      if (at >= end + kRowColumns - 1) continue;
       // The padding: in the tensor, there is no such source.
-      if ((kLeads && i == 0) || (kTrails && i == kSources - 1)) continue;
-      const Vector<C> value = BroadcastLoad(sources.Of(i));
+      if ((kLeads && at == 0) || (kTrails && at == kSources - 1)) continue;
+      const Vector<C> value = BroadcastLoad(sources.Of(at));
 #pragma GCC unroll 16
       for (int j = 0; j < kRowColumns * kV; ++j) {
-        const int t = j / kV, v = j % kV, p = i - t;
-        if (p < 0 || p >= S::kRun) continue;
+        const int t = j / kV, v = j % kV, p = at - t;
+        if (p < first || p >= end) continue;
         sums.at[p][v] =
             Fma(Max(filters[t][v], value), minus_two, sums.at[p][v]);
       }
