@@ -218,12 +218,29 @@ void ForEachRun(const Image& image, const AxisPlan& rows,
   }
 }
 
-// How many of some planes can be moved together: whole ones whose channels are
-// neighbours in the tensor.
-inline int64_t WholePlanes(const Image& image, int64_t first_plane,
-                           int64_t planes) {
-  if (image.strides.channel != 1 || image.patches.used()) return 0;
-  return std::clamp<int64_t>(image.channels / kLanes - first_plane, 0, planes);
+// Calls visit(p, channel, run) for some planes of an image, of which plane p is
+// the first of a run and `channel` its first element: whole planes whose
+// channels are neighbours in the tensor go together, others one by one. In a
+// tile the planes lie `plane_stride` elements apart.
+template <typename Visit>
+void ForEachPlanes(const Image& image, const AxisPlan& columns, int64_t group,
+                   int64_t first_plane, int64_t planes, int64_t plane_stride,
+                   const Visit& visit) {
+  const bool neighbours = image.strides.channel == 1 && !image.patches.used();
+  const int64_t whole =
+      neighbours ? std::clamp<int64_t>(image.channels / kLanes - first_plane, 0,
+                                       planes)
+                 : 0;
+  Run run;
+  run.pixel_stride = columns.step * image.strides.width;
+  run.channel_stride = image.strides.channel;
+  run.next_plane = plane_stride;
+  for (int64_t p = 0; p < planes; p += run.planes) {
+    run.planes = p < whole ? whole - p : 1;
+    run.channels = PlaneChannels(image.channels, first_plane + p);
+    const int64_t channel = group * image.channels + (first_plane + p) * kLanes;
+    visit(p, channel * image.strides.channel, run);
+  }
 }
 
 // Fills planes first_plane .. first_plane + planes - 1 of the group; positions
@@ -240,37 +257,30 @@ void PackTile(const KernelSet& set, const T* tensor, const Image& image,
       std::memset(to + p * plane_stride, 0, slots * kLanes * sizeof(C));
     }
   };
-  const int64_t whole = WholePlanes(image, first_plane, planes);
-  Run run;
-  run.pixel_stride = columns.step * image.strides.width;
-  run.channel_stride = image.strides.channel;
-  run.next_plane = plane_stride;
-  for (int64_t p = 0; p < planes; p += run.planes) {
-    const int64_t channel = (first_plane + p) * kLanes;
-    const int64_t first =
-        (at.group * image.channels + channel) * image.strides.channel;
-    run.planes = p < whole ? whole - p : 1;
-    run.channels = PlaneChannels(image.channels, first_plane + p);
-    C* plane = tile + p * plane_stride;
-    ForEachRun(image, rows, columns, at,
-               [&](int64_t slot, int64_t count, const internal::Inside& inside,
-                   int64_t offset) {
-                 C* to = plane + slot * kLanes;
-                 if (image.patches.used() && inside.count > 0) {
-                   return internal::PackPatches(
-                       set,
-                       tensor + offset - inside.position * image.strides.width,
-                       image, inside.position, inside.count, channel,
-                       run.channels, to);
-                 }
-                 const int64_t after = count - inside.before - inside.count;
-                 clear(to, inside.before, run.planes);
-                 to += inside.before * kLanes;
-                 run.count = inside.count;
-                 if (run.count > 0) pack(tensor + first + offset, run, to);
-                 clear(to + inside.count * kLanes, after, run.planes);
-               });
-  }
+  ForEachPlanes(
+      image, columns, at.group, first_plane, planes, plane_stride,
+      [&](int64_t p, int64_t first, Run run) {
+        C* plane = tile + p * plane_stride;
+        ForEachRun(
+            image, rows, columns, at,
+            [&](int64_t slot, int64_t count, const internal::Inside& inside,
+                int64_t offset) {
+              C* to = plane + slot * kLanes;
+              if (image.patches.used() && inside.count > 0) {
+                return internal::PackPatches(
+                    set,
+                    tensor + offset - inside.position * image.strides.width,
+                    image, inside.position, inside.count,
+                    (first_plane + p) * kLanes, run.channels, to);
+              }
+              const int64_t after = count - inside.before - inside.count;
+              clear(to, inside.before, run.planes);
+              to += inside.before * kLanes;
+              run.count = inside.count;
+              if (run.count > 0) pack(tensor + first + offset, run, to);
+              clear(to + inside.count * kLanes, after, run.planes);
+            });
+      });
 }
 
 // Unpacks what PackTile packed of row patches: each element of the image
@@ -306,28 +316,20 @@ void UnpackTile(const KernelSet& set, const C* tile, const Image& image,
                 const BlockOrigin& at, int64_t first_plane, int64_t planes,
                 int64_t plane_stride, T* tensor) {
   const auto unpack = CopiesOf<T>(set).unpack;
-  const int64_t whole = WholePlanes(image, first_plane, planes);
-  Run run;
-  run.pixel_stride = columns.step * image.strides.width;
-  run.channel_stride = image.strides.channel;
-  run.next_plane = plane_stride;
-  for (int64_t p = 0; p < planes; p += run.planes) {
-    const int64_t channel = (first_plane + p) * kLanes;
-    T* to =
-        tensor + (at.group * image.channels + channel) * image.strides.channel;
-    run.planes = p < whole ? whole - p : 1;
-    run.channels = PlaneChannels(image.channels, first_plane + p);
-    const C* plane = tile + p * plane_stride;
-    ForEachRun(image, rows, columns, at,
-               [&](int64_t slot, int64_t, const internal::Inside& inside,
-                   int64_t offset) {
-                 run.count = inside.count;
-                 if (run.count > 0) {
-                   unpack(plane + (slot + inside.before) * kLanes, run,
-                          to + offset);
-                 }
-               });
-  }
+  ForEachPlanes(image, columns, at.group, first_plane, planes, plane_stride,
+                [&](int64_t p, int64_t first, Run run) {
+                  const C* plane = tile + p * plane_stride;
+                  ForEachRun(
+                      image, rows, columns, at,
+                      [&](int64_t slot, int64_t, const internal::Inside& inside,
+                          int64_t offset) {
+                        run.count = inside.count;
+                        if (run.count > 0) {
+                          unpack(plane + (slot + inside.before) * kLanes, run,
+                                 tensor + first + offset);
+                        }
+                      });
+                });
 }
 
 }  // namespace keras_adder

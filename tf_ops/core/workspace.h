@@ -13,8 +13,8 @@ namespace keras_adder {
 constexpr int64_t kWorkspaceAlignment = 64;
 
 // What different threads write lies this many bytes apart. Nearer, two cores
-// that have no cache in common took up to a tenth more time; beyond 256 KiB
-// there was no difference. Nothing touches a gap, so it takes no memory.
+// that have no cache in common took more time; beyond 256 KiB there was no
+// difference. Nothing touches a gap, so it takes no memory.
 inline int64_t GapBytes(int threads) { return threads > 1 ? 256 << 10 : 0; }
 
 // The elements that a part of a workspace takes, and a gap behind it (which the

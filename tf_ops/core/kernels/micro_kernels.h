@@ -1187,19 +1187,11 @@ int64_t UnpackTransposed(const C* tile, const Run& run, T* tensor) {
 
 template <typename T, typename C>
 void Pack(const T* tensor, const Run& run, C* tile) {
-  if (run.planes > 1) {
+  if (run.channel_stride == 1 && run.channels == kLanes) {
     for (int64_t i = 0; i < run.count; ++i) {
       for (int64_t plane = 0; plane < run.planes; ++plane) {
         ReadLanes(tensor + plane * kLanes, tile + plane * run.next_plane);
       }
-      tensor += run.pixel_stride;
-      tile += kLanes;
-    }
-    return;
-  }
-  if (run.channel_stride == 1 && run.channels == kLanes) {
-    for (int64_t i = 0; i < run.count; ++i) {
-      ReadLanes(tensor, tile);
       tensor += run.pixel_stride;
       tile += kLanes;
     }
