@@ -58,6 +58,18 @@ std::vector<AxisTap> ForwardTaps(const Axis& axis) {
   return taps;
 }
 
+Range RangeInside(const Axis& axis, int64_t tap, int64_t start, int64_t count) {
+  const int64_t first = axis.Position(start, tap);
+  const auto before = [&](int64_t position) {
+    const int64_t distance = position - first;
+    const int64_t positions =
+        distance > 0 ? (distance - 1) / axis.stride + 1 : 0;
+    return std::min(positions, count);
+  };
+  const int64_t begin = before(0);
+  return {begin, before(axis.input) - begin};
+}
+
 std::vector<Phase> BackwardPhases(const Axis& axis) {
   std::map<int64_t, Phase> phases;
   for (const AxisTap& tap : ForwardTaps(axis)) {

@@ -46,6 +46,16 @@ AxisPlan PlanAxis(std::vector<AxisTap> taps, int64_t step, int64_t length);
 // The taps that output positions meet in the input.
 std::vector<AxisTap> ForwardTaps(const Axis& axis);
 
+// Some neighbours.
+struct Range {
+  int64_t first;
+  int64_t count;
+};
+
+// Of `count` output positions from `start` on, those (counted from there) whose
+// input under a tap lies inside the image.
+Range RangeInside(const Axis& axis, int64_t tap, int64_t start, int64_t count);
+
 // Input positions that are equal modulo the stride meet the same taps, so the
 // input gradient runs phase by phase: destinations are the input positions
 // residue, residue + stride, ..., sources are output positions, step 1.

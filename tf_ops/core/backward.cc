@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/passes.h"
-#include "core/row_patches.h"
+#include "core/patches.h"
 #include "core/workspace.h"
 
 namespace keras_adder {
@@ -20,8 +20,8 @@ constexpr int64_t kBandPixels = 128;
 // there is one tap alone, which does not make up for packing often.
 constexpr int64_t kSharedPlanes = 4;
 constexpr int64_t kSharedPlanesOfOneTap = 8;
-// Bytes of a tile's inputs, and again of their gradients. Bands go through them
-// one after the other, so that only memory is the limit.
+// Bytes of a tile's inputs, or of an image that patches add up to. Bands go
+// through them one after the other, so that only memory is the limit.
 constexpr int64_t kTileBytes = 4 << 20;
 // Whole images of few channels are too few units for many threads: from so many
 // bytes on, they need so many planes.
@@ -72,11 +72,11 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
 
 // Must not depend on threads or batch: the other pass sums up in another order.
 bool BackwardPlan::Fits() const {
+  if (input_.patches.used()) {
+    return input_.patches.image_elements() * element_ <= kTileBytes;
+  }
   const int64_t bytes = image_ * element_;
   const int64_t planes = Planes(input_.channels);
-  if (input_.patches.used()) {
-    return planes * bytes <= kSharedPlanes * kTileBytes;
-  }
   return bytes <=
          (groups_ * planes < kManyPlanes ? kLargeTileBytes : kTileBytes);
 }
@@ -85,16 +85,16 @@ bool BackwardPlan::Fits() const {
 // number of chunks does and must not depend on threads.
 void BackwardPlan::DealParts() {
   const int64_t planes = Planes(input_.channels);
-  const bool patches = input_.patches.used();  // summed up over all planes
+  const bool patches = input_.patches.used();  // added up over all planes
   const int64_t shared = height_.kernel * width_.kernel == 1
                              ? kSharedPlanesOfOneTap
                              : kSharedPlanes;
-  int64_t most = patches ? kSharedPlanes
+  int64_t most = patches ? planes
                          : std::clamp<int64_t>(kTileBytes / (plane_ * element_),
                                                1, shared);
   parts_ = DealPlanes(planes, most);
-  tiles_ = grid().size();
-  partials_ = PartialFilters(filters_, element_, all_parts(), tiles_);
+  blocks_ = grid().size();
+  partials_ = PartialFilters(filters_, element_, all_parts(), blocks_);
   while (threads_ > 1 && !patches && most > 1 &&
          partials_.chunks() * all_parts() < 4 * threads_) {
     most = CeilDiv(most, 2);
@@ -105,38 +105,50 @@ void BackwardPlan::DealParts() {
   input_scratch_ = MostPlanes(parts_) * plane_;
 }
 
-// Tiles must not overlap in the input: an axis is cut only where the filters
-// are one pixel long.
+// So many rows of all images of a block that a kernel sweeps over.
+int64_t BackwardPlan::BandRows() const {
+  return std::clamp<int64_t>(kBandPixels / (block_columns_ * block_images_), 1,
+                             block_rows_);
+}
+
+// Blocks must not overlap in the input: an axis is cut only where the filters
+// are one pixel long, and no patches. Of patches, which are more than the input
+// that they come from, a tile holds a band alone.
 void BackwardPlan::ChooseBlocks() {
+  const bool patches = input_.patches.used();
   block_columns_ = output_.width;
-  if (width_.kernel == 1 && !input_.patches.used()) {
+  if (width_.kernel == 1 && !patches) {
     block_columns_ = std::min(block_columns_, kBandPixels);
   }
   block_rows_ = output_.height;
-  if (height_.kernel == 1) {
+  if (height_.kernel == 1 && !patches) {
     block_rows_ = std::min(block_rows_,
                            std::max<int64_t>(1, kBandPixels / block_columns_));
   }
-  input_rows_ = PlanAxis(ForwardTaps(height_), height_.stride, block_rows_);
+  block_images_ = std::clamp<int64_t>(
+      kBandPixels / (block_columns_ * block_rows_), 1, output_.batch);
+  tile_rows_ = patches ? BandRows() : block_rows_;
+  input_rows_ = PlanAxis(ForwardTaps(height_), height_.stride, tile_rows_);
   input_columns_ = PlanAxis(ForwardTaps(width_), width_.stride, block_columns_);
   image_ = input_rows_.slots * input_columns_.slots * kLanes;
-  block_images_ = std::min({kBandPixels / (block_columns_ * block_rows_),
-                            kTileBytes / (image_ * element_), output_.batch});
-  block_images_ = std::max<int64_t>(block_images_, 1);
-  band_rows_ = std::clamp<int64_t>(
-      kBandPixels / (block_columns_ * block_images_), 1, block_rows_);
+  block_images_ =
+      std::clamp<int64_t>(kTileBytes / (image_ * element_), 1, block_images_);
+  band_rows_ = BandRows();
   rows_ = PlanAxis({{0, 0}}, 1, band_rows_);
   columns_ = PlanAxis({{0, 0}}, 1, block_columns_);
   // A cut axis is of 1x1 filters and covered if no stride leaves gaps.
-  partial_ = !(block_rows_ == output_.height
-                   ? CoversAxis(input_rows_, input_.height)
-                   : height_.stride == 1 && output_.height == input_.height) ||
-             !(block_columns_ == output_.width
-                   ? CoversAxis(input_columns_, input_.width)
-                   : width_.stride == 1 && output_.width == input_.width);
+  const bool all_rows =
+      block_rows_ == output_.height
+          ? CoversAxis(input_rows_, input_.height)
+          : height_.stride == 1 && output_.height == input_.height;
+  const bool all_columns =
+      block_columns_ == output_.width
+          ? CoversAxis(input_columns_, input_.width)
+          : width_.stride == 1 && output_.width == input_.width;
+  partial_ = !patches && !(all_rows && all_columns);
   plane_ = block_images_ * image_;
   gradient_scratch_ = block_images_ * band_rows_ * block_columns_ * kLanes;
-  row_scratch_ = input_.patches.width * input_.patches.channels;
+  images_scratch_ = block_images_ * input_.patches.image_elements();
   skipped_ = Planes(output_.channels) * height_.kernel * width_.kernel * kLanes;
 }
 
@@ -171,7 +183,7 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
     worker.input = scratch + number * scratch_stride;
     worker.input_gradient = worker.input + input_scratch_;
     worker.gradient = worker.input_gradient + input_scratch_;
-    worker.row = worker.gradient + gradient_scratch_;
+    worker.images = worker.gradient + gradient_scratch_;
     RunUnit<C>(unit, input, gradient, packed, finite, partials, skipped,
                input_gradient, worker);
   };
@@ -187,7 +199,7 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
            Task{filters_.units(), finish});
 }
 
-// A unit is a chunk of tiles, a group and some planes of its input channels.
+// A unit is a chunk of blocks, a group and some planes of its input channels.
 template <typename C, typename T, typename O>
 void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
                            const C* packed, bool packed_finite, C* partials,
@@ -207,28 +219,38 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
                          ? all_skipped + (chunk * groups_ + group) * skipped_
                          : nullptr;
   if (skipped != nullptr) std::fill_n(skipped, skipped_, C{0});
-  for (int64_t tile = tiles_ * chunk / chunks;
-       tile < tiles_ * (chunk + 1) / chunks; ++tile) {
-    BlockOrigin at = grid().At(tile);
-    at.group = group;
-    PackTile(set_, input, input_, input_rows_, input_columns_, at, part.first,
-             part.planes, plane_, worker.input);
-    std::memset(worker.input_gradient, 0, part.planes * plane_ * sizeof(C));
-    bool finite = packed_finite;
-    for (int64_t p = 0; p < part.planes && finite; ++p) {
-      finite = KernelsOf<C>(set_).all_finite(worker.input + p * plane_,
-                                             at.images * image_ / kLanes);
+  for (int64_t n = blocks_ * chunk / chunks; n < blocks_ * (chunk + 1) / chunks;
+       ++n) {
+    BlockOrigin block = grid().At(n);
+    block.group = group;
+    const int64_t images = block.images * input_.patches.image_elements();
+    std::fill_n(worker.images, images, C{0});
+    for (int64_t row = 0; row < block.rows; row += tile_rows_) {
+      BlockOrigin at = block;
+      at.row += row;
+      at.rows = std::min(tile_rows_, block.rows - row);
+      PackTile(set_, input, input_, input_rows_, input_columns_, at, part.first,
+               part.planes, plane_, worker.input);
+      std::memset(worker.input_gradient, 0, part.planes * plane_ * sizeof(C));
+      bool finite = packed_finite;
+      for (int64_t p = 0; p < part.planes && finite; ++p) {
+        finite = KernelsOf<C>(set_).all_finite(worker.input + p * plane_,
+                                               at.images * image_ / kLanes);
+      }
+      SumTile(at, part.planes, packed_finite, finite, gradient, packed + offset,
+              partial, skipped, worker);
+      if (input_.patches.used()) {
+        AddPatchesOfTile(set_, worker.input_gradient, input_, input_rows_,
+                         input_columns_, at, plane_, worker.images);
+      } else {
+        UnpackTile(set_, worker.input_gradient, input_, input_rows_,
+                   input_columns_, at, part.first, part.planes, plane_,
+                   input_gradient);
+      }
     }
-    SumTile(at, part.planes, packed_finite, finite, gradient, packed + offset,
-            partial, skipped, worker);
-    if (input_.patches.used()) {
-      UnpackPatches(set_, worker.input_gradient, input_, input_rows_,
-                    input_columns_, at, plane_, worker.row, input_gradient);
-    } else {
-      UnpackTile(set_, worker.input_gradient, input_, input_rows_,
-                 input_columns_, at, part.first, part.planes, plane_,
-                 input_gradient);
-    }
+    // Nothing, unless pixels are patches.
+    UnpackElements(set_, worker.images, images,
+                   input_gradient + block.image * input_.strides.batch);
   }
 }
 
@@ -295,21 +317,6 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes,
   }
 }
 
-// Of `count` output positions from `start` on, those whose sources under tap
-// `tap` lie inside the image.
-BackwardPlan::Range BackwardPlan::RangeInside(const Axis& axis, int64_t tap,
-                                              int64_t start, int64_t count) {
-  const int64_t first =
-      start * axis.stride + tap * axis.dilation - axis.pad_before;
-  const auto before = [&](int64_t position) {
-    const int64_t positions =
-        position > first ? CeilDiv(position - first, axis.stride) : 0;
-    return std::min(positions, count);
-  };
-  const int64_t begin = before(0);
-  return {begin, before(axis.input) - begin};
-}
-
 // Adds up the output gradients of the band's pixels that are not inside.
 template <typename C>
 void BackwardPlan::SumSkipped(const BlockOrigin& band, const Inside& inside,
@@ -365,7 +372,7 @@ AdderBackward<T, O>::AdderBackward(const Geometry& geometry,
                                    const KernelSet& kernels, int threads) {
   if (mode == FilterGradient::kFullPrecision) {
     plan_.reset(new internal::BackwardPlan(
-        WithRowsAsChannels(geometry), kernels,
+        WithWindowsAsChannels(geometry), kernels,
         sizeof(typename ComputeType<T>::type), threads));
     if (plan_->fits()) return;
     plan_.reset();

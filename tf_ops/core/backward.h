@@ -1,12 +1,15 @@
 // Both gradients at once.
 //
-// A unit handles some tiles (whole images, or any pixels where the filters are
-// 1x1) of a few planes of input channels, which share output gradients. Per
-// tile it keeps the inputs and their gradients,
-// and meets them with every output channel and tap in bands of rows that stay
-// in the first-level cache. Input gradients are complete when a tile is done,
-// since no other tile overlaps it; filter gradients are summed as in
+// A unit handles some blocks (whole images, or any pixels where the filters are
+// 1x1) of a few planes of input channels, which share output gradients. It
+// keeps the inputs of a block and their gradients in a tile, and meets them
+// with every output channel and tap in bands of rows that stay in the
+// first-level cache. Input gradients are complete when a block is done, since
+// no other block overlaps it; filter gradients are summed as in
 // filter_gradient.h, chunk by chunk.
+//
+// Where pixels are patches, a tile is a band, and its gradients are added up to
+// the image's.
 
 #ifndef KERAS_ADDER_CORE_BACKWARD_H_
 #define KERAS_ADDER_CORE_BACKWARD_H_
@@ -46,12 +49,7 @@ class BackwardPlan {
     C* input;
     C* input_gradient;
     C* gradient;
-    C* row;  // of the input's gradient, where pixels are row patches
-  };
-
-  struct Range {
-    int64_t first;
-    int64_t count;
+    C* images;  // of the input's gradient, where pixels are patches
   };
 
   // The pixels of a band that meet a tap inside the image.
@@ -61,6 +59,7 @@ class BackwardPlan {
   };
 
   void ChooseBlocks();
+  int64_t BandRows() const;
   bool Fits() const;
   void DealParts();
   TileGrid grid() const {
@@ -84,8 +83,6 @@ class BackwardPlan {
       for (int64_t i = 0; i < height_.kernel; ++i) visit(i, j);
     }
   }
-  static Range RangeInside(const Axis& axis, int64_t tap, int64_t start,
-                           int64_t count);
   template <typename C>
   void SumSkipped(const BlockOrigin& band, const Inside& inside, C* sums,
                   const Worker<C>& worker) const;
@@ -105,16 +102,17 @@ class BackwardPlan {
   PackedFilters filters_;
   std::vector<PlaneRange> parts_;  // planes of input channels of a unit
   int64_t block_images_ = 0, block_rows_ = 0, block_columns_ = 0;
-  int64_t band_rows_ = 0;
+  // Of a block, as many rows as a tile holds, and as a kernel sweeps over.
+  int64_t tile_rows_ = 0, band_rows_ = 0;
   AxisPlan input_rows_, input_columns_, rows_, columns_;
   // Elements of a plane of an image, and of a tile.
   int64_t image_ = 0, plane_ = 0;
-  int64_t tiles_ = 0;
+  int64_t blocks_ = 0;
   PartialFilters partials_;
   bool by_parts_ = false;  // see PackedFilters::Outweigh
-  int64_t input_scratch_ = 0, gradient_scratch_ = 0, row_scratch_ = 0;
+  int64_t input_scratch_ = 0, gradient_scratch_ = 0, images_scratch_ = 0;
   int64_t worker_elements() const {
-    return 2 * input_scratch_ + gradient_scratch_ + row_scratch_;
+    return 2 * input_scratch_ + gradient_scratch_ + images_scratch_;
   }
   // For each plane of output channels and tap: the sum of the output gradients
   // whose inputs lie in the padding. Of one chunk and group.

@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "core/passes.h"
-#include "core/row_patches.h"
+#include "core/patches.h"
 #include "core/workspace.h"
 
 namespace keras_adder {
@@ -469,10 +469,10 @@ bool CorrelationPlan::SumSlots(const Unit& unit, const Terms& terms,
                          at.column * sources.pixel;
   ForEachRun(source_, unit.rows->source, unit.columns->source, at,
              [&](int64_t slot, int64_t count, const internal::Inside& inside,
-                 int64_t offset) {
+                 const Pixel& pixel) {
                clear(slot, inside.before);
                slot += inside.before;
-               block.first = sources.first + (offset - origin);
+               block.first = sources.first + (source_.OffsetOf(pixel) - origin);
                block.slots = inside.count;
                sum(block, worker.slot_sums + slot,
                    worker.slot_magnitudes + slot, &differ);

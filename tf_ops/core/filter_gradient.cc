@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "core/passes.h"
-#include "core/row_patches.h"
+#include "core/patches.h"
 #include "core/workspace.h"
 
 namespace keras_adder {
@@ -216,7 +216,7 @@ AdderFilterGradient<T, O>::AdderFilterGradient(const Geometry& geometry,
                                                const KernelSet& kernels,
                                                int threads)
     : plan_(new internal::FilterGradientPlan(
-          WithRowsAsChannels(geometry), mode, kernels,
+          WithWindowsAsChannels(geometry), mode, kernels,
           sizeof(typename ComputeType<T>::type), threads)) {}
 
 template <typename T, typename O>

@@ -57,6 +57,11 @@ struct Axis {
   int64_t stride = 1;
   int64_t dilation = 1;
   int64_t pad_before = 0;
+
+  // The input position that an output meets under a tap.
+  int64_t Position(int64_t at, int64_t tap) const {
+    return at * stride + tap * dilation - pad_before;
+  }
 };
 
 // Output size and padding of one axis with known sizes. `name` ("height",
@@ -72,15 +77,18 @@ struct Strides {
   int64_t channel = 0;
 };
 
-// Pixels that are whole rows of taps, see row_patches.h. `channels` is the
-// number of the image's own, 0 for ordinary pixels.
-struct RowPatches {
+// Pixels that are what a window of taps sees of an image, see patches.h.
+// `channels` is the number of the image's own, 0 for ordinary pixels.
+struct Patches {
   int64_t channels = 0;
-  int64_t width = 0;   // of the image
-  int64_t stride = 0;  // columns from one patch to the next
-  int64_t pad_before = 0;
+  Axis height, width;
 
   bool used() const { return channels > 0; }
+  // Elements of a row of the window, and of an image.
+  int64_t row_elements() const { return width.kernel * channels; }
+  int64_t image_elements() const {
+    return height.input * width.input * channels;
+  }
 };
 
 struct Geometry {
@@ -90,9 +98,9 @@ struct Geometry {
   int64_t groups = 1;
   Axis height;
   Axis width;
-  Strides input;       // of the input and of its gradient
-  Strides output;      // of the output and of its gradient
-  RowPatches patches;  // of the input
+  Strides input;    // of the input and of its gradient
+  Strides output;   // of the output and of its gradient
+  Patches patches;  // of the input
 
   // Filters lie as (kernel height, kernel width, group_in, out_channels).
   int64_t group_in() const { return in_channels / groups; }
@@ -102,9 +110,9 @@ struct Geometry {
     return kernel_taps() * group_in() * out_channels;
   }
   int64_t input_size() const {
-    const bool whole = !patches.used();
-    return batch * height.input * (whole ? width.input : patches.width) *
-           (whole ? in_channels : patches.channels);
+    return batch * (patches.used()
+                        ? patches.image_elements()
+                        : height.input * width.input * in_channels);
   }
   int64_t output_size() const {
     return batch * height.output * width.output * out_channels;

@@ -11,6 +11,7 @@
 #include "core/axis_plan.h"
 #include "core/geometry.h"
 #include "core/kernels/kernels.h"
+#include "core/patches.h"
 
 namespace keras_adder {
 
@@ -52,6 +53,10 @@ inline int PlaneChannels(int64_t channels, int64_t plane) {
   return static_cast<int>(std::min<int64_t>(kLanes, channels - plane * kLanes));
 }
 
+struct Pixel {
+  int64_t image, row, column;
+};
+
 // One group of channels of an image tensor.
 struct Image {
   Strides strides;
@@ -59,7 +64,13 @@ struct Image {
   int64_t height;
   int64_t width;
   int64_t channels;  // of a group
-  RowPatches patches = {};
+  Patches patches = {};
+
+  // Of its first channel, in a tensor whose pixels are no patches.
+  int64_t OffsetOf(const Pixel& pixel) const {
+    return pixel.image * strides.batch + pixel.row * strides.height +
+           pixel.column * strides.width;
+  }
 };
 
 // A block of destinations and the group it belongs to.
@@ -121,70 +132,11 @@ inline Inside Clip(const Segment& segment, int64_t start, int64_t step,
   return inside;
 }
 
-// Of patches `first` ... `first + count - 1` of a row of an image, `channels`
-// lanes from `lane` on. `row` is the row's first element.
-template <typename T, typename C>
-void PackPatches(const KernelSet& set, const T* row, const Image& image,
-                 int64_t first, int64_t count, int64_t lane, int channels,
-                 C* to) {
-  const RowPatches& patches = image.patches;
-  const auto pack = CopiesOf<T>(set).pack;
-  const int64_t taps = image.channels / patches.channels;
-  const auto column = [&](int64_t patch) {
-    return patch * patches.stride - patches.pad_before;
-  };
-  const auto inside = [&](int64_t patch) {
-    return column(patch) >= 0 && column(patch) + taps <= patches.width;
-  };
-  const int64_t end = first + count;
-  for (int64_t patch = first; patch < end;) {
-    const T* from = row + column(patch) * patches.channels + lane;
-    Run run{1, kLanes, patches.stride * patches.channels, 1};
-    if (inside(patch)) {
-      run.channels = channels;
-      while (patch + run.count < end && inside(patch + run.count)) ++run.count;
-      pack(from, run, to);
-    } else {
-      T edge[kLanes] = {};
-      for (int i = 0; i < channels; ++i) {
-        const int64_t at = column(patch) + (lane + i) / patches.channels;
-        if (at >= 0 && at < patches.width) edge[i] = from[i];
-      }
-      pack(edge, run, to);
-    }
-    patch += run.count;
-    to += run.count * kLanes;
-  }
-}
-
-// Adds the patches of one row up to the row itself, which takes
-// image.patches.width pixels.
-template <typename C>
-void AddPatches(const C* tile, ptrdiff_t plane_stride, const Image& image,
-                C* row) {
-  const RowPatches& patches = image.patches;
-  const int64_t size = patches.width * patches.channels;
-  std::fill_n(row, size, C{0});
-  for (int64_t patch = 0; patch < image.width; ++patch) {
-    const int64_t start =
-        (patch * patches.stride - patches.pad_before) * patches.channels;
-    const int64_t first = std::max<int64_t>(0, -start);
-    const int64_t end = std::min(image.channels, size - start);
-    for (int64_t v = first; v < end;) {
-      const int64_t lane = v % kLanes;
-      const int64_t lanes = std::min(kLanes - lane, end - v);
-      const C* from = tile + v / kLanes * plane_stride + patch * kLanes + lane;
-      for (int64_t i = 0; i < lanes; ++i) row[start + v + i] += from[i];
-      v += lanes;
-    }
-  }
-}
-
 }  // namespace internal
 
-// Calls visit(slot, count, inside, offset) for every run of neighbouring slots
-// of one plane: `offset` is that of the run's first element inside the image,
-// counted from the plane's first channel; the rest of the run is outside.
+// Calls visit(slot, count, inside, pixel) for every run of neighbouring slots
+// of one plane: `pixel` is the first one inside the image, the rest of the run
+// is outside.
 template <typename Visit>
 void ForEachRun(const Image& image, const AxisPlan& rows,
                 const AxisPlan& columns, const BlockOrigin& at,
@@ -195,7 +147,6 @@ void ForEachRun(const Image& image, const AxisPlan& rows,
   };
   const internal::Inside first = clip(columns.segments[0]);
   for (int64_t n = 0; n < at.images; ++n) {
-    const int64_t base = (at.image + n) * image.strides.batch;
     for (const Segment& row_run : rows.segments) {
       const internal::Inside row_inside =
           internal::Clip(row_run, at.row, rows.step, image.height);
@@ -210,8 +161,7 @@ void ForEachRun(const Image& image, const AxisPlan& rows,
           internal::Inside inside = j == 0 ? first : clip(run);
           if (!row_exists) inside = {run.count, 0, 0};
           visit(slot + run.first, run.count, inside,
-                base + row * image.strides.height +
-                    inside.position * image.strides.width);
+                Pixel{at.image + n, row, inside.position});
         }
       }
     }
@@ -244,16 +194,16 @@ void ForEachPlanes(const Image& image, const AxisPlan& columns, int64_t group,
 }
 
 // Fills planes first_plane .. first_plane + planes - 1 of the group; positions
-// outside the image (the padding) become zeros. Whole planes of channels that
-// are neighbours go together, pixel by pixel, as they lie in memory.
+// outside the image and lanes beyond the channels become zero.
 template <typename T, typename C>
 void PackTile(const KernelSet& set, const T* tensor, const Image& image,
               const AxisPlan& rows, const AxisPlan& columns,
               const BlockOrigin& at, int64_t first_plane, int64_t planes,
               int64_t plane_stride, C* tile) {
   const auto pack = CopiesOf<T>(set).pack;
-  const auto clear = [&](C* to, int64_t slots, int64_t count) {
-    for (int64_t p = 0; p < count; ++p) {
+  const auto clear = [&](C* to, int64_t slots, int64_t planes) {
+    if (slots == 0) return;  // so small a memset costs more than this
+    for (int64_t p = 0; p < planes; ++p) {
       std::memset(to + p * plane_stride, 0, slots * kLanes * sizeof(C));
     }
   };
@@ -261,55 +211,28 @@ void PackTile(const KernelSet& set, const T* tensor, const Image& image,
       image, columns, at.group, first_plane, planes, plane_stride,
       [&](int64_t p, int64_t first, Run run) {
         C* plane = tile + p * plane_stride;
-        ForEachRun(
-            image, rows, columns, at,
-            [&](int64_t slot, int64_t count, const internal::Inside& inside,
-                int64_t offset) {
-              C* to = plane + slot * kLanes;
-              if (image.patches.used() && inside.count > 0) {
-                return internal::PackPatches(
-                    set,
-                    tensor + offset - inside.position * image.strides.width,
-                    image, inside.position, inside.count,
-                    (first_plane + p) * kLanes, run.channels, to);
-              }
-              const int64_t after = count - inside.before - inside.count;
-              clear(to, inside.before, run.planes);
-              to += inside.before * kLanes;
-              run.count = inside.count;
-              if (run.count > 0) pack(tensor + first + offset, run, to);
-              clear(to + inside.count * kLanes, after, run.planes);
-            });
+        ForEachRun(image, rows, columns, at,
+                   [&](int64_t slot, int64_t count,
+                       const internal::Inside& inside, const Pixel& pixel) {
+                     const int64_t after = count - inside.before - inside.count;
+                     C* to = plane + slot * kLanes;
+                     clear(to, inside.before, run.planes);
+                     to += inside.before * kLanes;
+                     clear(to + inside.count * kLanes, after, run.planes);
+                     if (inside.count == 0) return;
+                     if (image.patches.used()) {
+                       return PackPatches(
+                           set, tensor, image.strides, image.patches,
+                           {pixel.image, pixel.row, pixel.column, inside.count},
+                           (first_plane + p) * kLanes, run.channels, to);
+                     }
+                     run.count = inside.count;
+                     pack(tensor + first + image.OffsetOf(pixel), run, to);
+                   });
       });
 }
 
-// Unpacks what PackTile packed of row patches: each element of the image
-// becomes the sum of its places in all patches. A tile has whole rows and all
-// planes; `row` is scratch memory for one row of the image.
-template <typename T, typename C>
-void UnpackPatches(const KernelSet& set, const C* tile, const Image& image,
-                   const AxisPlan& rows, const AxisPlan& columns,
-                   const BlockOrigin& at, int64_t plane_stride, C* row,
-                   T* tensor) {
-  const auto unpack = CopiesOf<T>(set).unpack;
-  const int64_t size = image.patches.width * image.patches.channels;
-  ForEachRun(image, rows, columns, at,
-             [&](int64_t slot, int64_t, const internal::Inside& inside,
-                 int64_t offset) {
-               if (inside.count == 0) return;
-               internal::AddPatches(tile + slot * kLanes, plane_stride, image,
-                                    row);
-               T* to = tensor + offset;
-               const int64_t whole = size / kLanes;
-               unpack(row, Run{whole, kLanes, kLanes, 1}, to);
-               const int rest = static_cast<int>(size % kLanes);
-               if (rest == 0) return;
-               unpack(row + whole * kLanes, Run{1, rest, kLanes, 1},
-                      to + whole * kLanes);
-             });
-}
-
-// The opposite of PackTile, at those positions that exist.
+// The opposite, at those positions that exist.
 template <typename T, typename C>
 void UnpackTile(const KernelSet& set, const C* tile, const Image& image,
                 const AxisPlan& rows, const AxisPlan& columns,
@@ -322,14 +245,48 @@ void UnpackTile(const KernelSet& set, const C* tile, const Image& image,
                   ForEachRun(
                       image, rows, columns, at,
                       [&](int64_t slot, int64_t, const internal::Inside& inside,
-                          int64_t offset) {
+                          const Pixel& pixel) {
                         run.count = inside.count;
                         if (run.count > 0) {
                           unpack(plane + (slot + inside.before) * kLanes, run,
-                                 tensor + first + offset);
+                                 tensor + first + image.OffsetOf(pixel));
                         }
                       });
                 });
+}
+
+// The opposite for all planes of patches, whose places in an image are added
+// up: `images` has room for all of the tile's, one behind the other.
+template <typename C>
+void AddPatchesOfTile(const KernelSet& set, const C* tile, const Image& image,
+                      const AxisPlan& rows, const AxisPlan& columns,
+                      const BlockOrigin& at, int64_t plane_stride, C* images) {
+  const int64_t size = image.patches.image_elements();
+  for (int64_t p = 0; p < Planes(image.channels); ++p) {
+    const C* plane = tile + p * plane_stride;
+    ForEachRun(image, rows, columns, at,
+               [&](int64_t slot, int64_t, const internal::Inside& inside,
+                   const Pixel& pixel) {
+                 if (inside.count == 0) return;
+                 AddPatches(
+                     set, plane + (slot + inside.before) * kLanes,
+                     image.patches,
+                     {pixel.image, pixel.row, pixel.column, inside.count},
+                     p * kLanes, PlaneChannels(image.channels, p),
+                     images + (pixel.image - at.image) * size);
+               });
+  }
+}
+
+// Writes what lies in one piece.
+template <typename T, typename C>
+void UnpackElements(const KernelSet& set, const C* from, int64_t count, T* to) {
+  const auto unpack = CopiesOf<T>(set).unpack;
+  const int64_t whole = count / kLanes;
+  const int rest = static_cast<int>(count % kLanes);
+  unpack(from, Run{whole, kLanes, kLanes, 1}, to);
+  if (rest == 0) return;
+  unpack(from + whole * kLanes, Run{1, rest, kLanes, 1}, to + whole * kLanes);
 }
 
 }  // namespace keras_adder

@@ -290,6 +290,10 @@ struct Kernels {
   // Whether none of so many slots holds an infinity or a NaN.
   bool (*all_finite)(const C* tile, int64_t slots);
   void (*add_slots)(const C* from, int64_t slots, C* to);
+  // Adds `lanes` lanes of so many slots to elements that lie `step` apart from
+  // one slot to the next.
+  void (*add_lanes)(const C* from, int64_t slots, int lanes, ptrdiff_t step,
+                    C* to);
   // to[slot] -= factors[slot] * from[slot], but for factors of zero.
   void (*subtract_scaled)(const C* factors, const C* from, int64_t slots,
                           C* to);
@@ -308,6 +312,8 @@ struct Run {
   // `next_plane` elements behind the one before in the tile.
   int64_t planes = 1;
   ptrdiff_t next_plane = 0;
+  // The lane of the tensor's first channel. Those before it are left alone.
+  int first_lane = 0;
 };
 
 // Between tensors of T and tiles of the type that T is computed in.

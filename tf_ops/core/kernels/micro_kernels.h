@@ -819,7 +819,7 @@ inline __attribute__((always_inline)) void ForEachSlot(
 #pragma GCC unroll 8
         for (int lane = 0; lane < kLanes; lane += kWidth<C>) {
           add(slot,
-              LoadFirst<C>(plane + slot * block.slot + lane, left - lane));
+              LoadLanes<C>(plane + slot * block.slot + lane, 0, left - lane));
         }
       }
     }
@@ -996,6 +996,33 @@ void AddSlots(const C* from, int64_t slots, C* to) {
   }
 }
 
+// Of so many lanes, or of any number.
+template <typename C, int kCount>
+inline void AddLanesOf(const C* from, int64_t slots, int lanes, ptrdiff_t step,
+                       C* to) {
+  if (kCount > 0) lanes = kCount;
+  for (int64_t slot = 0; slot < slots; ++slot) {
+#pragma GCC unroll 4
+    for (int lane = 0; lane < lanes; ++lane) to[lane] += from[lane];
+    from += kLanes;
+    to += step;
+  }
+}
+
+template <typename C>
+void AddLanes(const C* from, int64_t slots, int lanes, ptrdiff_t step, C* to) {
+  switch (lanes) {
+    case 1:
+      return AddLanesOf<C, 1>(from, slots, lanes, step, to);
+    case 2:
+      return AddLanesOf<C, 2>(from, slots, lanes, step, to);
+    case 3:
+      return AddLanesOf<C, 3>(from, slots, lanes, step, to);
+    default:
+      return AddLanesOf<C, 0>(from, slots, lanes, step, to);
+  }
+}
+
 // Of one plane of output channels: the sum of some pixels of a row.
 template <typename C>
 inline void AddPixels(const C* row, int64_t first, int64_t end,
@@ -1102,6 +1129,7 @@ constexpr Kernels<C> MakeKernels() {
   kernels.filter_parts = &FilterPartsOf<C>;
   kernels.all_finite = &AllFinite<C>;
   kernels.add_slots = &AddSlots<C>;
+  kernels.add_lanes = &AddLanes<C>;
   kernels.subtract_scaled = &SubtractScaled<C>;
   kernels.sum_outside = &SumOutside<C>;
   return kernels;
@@ -1126,6 +1154,19 @@ inline Vector<C> LoadAs(const T* from) {
   } else {
     C values[kWidth<C>];
     for (int i = 0; i < kWidth<C>; ++i) values[i] = Read(from[i]);
+    return Load(values);
+  }
+}
+
+template <typename C, typename T>
+inline Vector<C> LoadLanesAs(const T* from, int first, int end) {
+  if constexpr (std::is_same_v<C, T>) {
+    return LoadLanes(from, first, end);
+  } else {
+    C values[kWidth<C>];
+    for (int i = 0; i < kWidth<C>; ++i) {
+      values[i] = i >= first && i < end ? Read(from[i]) : C{0};
+    }
     return Load(values);
   }
 }
@@ -1185,6 +1226,24 @@ int64_t UnpackTransposed(const C* tile, const Run& run, T* tensor) {
   return pixel;
 }
 
+// Some lanes of each pixel. Those behind them become zero, and add nothing when
+// others come to lie there.
+template <typename T, typename C>
+void PackLanes(const T* tensor, const Run& run, C* tile) {
+  const int first = run.first_lane, end = first + run.channels;
+  for (int64_t i = 0; i < run.count; ++i) {
+#pragma GCC unroll 8
+    for (int lane = 0; lane < kLanes; lane += kWidth<C>) {
+      Vector<C> value =
+          LoadLanesAs<C>(tensor - first + lane, first - lane, end - lane);
+      if (first > 0) value += Load(tile + lane);
+      Store(value, tile + lane);
+    }
+    tensor += run.pixel_stride;
+    tile += kLanes;
+  }
+}
+
 template <typename T, typename C>
 void Pack(const T* tensor, const Run& run, C* tile) {
   if (run.channel_stride == 1 && run.channels == kLanes) {
@@ -1197,17 +1256,7 @@ void Pack(const T* tensor, const Run& run, C* tile) {
     }
     return;
   }
-  if (run.channel_stride == 1) {
-    for (int64_t i = 0; i < run.count; ++i) {
-      // Of a fixed length, so that it becomes a masked load.
-      for (int lane = 0; lane < kLanes; ++lane) {
-        tile[lane] = lane < run.channels ? Read(tensor[lane]) : C{0};
-      }
-      tensor += run.pixel_stride;
-      tile += kLanes;
-    }
-    return;
-  }
+  if (run.channel_stride == 1) return PackLanes(tensor, run, tile);
   const int64_t done =
       run.pixel_stride == 1 ? PackTransposed(tensor, run, tile) : 0;
   if (run.channels < kLanes) {

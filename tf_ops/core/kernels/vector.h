@@ -57,19 +57,34 @@ inline Vector<C> Load(const C* from) {
   return value;
 }
 
-// The first `count` lanes (or all), and zeros; nothing else is read.
+// Lanes first ... end - 1 of what begins at `from`, and zeros; nothing else is
+// read.
 template <typename C>
-inline Vector<C> LoadFirst(const C* from, int64_t count) {
-  if (count >= kWidth<C>) return Load(from);
+inline Vector<C> LoadLanes(const C* from, int64_t first, int64_t end) {
   Vector<C> value = {};
-  if (count > 0) std::memcpy(&value, from, count * sizeof(C));
+  for (int lane = 0; lane < kWidth<C>; ++lane) {
+    if (lane >= first && lane < end) value[lane] = from[lane];
+  }
   return value;
 }
 #if defined(__AVX512F__)
 template <>
-inline Vector<float> LoadFirst(const float* from, int64_t count) {
-  const int64_t kept = count < 0 ? 0 : count < 16 ? count : 16;
-  return _mm512_maskz_loadu_ps((1u << kept) - 1, from);
+inline Vector<float> LoadLanes(const float* from, int64_t first, int64_t end) {
+  const auto below = [](int64_t lane) {
+    return (1u << (lane < 0 ? 0 : lane < 16 ? lane : 16)) - 1;
+  };
+  return _mm512_maskz_loadu_ps(below(end) & ~below(first), from);
+}
+#elif defined(__AVX2__)
+template <>
+inline Vector<float> LoadLanes(const float* from, int64_t first, int64_t end) {
+  const auto lane = [](int64_t lane) {
+    return _mm256_set1_epi32(lane < 0 ? 0 : lane < 8 ? lane : 8);
+  };
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i before = _mm256_cmpgt_epi32(lane(first), lanes);
+  return _mm256_maskload_ps(
+      from, _mm256_andnot_si256(before, _mm256_cmpgt_epi32(lane(end), lanes)));
 }
 #endif
 

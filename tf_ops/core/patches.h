@@ -1,0 +1,124 @@
+// Lanes for those who have few channels: the elements under a window of taps
+// become the channels of one pixel, a patch. Where channels and pixels are
+// neighbours, each row of a patch lies in one piece in the image, and so it
+// does in the filters.
+
+#ifndef KERAS_ADDER_CORE_PATCHES_H_
+#define KERAS_ADDER_CORE_PATCHES_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "core/axis_plan.h"
+#include "core/geometry.h"
+#include "core/kernels/kernels.h"
+
+namespace keras_adder {
+
+// An equal convolution of patches that are one row of taps high, for filters of
+// one column; or of patches that are whole windows, for filters of 1x1. Returns
+// the geometry as it is where that does not pay, or channels of neighbouring
+// pixels are not neighbours.
+Geometry WithRowsAsChannels(const Geometry& geometry);
+Geometry WithWindowsAsChannels(const Geometry& geometry);
+
+// Some patches of a row of them.
+struct PatchRow {
+  int64_t image, row, first, count;
+};
+
+namespace internal {
+
+// Calls visit(row, first, lane, count) for the rows of a window that a plane of
+// `lanes` channels from `channel` on holds: elements first ... first + count -
+// 1 of the row are the plane's lanes from `lane` on.
+template <typename Visit>
+void ForEachWindowRow(const Patches& patches, int64_t channel, int lanes,
+                      const Visit& visit) {
+  const int64_t row = patches.row_elements();
+  for (int64_t lane = 0; lane < lanes;) {
+    const int64_t first = (channel + lane) % row;
+    const int64_t count = std::min(row - first, lanes - lane);
+    visit((channel + lane) / row, first, static_cast<int>(lane),
+          static_cast<int>(count));
+    lane += count;
+  }
+}
+
+}  // namespace internal
+
+// Packs `lanes` channels of patches, from `channel` on, into slots of a plane.
+template <typename T, typename C>
+void PackPatches(const KernelSet& set, const T* tensor, const Strides& strides,
+                 const Patches& patches, const PatchRow& at, int64_t channel,
+                 int lanes, C* plane) {
+  const auto pack = CopiesOf<T>(set).pack;
+  const Axis& width = patches.width;
+  const int64_t end = at.first + at.count;
+  const auto visit = [&](int64_t i, int64_t first, int lane, int count) {
+    const int64_t y = patches.height.Position(at.row, i);
+    if (y < 0 || y >= patches.height.input) {
+      // Lanes behind those of another row are zero already.
+      if (lane == 0) std::memset(plane, 0, at.count * kLanes * sizeof(C));
+      return;
+    }
+    const T* const row = tensor + at.image * strides.batch + y * strides.height;
+    const int64_t size = width.input * patches.channels;
+    const auto start = [&](int64_t patch) {
+      return width.Position(patch, 0) * patches.channels + first;
+    };
+    Run run{1, count, width.stride * patches.channels, 1};
+    run.first_lane = lane;
+    const auto pack_edge = [&](int64_t patch) {
+      T edge[kLanes] = {};
+      for (int k = 0; k < count; ++k) {
+        const int64_t element = start(patch) + k;
+        if (element >= 0 && element < size) edge[k] = row[element];
+      }
+      run.count = 1;
+      pack(edge, run, plane + (patch - at.first) * kLanes);
+    };
+    int64_t patch = at.first;
+    for (; patch < end && start(patch) < 0; ++patch) pack_edge(patch);
+    int64_t whole = end;
+    while (whole > patch && start(whole - 1) + count > size) --whole;
+    run.count = whole - patch;
+    if (run.count > 0) {
+      pack(row + start(patch), run, plane + (patch - at.first) * kLanes);
+    }
+    for (patch = whole; patch < end; ++patch) pack_edge(patch);
+  };
+  internal::ForEachWindowRow(patches, channel, lanes, visit);
+}
+
+// The opposite: each element of one image, which lies in one piece, gets the
+// sum of its places in all patches added.
+template <typename C>
+void AddPatches(const KernelSet& set, const C* plane, const Patches& patches,
+                const PatchRow& at, int64_t channel, int lanes, C* image) {
+  const auto add = KernelsOf<C>(set).add_lanes;
+  const int64_t pixel = patches.channels;
+  const auto visit = [&](int64_t i, int64_t first, int lane, int count) {
+    const int64_t y = patches.height.Position(at.row, i);
+    if (y < 0 || y >= patches.height.input) return;
+    C* const row = image + y * patches.width.input * pixel;
+    // Tap by tap: of one tap, patches do not overlap.
+    int64_t taken;
+    for (int64_t k = 0; k < count; k += taken) {
+      const int64_t tap = (first + k) / pixel, in_tap = (first + k) % pixel;
+      taken = std::min(pixel - in_tap, count - k);
+      const Range inside = RangeInside(patches.width, tap, at.first, at.count);
+      if (inside.count == 0) continue;
+      const int64_t x = patches.width.Position(at.first + inside.first, tap);
+      add(plane + inside.first * kLanes + lane + k, inside.count,
+          static_cast<int>(taken), patches.width.stride * pixel,
+          row + x * pixel + in_tap);
+    }
+  };
+  internal::ForEachWindowRow(patches, channel, lanes, visit);
+}
+
+}  // namespace keras_adder
+
+#endif  // KERAS_ADDER_CORE_PATCHES_H_
