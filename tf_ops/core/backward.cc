@@ -15,7 +15,10 @@ namespace {
 // Pixels that a kernel sweeps over: enough to pay for loading filters and
 // sums, few enough for inputs, gradients and outputs to share the first-level
 // cache.
-constexpr int64_t kBandPixels = 128;
+constexpr int64_t kBandPixels = 200;
+// Planes of output gradients that are packed together: what they have of a
+// pixel are neighbours in memory.
+constexpr int64_t kGradientPlanes = 4;
 // Planes of input channels that share the output gradients. More of them if
 // there is one tap alone, which does not make up for packing often.
 constexpr int64_t kSharedPlanes = 4;
@@ -147,7 +150,9 @@ void BackwardPlan::ChooseBlocks() {
           : width_.stride == 1 && output_.width == input_.width;
   partial_ = !patches && !(all_rows && all_columns);
   plane_ = block_images_ * image_;
-  gradient_scratch_ = block_images_ * band_rows_ * block_columns_ * kLanes;
+  gradient_plane_ = block_images_ * band_rows_ * block_columns_ * kLanes;
+  gradient_scratch_ =
+      std::min(kGradientPlanes, Planes(output_.channels)) * gradient_plane_;
   images_scratch_ = block_images_ * input_.patches.image_elements();
   skipped_ = Planes(output_.channels) * height_.kernel * width_.kernel * kLanes;
 }
@@ -264,7 +269,6 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes,
   BackwardBlock<C> block;
   block.input_row = input_columns_.slots * kLanes;
   block.input_image = image_;
-  block.gradient = worker.gradient;
   block.gradient_row = block_columns_ * kLanes;
   block.gradient_image = band_rows_ * block.gradient_row;
   block.images = at.images;
@@ -296,12 +300,17 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes,
     block.taps = taps.data();
     block.tap_count = taps.size();
     for (int64_t q = 0; q < Planes(output_.channels); ++q) {
-      PackTile(set_, gradient, output_, rows_, columns_, band, q, 1, 0,
-               worker.gradient);
+      const int64_t turn = q % kGradientPlanes;
+      if (turn == 0) {
+        PackTile(set_, gradient, output_, rows_, columns_, band, q,
+                 std::min(kGradientPlanes, Planes(output_.channels) - q),
+                 gradient_plane_, worker.gradient);
+      }
+      block.gradient = worker.gradient + turn * gradient_plane_;
       ForEachTap([&](int64_t i, int64_t j) {
         if (skipped == nullptr) return;
         const int64_t tap = (q * width_.kernel + j) * height_.kernel + i;
-        SumSkipped(band, inside(i, j), skipped + tap * kLanes, worker);
+        SumSkipped(band, inside(i, j), block.gradient, skipped + tap * kLanes);
       });
       block.channels = PlaneChannels(output_.channels, q);
       for (int64_t plane = 0; plane < planes; ++plane) {
@@ -320,12 +329,12 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes,
 // Adds up the output gradients of the band's pixels that are not inside.
 template <typename C>
 void BackwardPlan::SumSkipped(const BlockOrigin& band, const Inside& inside,
-                              C* sums, const Worker<C>& worker) const {
+                              const C* gradient, C* sums) const {
   const Range& rows = inside.rows;
   const Range& columns = inside.columns;
   if (rows.count == band.rows && columns.count == band.columns) return;
   OutsideBlock<C> block;
-  block.tile = worker.gradient;
+  block.tile = gradient;
   block.next_row = block_columns_ * kLanes;
   block.next_image = band_rows_ * block.next_row;
   block.images = band.images;

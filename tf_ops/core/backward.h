@@ -84,8 +84,8 @@ class BackwardPlan {
     }
   }
   template <typename C>
-  void SumSkipped(const BlockOrigin& band, const Inside& inside, C* sums,
-                  const Worker<C>& worker) const;
+  void SumSkipped(const BlockOrigin& band, const Inside& inside,
+                  const C* gradient, C* sums) const;
   template <typename C>
   void AddPadding(int64_t unit, const C* packed, const C* skipped,
                   C* total) const;
@@ -105,8 +105,9 @@ class BackwardPlan {
   // Of a block, as many rows as a tile holds, and as a kernel sweeps over.
   int64_t tile_rows_ = 0, band_rows_ = 0;
   AxisPlan input_rows_, input_columns_, rows_, columns_;
-  // Elements of a plane of an image, and of a tile.
-  int64_t image_ = 0, plane_ = 0;
+  // Elements of a plane of an image's inputs, of a tile's, and of a band's
+  // output gradients.
+  int64_t image_ = 0, plane_ = 0, gradient_plane_ = 0;
   int64_t blocks_ = 0;
   PartialFilters partials_;
   bool by_parts_ = false;  // see PackedFilters::Outweigh
