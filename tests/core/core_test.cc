@@ -142,7 +142,7 @@ void Check(const KernelSet& set, const Geometry& geometry, int threads,
 struct Case {
   int64_t batch = 1, height = 4, width = 5, channels = 3, filters = 5;
   int64_t kernel_height = 3, kernel_width = 3, groups = 1;
-  int64_t stride = 1, dilation = 1;
+  int64_t stride = 1, dilation = 1, row_dilation = 1;
   std::string padding = "SAME", format = "NHWC";
   int64_t top = 0, left = 0, right = 0;  // of padding EXPLICIT
 };
@@ -150,9 +150,9 @@ struct Case {
 void CheckCase(const Case& c) {
   Attributes attributes;
   const bool nhwc = c.format == "NHWC";
-  const auto steps = [&](int64_t step) {
-    return nhwc ? std::vector<int64_t>{1, step, step, 1}
-                : std::vector<int64_t>{1, 1, step, step};
+  const auto steps = [&](int64_t rows, int64_t columns) {
+    return nhwc ? std::vector<int64_t>{1, rows, columns, 1}
+                : std::vector<int64_t>{1, 1, rows, columns};
   };
   std::vector<int64_t> paddings;
   if (c.padding == "EXPLICIT") {
@@ -163,8 +163,9 @@ void CheckCase(const Case& c) {
     paddings[rows + 3] = c.right;
   }
   Geometry geometry;
-  Error error = ParseAttributes(c.format, c.padding, paddings, steps(c.stride),
-                                steps(c.dilation), &attributes);
+  Error error = ParseAttributes(
+      c.format, c.padding, paddings, steps(c.stride, c.stride),
+      steps(c.dilation * c.row_dilation, c.dilation), &attributes);
   if (error.empty()) {
     const int64_t channels = c.channels * c.groups;
     error = MakeGeometry(
@@ -175,9 +176,10 @@ void CheckCase(const Case& c) {
         &geometry);
   }
   std::string where;
-  for (const int64_t size : {c.batch, c.height, c.width, c.channels, c.filters,
-                             c.kernel_height, c.kernel_width, c.groups,
-                             c.stride, c.dilation, c.top, c.left, c.right}) {
+  for (const int64_t size :
+       {c.batch, c.height, c.width, c.channels, c.filters, c.kernel_height,
+        c.kernel_width, c.groups, c.stride, c.dilation, c.row_dilation, c.top,
+        c.left, c.right}) {
     where += std::to_string(size) + " ";
   }
   where += c.padding + " " + c.format;
@@ -250,6 +252,29 @@ void Sweep(int64_t last) {
         c.stride = 2;
         CheckCase(c);
       }
+    }
+  }
+  // Few channels: patches of rows or of windows, whose places overlap or not,
+  // in images that share a band or take several.
+  for (const int64_t channels : {1, 2, 3, 5, 8, 17}) {
+    for (const int64_t filters : {3, 40, 70}) {
+      for (const int64_t stride : {1, 2, 4}) {
+        Case c = Block(channels, filters, 7);
+        c.batch = 3;
+        c.stride = stride;
+        CheckCase(c);
+        c.kernel_height = c.kernel_width = 5;
+        c.padding = "EXPLICIT";
+        c.top = 1;
+        c.left = 3;
+        CheckCase(c);
+        c.row_dilation = 2;
+        c.top = 6;
+        CheckCase(c);
+      }
+      Case c = Block(channels, filters, 9);
+      c.height = 30;
+      CheckCase(c);
     }
   }
   // Nothing but padding.

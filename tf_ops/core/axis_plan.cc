@@ -62,9 +62,10 @@ Range RangeInside(const Axis& axis, int64_t tap, int64_t start, int64_t count) {
   const int64_t first = axis.Position(start, tap);
   const auto before = [&](int64_t position) {
     const int64_t distance = position - first;
-    const int64_t positions =
-        distance > 0 ? (distance - 1) / axis.stride + 1 : 0;
-    return std::min(positions, count);
+    if (distance <= 0) return int64_t{0};
+    // A division takes longer than the rest of this.
+    const bool each = axis.stride == 1;
+    return std::min(each ? distance : (distance - 1) / axis.stride + 1, count);
   };
   const int64_t begin = before(0);
   return {begin, before(axis.input) - begin};

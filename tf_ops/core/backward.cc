@@ -75,11 +75,12 @@ BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
 
 // Must not depend on threads or batch: the other pass sums up in another order.
 bool BackwardPlan::Fits() const {
-  if (input_.patches.used()) {
-    return input_.patches.image_elements() * element_ <= kTileBytes;
-  }
   const int64_t bytes = image_ * element_;
   const int64_t planes = Planes(input_.channels);
+  if (input_.patches.used()) {
+    return planes * bytes <= kSharedPlanes * kTileBytes &&
+           images_scratch_ * element_ <= kTileBytes;
+  }
   return bytes <=
          (groups_ * planes < kManyPlanes ? kLargeTileBytes : kTileBytes);
 }
@@ -130,7 +131,7 @@ void BackwardPlan::ChooseBlocks() {
   }
   block_images_ = std::clamp<int64_t>(
       kBandPixels / (block_columns_ * block_rows_), 1, output_.batch);
-  tile_rows_ = patches ? BandRows() : block_rows_;
+  tile_rows_ = patches && height_.kernel == 1 ? BandRows() : block_rows_;
   input_rows_ = PlanAxis(ForwardTaps(height_), height_.stride, tile_rows_);
   input_columns_ = PlanAxis(ForwardTaps(width_), width_.stride, block_columns_);
   image_ = input_rows_.slots * input_columns_.slots * kLanes;
@@ -381,8 +382,8 @@ AdderBackward<T, O>::AdderBackward(const Geometry& geometry,
                                    const KernelSet& kernels, int threads) {
   if (mode == FilterGradient::kFullPrecision) {
     plan_.reset(new internal::BackwardPlan(
-        WithWindowsAsChannels(geometry), kernels,
-        sizeof(typename ComputeType<T>::type), threads));
+        ForGradients(geometry), kernels, sizeof(typename ComputeType<T>::type),
+        threads));
     if (plan_->fits()) return;
     plan_.reset();
   }

@@ -990,7 +990,7 @@ template <typename T, typename O>
 AdderForward<T, O>::AdderForward(const Geometry& geometry,
                                  const KernelSet& kernels, int threads)
     : plan_(new internal::CorrelationPlan(
-          WithRowsAsChannels(geometry), internal::Pass::kForward, kernels,
+          ForOutputs(geometry), internal::Pass::kForward, kernels,
           sizeof(typename ComputeType<T>::type),
           !std::is_same_v<T, typename ComputeType<T>::type>, threads)) {}
 

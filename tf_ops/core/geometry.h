@@ -110,9 +110,10 @@ struct Geometry {
     return kernel_taps() * group_in() * out_channels;
   }
   int64_t input_size() const {
-    return batch * (patches.used()
-                        ? patches.image_elements()
-                        : height.input * width.input * in_channels);
+    const int64_t rows = patches.used() ? patches.height.input : height.input;
+    const int64_t columns = patches.used() ? patches.width.input : width.input;
+    return batch * rows * columns *
+           (patches.used() ? patches.channels : in_channels);
   }
   int64_t output_size() const {
     return batch * height.output * width.output * out_channels;

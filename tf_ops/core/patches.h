@@ -16,12 +16,14 @@
 
 namespace keras_adder {
 
-// An equal convolution of patches that are one row of taps high, for filters of
-// one column; or of patches that are whole windows, for filters of 1x1. Returns
-// the geometry as it is where that does not pay, or channels of neighbouring
-// pixels are not neighbours.
-Geometry WithRowsAsChannels(const Geometry& geometry);
-Geometry WithWindowsAsChannels(const Geometry& geometry);
+// Equal convolutions: of patches that are one row of taps high, for filters of
+// one column; of patches that are whole windows, for filters of 1x1; or the
+// geometry as it is, where channels of neighbouring pixels are not neighbours,
+// or where it takes the least time. In a forward pass filters are the lanes,
+// which patches cannot fill but spare taps; in a pass for gradients, input
+// channels are.
+Geometry ForOutputs(const Geometry& geometry);
+Geometry ForGradients(const Geometry& geometry);
 
 // Some patches of a row of them.
 struct PatchRow {

@@ -996,14 +996,24 @@ void AddSlots(const C* from, int64_t slots, C* to) {
   }
 }
 
-// Of so many lanes, or of any number.
+// Of so many lanes, or of any number. Two at a time where there are two: it is
+// stores that limit this.
 template <typename C, int kCount>
 inline void AddLanesOf(const C* from, int64_t slots, int lanes, ptrdiff_t step,
                        C* to) {
+  typedef C Pair __attribute__((vector_size(2 * sizeof(C))));
   if (kCount > 0) lanes = kCount;
   for (int64_t slot = 0; slot < slots; ++slot) {
-#pragma GCC unroll 4
-    for (int lane = 0; lane < lanes; ++lane) to[lane] += from[lane];
+    int lane = 0;
+#pragma GCC unroll 2
+    for (; lane + 2 <= lanes; lane += 2) {
+      Pair value, sum;
+      std::memcpy(&value, from + lane, sizeof(Pair));
+      std::memcpy(&sum, to + lane, sizeof(Pair));
+      sum += value;
+      std::memcpy(to + lane, &sum, sizeof(Pair));
+    }
+    if (lane < lanes) to[lane] += from[lane];
     from += kLanes;
     to += step;
   }
