@@ -79,7 +79,7 @@ bool BackwardPlan::Fits() const {
   const int64_t planes = Planes(input_.channels);
   if (input_.patches.used()) {
     return planes * bytes <= kSharedPlanes * kTileBytes &&
-           images_scratch_ * element_ <= kTileBytes;
+           input_.patches.image_elements() * element_ <= kTileBytes;
   }
   return bytes <=
          (groups_ * planes < kManyPlanes ? kLargeTileBytes : kTileBytes);
@@ -135,8 +135,9 @@ void BackwardPlan::ChooseBlocks() {
   input_rows_ = PlanAxis(ForwardTaps(height_), height_.stride, tile_rows_);
   input_columns_ = PlanAxis(ForwardTaps(width_), width_.stride, block_columns_);
   image_ = input_rows_.slots * input_columns_.slots * kLanes;
-  block_images_ =
-      std::clamp<int64_t>(kTileBytes / (image_ * element_), 1, block_images_);
+  const int64_t bytes =
+      std::max(image_, input_.patches.image_elements()) * element_;
+  block_images_ = std::clamp<int64_t>(kTileBytes / bytes, 1, block_images_);
   band_rows_ = BandRows();
   rows_ = PlanAxis({{0, 0}}, 1, band_rows_);
   columns_ = PlanAxis({{0, 0}}, 1, block_columns_);
@@ -273,31 +274,11 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes,
   block.gradient_row = block_columns_ * kLanes;
   block.gradient_image = band_rows_ * block.gradient_row;
   block.images = at.images;
-  std::vector<BackwardTap> taps;
   for (int64_t row = 0; row < at.rows; row += band_rows_) {
     BlockOrigin band = at;
     band.row += row;
     band.rows = std::min(band_rows_, at.rows - row);
-    // Pixels that meet a tap in the padding, where the input is zero, add to
-    // the filters' gradients alone, and to all alike: AddPadding. (A filter of
-    // NaN or infinity would not be alike.) Whatever the input is: all planes of
-    // input channels share what was skipped.
-    const auto inside = [&](int64_t i, int64_t j) {
-      if (!packed_finite) return Inside{{0, band.rows}, {0, band.columns}};
-      return Inside{RangeInside(height_, i, band.row, band.rows),
-                    RangeInside(width_, j, band.column, band.columns)};
-    };
-    taps.clear();
-    ForEachTap([&](int64_t i, int64_t j) {
-      const Range rows = inside(i, j).rows, columns = inside(i, j).columns;
-      if (rows.count == 0 || columns.count == 0) return;
-      taps.push_back(
-          {(input_rows_.tap_slots[i].slot + row + rows.first) *
-                   block.input_row +
-               (input_columns_.tap_slots[j].slot + columns.first) * kLanes,
-           rows.first * block.gradient_row + columns.first * kLanes,
-           filters_.TapAt(i, j), rows.count, columns.count});
-    });
+    const std::vector<BackwardTap> taps = TapsOf(band, row, packed_finite);
     block.taps = taps.data();
     block.tap_count = taps.size();
     for (int64_t q = 0; q < Planes(output_.channels); ++q) {
@@ -311,7 +292,8 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes,
       ForEachTap([&](int64_t i, int64_t j) {
         if (skipped == nullptr) return;
         const int64_t tap = (q * width_.kernel + j) * height_.kernel + i;
-        SumSkipped(band, inside(i, j), block.gradient, skipped + tap * kLanes);
+        SumSkipped(band, InsideOf(band, i, j, packed_finite), block.gradient,
+                   skipped + tap * kLanes);
       });
       block.channels = PlaneChannels(output_.channels, q);
       for (int64_t plane = 0; plane < planes; ++plane) {
@@ -325,6 +307,35 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes,
       }
     }
   }
+}
+
+// Pixels that meet a tap in the padding, where the input is zero, add to the
+// filters' gradients alone, and to all alike: AddPadding. (A filter of NaN or
+// infinity would not be alike.) Whatever the input is: all planes of input
+// channels share what was skipped.
+BackwardPlan::Inside BackwardPlan::InsideOf(const BlockOrigin& band, int64_t i,
+                                            int64_t j, bool finite) const {
+  if (!finite) return {{0, band.rows}, {0, band.columns}};
+  return {RangeInside(height_, i, band.row, band.rows),
+          RangeInside(width_, j, band.column, band.columns)};
+}
+
+// Of a band that begins in row `first_row` of the tile.
+std::vector<BackwardTap> BackwardPlan::TapsOf(const BlockOrigin& band,
+                                              int64_t first_row,
+                                              bool finite) const {
+  const int64_t input_row = input_columns_.slots * kLanes;
+  std::vector<BackwardTap> taps;
+  ForEachTap([&](int64_t i, int64_t j) {
+    const auto [rows, columns] = InsideOf(band, i, j, finite);
+    if (rows.count == 0 || columns.count == 0) return;
+    taps.push_back(
+        {(input_rows_.tap_slots[i].slot + first_row + rows.first) * input_row +
+             (input_columns_.tap_slots[j].slot + columns.first) * kLanes,
+         (rows.first * block_columns_ + columns.first) * kLanes,
+         filters_.TapAt(i, j), rows.count, columns.count});
+  });
+  return taps;
 }
 
 // Adds up the output gradients of the band's pixels that are not inside.

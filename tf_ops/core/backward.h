@@ -83,6 +83,10 @@ class BackwardPlan {
       for (int64_t i = 0; i < height_.kernel; ++i) visit(i, j);
     }
   }
+  Inside InsideOf(const BlockOrigin& band, int64_t i, int64_t j,
+                  bool finite) const;
+  std::vector<BackwardTap> TapsOf(const BlockOrigin& band, int64_t first_row,
+                                  bool finite) const;
   template <typename C>
   void SumSkipped(const BlockOrigin& band, const Inside& inside,
                   const C* gradient, C* sums) const;
