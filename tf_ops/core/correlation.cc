@@ -15,7 +15,7 @@ namespace {
 // A unit handles about this many bytes of totals, so that packed filters, which
 // stream through the cache once a unit, are used often, and no more than this
 // many pixels.
-constexpr int64_t kTotalsBytes = 128 << 10;
+constexpr int64_t kTotalsBytes = 256 << 10;
 constexpr int64_t kUnitPixels = 1024;
 // Filters stream through the caches once a unit: not for fewer pixels than this
 // if it can be helped.
@@ -798,10 +798,10 @@ CorrelationPlan::AtOnce CorrelationPlan::PlanesAtOnce(int64_t planes,
     const int64_t in_run = kernels.forward[at_once - 1].most_pixels;
     if (in_run == 0 || (at_once == 1 && best.sums > 0)) continue;
     const bool twice = pixels <= kernels.forward_twice[at_once - 1].most_pixels;
-    const int64_t together =
-        twice ? 2 * pixels : pixels / CeilDiv(pixels, in_run);
+    const int64_t runs = twice ? 1 : CeilDiv(pixels, in_run);
+    const int64_t blocks = runs * CeilDiv(planes, at_once);
     const int64_t sums =
-        std::min(together * planes / CeilDiv(planes, at_once), kManySums);
+        std::min((twice ? 2 : 1) * pixels * planes / blocks, kManySums);
     if (sums > best.sums) best = {at_once, sums};
   }
   return best;
