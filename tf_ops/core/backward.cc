@@ -430,12 +430,7 @@ void AdderBackward<T, O>::Run(ThreadPool& pool, const T* input,
 }
 
 #define INSTANTIATE(T, O) template class AdderBackward<T, O>
-INSTANTIATE(Half, Half);
-INSTANTIATE(Half, float);
-INSTANTIATE(BFloat16, BFloat16);
-INSTANTIATE(BFloat16, float);
-INSTANTIATE(float, float);
-INSTANTIATE(double, double);
+KERAS_ADDER_FOR_EACH_TYPES(INSTANTIATE);
 #undef INSTANTIATE
 
 }  // namespace keras_adder

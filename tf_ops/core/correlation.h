@@ -51,7 +51,7 @@ class CorrelationPlan {
 
   // `centre` is the tensor whose pixels the filters are compared with in the
   // input gradient, laid out as the destination; null in the forward pass.
-  template <typename Source, typename Filter, typename Destination>
+  template <Pass kPass, typename Source, typename Filter, typename Destination>
   void Run(ThreadPool& pool, const Source* source, const Filter* filters,
            const Filter* centre, Destination* destination,
            void* workspace) const;
@@ -263,6 +263,27 @@ class CorrelationPlan {
   bool by_parts_ = false;  // see PackedFilters::Outweigh
   Scratch scratch_{};
 };
+
+template <typename C, typename Source>
+void CorrelationPlan::PackSources(const Unit& unit, const Terms& terms,
+                                  const Source* source,
+                                  const Worker<C>& worker) const {
+  PackTile(set_, source, source_, unit.rows->source, unit.columns->source,
+           unit.at, terms.first_plane, terms.planes,
+           SourcePlane(unit, block_images_), worker.source);
+}
+
+// From totals, those of `first` ... on.
+template <typename C, typename Destination>
+void CorrelationPlan::Unpack(const Unit& unit, int64_t first,
+                             const Worker<C>& worker,
+                             Destination* destination) const {
+  const int64_t plane = block_slots() * kLanes;
+  UnpackTile(set_, worker.totals + first * plane, destination_,
+             unit.rows->destination, unit.columns->destination, unit.at,
+             unit.planes.first + first, unit.planes.planes - first, plane,
+             destination);
+}
 
 }  // namespace internal
 }  // namespace keras_adder

@@ -28,4 +28,13 @@ struct ComputeType<double> {
 
 }  // namespace keras_adder
 
+// Calls X for the types of inputs and of outputs that there are.
+#define KERAS_ADDER_FOR_EACH_TYPES(X) \
+  X(Half, Half);                      \
+  X(Half, float);                     \
+  X(BFloat16, BFloat16);              \
+  X(BFloat16, float);                 \
+  X(float, float);                    \
+  X(double, double)
+
 #endif  // KERAS_ADDER_CORE_DTYPE_H_

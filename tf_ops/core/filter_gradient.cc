@@ -235,12 +235,7 @@ void AdderFilterGradient<T, O>::Run(ThreadPool& pool, const T* input,
 }
 
 #define INSTANTIATE(T, O) template class AdderFilterGradient<T, O>
-INSTANTIATE(Half, Half);
-INSTANTIATE(Half, float);
-INSTANTIATE(BFloat16, BFloat16);
-INSTANTIATE(BFloat16, float);
-INSTANTIATE(float, float);
-INSTANTIATE(double, double);
+KERAS_ADDER_FOR_EACH_TYPES(INSTANTIATE);
 #undef INSTANTIATE
 
 }  // namespace keras_adder
