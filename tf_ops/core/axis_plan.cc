@@ -58,17 +58,21 @@ std::vector<AxisTap> ForwardTaps(const Axis& axis) {
   return taps;
 }
 
-Range RangeInside(const Axis& axis, int64_t tap, int64_t start, int64_t count) {
-  const int64_t first = axis.Position(start, tap);
+Range PositionsInside(int64_t first, int64_t step, int64_t count,
+                      int64_t size) {
   const auto before = [&](int64_t position) {
     const int64_t distance = position - first;
     if (distance <= 0) return int64_t{0};
     // A division takes longer than the rest of this.
-    const bool each = axis.stride == 1;
-    return std::min(each ? distance : (distance - 1) / axis.stride + 1, count);
+    return std::min(step == 1 ? distance : (distance - 1) / step + 1, count);
   };
   const int64_t begin = before(0);
-  return {begin, before(axis.input) - begin};
+  return {begin, before(size) - begin};
+}
+
+Range RangeInside(const Axis& axis, int64_t tap, int64_t start, int64_t count) {
+  return PositionsInside(axis.Position(start, tap), axis.stride, count,
+                         axis.input);
 }
 
 std::vector<Phase> BackwardPhases(const Axis& axis) {

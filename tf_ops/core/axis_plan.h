@@ -52,6 +52,10 @@ struct Range {
   int64_t count;
 };
 
+// Of `count` positions that lie `step` apart, from `first` on, those (counted
+// from there) that lie in 0 ... size - 1.
+Range PositionsInside(int64_t first, int64_t step, int64_t count, int64_t size);
+
 // Of `count` output positions from `start` on, those (counted from there) whose
 // input under a tap lies inside the image.
 Range RangeInside(const Axis& axis, int64_t tap, int64_t start, int64_t count);

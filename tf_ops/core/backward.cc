@@ -13,8 +13,8 @@ namespace internal {
 namespace {
 
 // Pixels that a kernel sweeps over: enough to pay for loading filters and
-// sums, few enough for inputs, gradients and outputs to share the first-level
-// cache.
+// sums, few enough for inputs, their gradients and outputs of one plane to
+// share a first-level cache of 48 KiB.
 constexpr int64_t kBandPixels = 200;
 // Planes of output gradients that are packed together: what they have of a
 // pixel are neighbours in memory.
@@ -109,15 +109,15 @@ void BackwardPlan::DealParts() {
   input_scratch_ = MostPlanes(parts_) * plane_;
 }
 
-// So many rows of all images of a block that a kernel sweeps over.
+// So many rows, of all images of a block, that a kernel sweeps over.
 int64_t BackwardPlan::BandRows() const {
-  return std::clamp<int64_t>(kBandPixels / (block_columns_ * block_images_), 1,
+  return std::clamp<int64_t>(kBandPixels / (tile_columns_ * block_images_), 1,
                              block_rows_);
 }
 
 // Blocks must not overlap in the input: an axis is cut only where the filters
-// are one pixel long, and no patches. Of patches, which are more than the input
-// that they come from, a tile holds a band alone.
+// are one pixel long, and no patches. A tile is a block or, of patches that are
+// whole windows and so more than the input that they come from, a band.
 void BackwardPlan::ChooseBlocks() {
   const bool patches = input_.patches.used();
   block_columns_ = output_.width;
@@ -131,16 +131,19 @@ void BackwardPlan::ChooseBlocks() {
   }
   block_images_ = std::clamp<int64_t>(
       kBandPixels / (block_columns_ * block_rows_), 1, output_.batch);
-  tile_rows_ = patches && height_.kernel == 1 ? BandRows() : block_rows_;
+  const bool windows = patches && height_.kernel == 1;
+  tile_columns_ =
+      windows ? std::min(block_columns_, kBandPixels) : block_columns_;
+  tile_rows_ = windows ? BandRows() : block_rows_;
   input_rows_ = PlanAxis(ForwardTaps(height_), height_.stride, tile_rows_);
-  input_columns_ = PlanAxis(ForwardTaps(width_), width_.stride, block_columns_);
+  input_columns_ = PlanAxis(ForwardTaps(width_), width_.stride, tile_columns_);
   image_ = input_rows_.slots * input_columns_.slots * kLanes;
   const int64_t bytes =
       std::max(image_, input_.patches.image_elements()) * element_;
   block_images_ = std::clamp<int64_t>(kTileBytes / bytes, 1, block_images_);
   band_rows_ = BandRows();
   rows_ = PlanAxis({{0, 0}}, 1, band_rows_);
-  columns_ = PlanAxis({{0, 0}}, 1, block_columns_);
+  columns_ = PlanAxis({{0, 0}}, 1, tile_columns_);
   // A cut axis is of 1x1 filters and covered if no stride leaves gaps.
   const bool all_rows =
       block_rows_ == output_.height
@@ -152,7 +155,7 @@ void BackwardPlan::ChooseBlocks() {
           : width_.stride == 1 && output_.width == input_.width;
   partial_ = !patches && !(all_rows && all_columns);
   plane_ = block_images_ * image_;
-  gradient_plane_ = block_images_ * band_rows_ * block_columns_ * kLanes;
+  gradient_plane_ = block_images_ * band_rows_ * tile_columns_ * kLanes;
   gradient_scratch_ =
       std::min(kGradientPlanes, Planes(output_.channels)) * gradient_plane_;
   images_scratch_ = block_images_ * input_.patches.image_elements();
@@ -219,66 +222,83 @@ void BackwardPlan::RunUnit(int64_t unit, const T* input, const O* gradient,
   const int64_t group = group_part / parts_.size();
   const int64_t size = filters_.destination_plane_stride();
   const int64_t offset = (group * Planes(input_.channels) + part.first) * size;
-  C* const partial = partials + chunk * partials_.stride() + offset;
-  std::memset(partial, 0, part.planes * size * sizeof(C));
+  Unit<C> work{part, packed + offset, packed_finite,
+               partials + chunk * partials_.stride() + offset, nullptr};
+  std::memset(work.total, 0, part.planes * size * sizeof(C));
   // The same for all parts, so one of them sees to it.
-  C* const skipped = part.first == 0
-                         ? all_skipped + (chunk * groups_ + group) * skipped_
-                         : nullptr;
-  if (skipped != nullptr) std::fill_n(skipped, skipped_, C{0});
-  for (int64_t n = blocks_ * chunk / chunks; n < blocks_ * (chunk + 1) / chunks;
-       ++n) {
+  if (part.first == 0) {
+    work.skipped = all_skipped + (chunk * groups_ + group) * skipped_;
+    std::fill_n(work.skipped, skipped_, C{0});
+  }
+  const int64_t end = blocks_ * (chunk + 1) / chunks;
+  for (int64_t n = blocks_ * chunk / chunks; n < end; ++n) {
     BlockOrigin block = grid().At(n);
     block.group = group;
-    const int64_t images = block.images * input_.patches.image_elements();
-    std::fill_n(worker.images, images, C{0});
-    for (int64_t row = 0; row < block.rows; row += tile_rows_) {
-      BlockOrigin at = block;
-      at.row += row;
-      at.rows = std::min(tile_rows_, block.rows - row);
-      PackTile(set_, input, input_, input_rows_, input_columns_, at, part.first,
-               part.planes, plane_, worker.input);
-      std::memset(worker.input_gradient, 0, part.planes * plane_ * sizeof(C));
-      bool finite = packed_finite;
-      for (int64_t p = 0; p < part.planes && finite; ++p) {
-        finite = KernelsOf<C>(set_).all_finite(worker.input + p * plane_,
-                                               at.images * image_ / kLanes);
-      }
-      SumTile(at, part.planes, packed_finite, finite, gradient, packed + offset,
-              partial, skipped, worker);
-      if (input_.patches.used()) {
-        AddPatchesOfTile(set_, worker.input_gradient, input_, input_rows_,
-                         input_columns_, at, plane_, worker.images);
-      } else {
-        UnpackTile(set_, worker.input_gradient, input_, input_rows_,
-                   input_columns_, at, part.first, part.planes, plane_,
-                   input_gradient);
-      }
+    RunBlock(block, work, input, gradient, input_gradient, worker);
+  }
+}
+
+template <typename C, typename T, typename O>
+void BackwardPlan::RunBlock(const BlockOrigin& block, const Unit<C>& unit,
+                            const T* input, const O* gradient,
+                            T* input_gradient, const Worker<C>& worker) const {
+  const int64_t images = block.images * input_.patches.image_elements();
+  std::fill_n(worker.images, images, C{0});
+  for (int64_t row = 0; row < block.rows; row += tile_rows_) {
+    for (int64_t column = 0; column < block.columns; column += tile_columns_) {
+      BlockOrigin tile = block;
+      tile.row += row;
+      tile.rows = std::min(tile_rows_, block.rows - row);
+      tile.column += column;
+      tile.columns = std::min(tile_columns_, block.columns - column);
+      RunTile(tile, unit, input, gradient, input_gradient, worker);
     }
-    // Nothing, unless pixels are patches.
-    UnpackElements(set_, worker.images, images,
-                   input_gradient + block.image * input_.strides.batch);
+  }
+  if (!input_.patches.used()) return;
+  UnpackElements(set_, worker.images, images,
+                 input_gradient + block.image * input_.strides.batch);
+}
+
+template <typename C, typename T, typename O>
+void BackwardPlan::RunTile(const BlockOrigin& tile, const Unit<C>& unit,
+                           const T* input, const O* gradient, T* input_gradient,
+                           const Worker<C>& worker) const {
+  const PlaneRange& part = unit.part;
+  PackTile(set_, input, input_, input_rows_, input_columns_, tile, part.first,
+           part.planes, plane_, worker.input);
+  std::memset(worker.input_gradient, 0, part.planes * plane_ * sizeof(C));
+  bool finite = unit.finite;
+  for (int64_t p = 0; p < part.planes && finite; ++p) {
+    finite = KernelsOf<C>(set_).all_finite(worker.input + p * plane_,
+                                           tile.images * image_ / kLanes);
+  }
+  SumTile(tile, unit, finite, gradient, worker);
+  if (input_.patches.used()) {
+    AddPatchesOfTile(set_, worker.input_gradient, input_, input_rows_,
+                     input_columns_, tile, plane_, worker.images);
+  } else {
+    UnpackTile(set_, worker.input_gradient, input_, input_rows_, input_columns_,
+               tile, part.first, part.planes, plane_, input_gradient);
   }
 }
 
 template <typename C, typename O>
-void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes,
-                           bool packed_finite, bool finite, const O* gradient,
-                           const C* packed, C* partial, C* skipped,
+void BackwardPlan::SumTile(const BlockOrigin& tile, const Unit<C>& unit,
+                           bool finite, const O* gradient,
                            const Worker<C>& worker) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
   const auto kernel = finite ? kernels.backward : kernels.backward_careful;
   BackwardBlock<C> block;
   block.input_row = input_columns_.slots * kLanes;
   block.input_image = image_;
-  block.gradient_row = block_columns_ * kLanes;
+  block.gradient_row = tile_columns_ * kLanes;
   block.gradient_image = band_rows_ * block.gradient_row;
-  block.images = at.images;
-  for (int64_t row = 0; row < at.rows; row += band_rows_) {
-    BlockOrigin band = at;
+  block.images = tile.images;
+  for (int64_t row = 0; row < tile.rows; row += band_rows_) {
+    BlockOrigin band = tile;
     band.row += row;
-    band.rows = std::min(band_rows_, at.rows - row);
-    const std::vector<BackwardTap> taps = TapsOf(band, row, packed_finite);
+    band.rows = std::min(band_rows_, tile.rows - row);
+    const std::vector<BackwardTap> taps = TapsOf(band, row, unit.finite);
     block.taps = taps.data();
     block.tap_count = taps.size();
     for (int64_t q = 0; q < Planes(output_.channels); ++q) {
@@ -289,20 +309,21 @@ void BackwardPlan::SumTile(const BlockOrigin& at, int64_t planes,
                  gradient_plane_, worker.gradient);
       }
       block.gradient = worker.gradient + turn * gradient_plane_;
-      ForEachTap([&](int64_t i, int64_t j) {
-        if (skipped == nullptr) return;
-        const int64_t tap = (q * width_.kernel + j) * height_.kernel + i;
-        SumSkipped(band, InsideOf(band, i, j, packed_finite), block.gradient,
-                   skipped + tap * kLanes);
-      });
+      if (unit.skipped != nullptr) {
+        ForEachTap([&](int64_t i, int64_t j) {
+          const int64_t tap = (q * width_.kernel + j) * height_.kernel + i;
+          SumSkipped(band, InsideOf(band, i, j, unit.finite), block.gradient,
+                     unit.skipped + tap * kLanes);
+        });
+      }
       block.channels = PlaneChannels(output_.channels, q);
-      for (int64_t plane = 0; plane < planes; ++plane) {
+      for (int64_t plane = 0; plane < unit.part.planes; ++plane) {
         const int64_t filters = plane * filters_.destination_plane_stride() +
                                 q * filters_.source_plane_stride();
         block.input = worker.input + plane * plane_;
         block.input_gradient = worker.input_gradient + plane * plane_;
-        block.filters = packed + filters;
-        block.total = partial + filters;
+        block.filters = unit.filters + filters;
+        block.total = unit.total + filters;
         kernel(block);
       }
     }
@@ -332,7 +353,7 @@ std::vector<BackwardTap> BackwardPlan::TapsOf(const BlockOrigin& band,
     taps.push_back(
         {(input_rows_.tap_slots[i].slot + first_row + rows.first) * input_row +
              (input_columns_.tap_slots[j].slot + columns.first) * kLanes,
-         (rows.first * block_columns_ + columns.first) * kLanes,
+         (rows.first * tile_columns_ + columns.first) * kLanes,
          filters_.TapAt(i, j), rows.count, columns.count});
   });
   return taps;
@@ -347,7 +368,7 @@ void BackwardPlan::SumSkipped(const BlockOrigin& band, const Inside& inside,
   if (rows.count == band.rows && columns.count == band.columns) return;
   OutsideBlock<C> block;
   block.tile = gradient;
-  block.next_row = block_columns_ * kLanes;
+  block.next_row = tile_columns_ * kLanes;
   block.next_image = band_rows_ * block.next_row;
   block.images = band.images;
   block.rows = band.rows;
@@ -392,10 +413,11 @@ AdderBackward<T, O>::AdderBackward(const Geometry& geometry,
                                    FilterGradient mode,
                                    const KernelSet& kernels, int threads) {
   if (mode == FilterGradient::kFullPrecision) {
-    plan_.reset(new internal::BackwardPlan(
-        ForGradients(geometry), kernels, sizeof(typename ComputeType<T>::type),
-        threads));
-    if (plan_->fits()) return;
+    for (const Geometry& one : ForGradients(geometry)) {
+      plan_.reset(new internal::BackwardPlan(
+          one, kernels, sizeof(typename ComputeType<T>::type), threads));
+      if (plan_->fits()) return;
+    }
     plan_.reset();
   }
   input_gradient_.reset(

@@ -8,8 +8,8 @@
 // no other block overlaps it; filter gradients are summed as in
 // filter_gradient.h, chunk by chunk.
 //
-// Where pixels are patches, a tile is a band, and its gradients are added up to
-// the image's.
+// Where pixels are patches, gradients of tiles are added up to those of the
+// image; where patches are whole windows, a tile is no more than a band.
 
 #ifndef KERAS_ADDER_CORE_BACKWARD_H_
 #define KERAS_ADDER_CORE_BACKWARD_H_
@@ -52,6 +52,18 @@ class BackwardPlan {
     C* images;  // of the input's gradient, where pixels are patches
   };
 
+  // What all tiles of a unit share: some planes of input channels, their
+  // filters, and whether all filters are finite; and of its chunk, the sums of
+  // their gradients, and of what was skipped (null: another part sees to that).
+  template <typename C>
+  struct Unit {
+    PlaneRange part;
+    const C* filters;
+    bool finite;
+    C* total;
+    C* skipped;
+  };
+
   // The pixels of a band that meet a tap inside the image.
   struct Inside {
     Range rows;
@@ -72,10 +84,17 @@ class BackwardPlan {
   void RunUnit(int64_t unit, const T* input, const O* gradient, const C* packed,
                bool packed_finite, C* partials, C* all_skipped,
                T* input_gradient, const Worker<C>& worker) const;
+  template <typename C, typename T, typename O>
+  void RunBlock(const BlockOrigin& block, const Unit<C>& unit, const T* input,
+                const O* gradient, T* input_gradient,
+                const Worker<C>& worker) const;
+  template <typename C, typename T, typename O>
+  void RunTile(const BlockOrigin& tile, const Unit<C>& unit, const T* input,
+               const O* gradient, T* input_gradient,
+               const Worker<C>& worker) const;
   template <typename C, typename O>
-  void SumTile(const BlockOrigin& at, int64_t planes, bool packed_finite,
-               bool finite, const O* gradient, const C* packed, C* partial,
-               C* skipped, const Worker<C>& worker) const;
+  void SumTile(const BlockOrigin& tile, const Unit<C>& unit, bool finite,
+               const O* gradient, const Worker<C>& worker) const;
   // In the order of packed filters.
   template <typename Visit>
   void ForEachTap(const Visit& visit) const {
@@ -106,8 +125,8 @@ class BackwardPlan {
   PackedFilters filters_;
   std::vector<PlaneRange> parts_;  // planes of input channels of a unit
   int64_t block_images_ = 0, block_rows_ = 0, block_columns_ = 0;
-  // Of a block, as many rows as a tile holds, and as a kernel sweeps over.
-  int64_t tile_rows_ = 0, band_rows_ = 0;
+  int64_t tile_rows_ = 0, tile_columns_ = 0;
+  int64_t band_rows_ = 0;  // of a tile, as many as a kernel sweeps over
   AxisPlan input_rows_, input_columns_, rows_, columns_;
   // Elements of a plane of an image's inputs, of a tile's, and of a band's
   // output gradients.

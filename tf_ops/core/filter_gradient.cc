@@ -216,7 +216,7 @@ AdderFilterGradient<T, O>::AdderFilterGradient(const Geometry& geometry,
                                                const KernelSet& kernels,
                                                int threads)
     : plan_(new internal::FilterGradientPlan(
-          ForGradients(geometry), mode, kernels,
+          ForGradients(geometry).front(), mode, kernels,
           sizeof(typename ComputeType<T>::type), threads)) {}
 
 template <typename T, typename O>

@@ -1,5 +1,7 @@
 #include "core/patches.h"
 
+#include <algorithm>
+
 #include "core/tile.h"
 
 namespace keras_adder {
@@ -52,22 +54,22 @@ double TimeOfGradients(const Geometry& geometry) {
 }  // namespace
 
 Geometry ForOutputs(const Geometry& geometry) {
-  // What a tile holds at once.
-  constexpr int64_t kMostPlanes = 4;
+  constexpr int64_t kMost = 4;  // planes, that a tile holds at once
   if (!LiesInRows(geometry)) return geometry;
   const Geometry rows = OfRows(geometry);
-  const bool pays = Planes(rows.in_channels) <= kMostPlanes &&
+  const bool pays = Planes(rows.in_channels) <= kMost &&
                     2 * MetPlanes(rows) <= MetPlanes(geometry);
   return pays ? rows : geometry;
 }
 
-Geometry ForGradients(const Geometry& geometry) {
-  if (!LiesInRows(geometry)) return geometry;
-  Geometry best = geometry;
-  for (const Geometry& other : {OfRows(geometry), OfWindows(geometry)}) {
-    if (TimeOfGradients(other) < TimeOfGradients(best)) best = other;
-  }
-  return best;
+std::vector<Geometry> ForGradients(const Geometry& geometry) {
+  if (!LiesInRows(geometry)) return {geometry};
+  std::vector<Geometry> all = {geometry, OfRows(geometry), OfWindows(geometry)};
+  std::stable_sort(all.begin(), all.end(),
+                   [](const Geometry& one, const Geometry& other) {
+                     return TimeOfGradients(one) < TimeOfGradients(other);
+                   });
+  return all;
 }
 
 }  // namespace keras_adder

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "core/axis_plan.h"
 #include "core/geometry.h"
@@ -16,14 +17,15 @@
 
 namespace keras_adder {
 
-// Equal convolutions: of patches that are one row of taps high, for filters of
-// one column; of patches that are whole windows, for filters of 1x1; or the
-// geometry as it is, where channels of neighbouring pixels are not neighbours,
-// or where it takes the least time. In a forward pass filters are the lanes,
-// which patches cannot fill but spare taps; in a pass for gradients, input
-// channels are.
+// Equal convolutions, of patches that are one row of taps high (for filters of
+// one column) or whole windows (for filters of 1x1), or the geometry as it is:
+// that alone where channels of neighbouring pixels are not neighbours.
+//
+// For a forward pass, whose lanes are filters: patches spare it taps.
 Geometry ForOutputs(const Geometry& geometry);
-Geometry ForGradients(const Geometry& geometry);
+// For passes whose lanes are input channels, which patches fill: all there are,
+// the fastest first.
+std::vector<Geometry> ForGradients(const Geometry& geometry);
 
 // Some patches of a row of them.
 struct PatchRow {

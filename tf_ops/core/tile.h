@@ -122,14 +122,8 @@ struct Inside {
 inline Inside Clip(const Segment& segment, int64_t start, int64_t step,
                    int64_t size) {
   const int64_t first = start * step + segment.shift;
-  Inside inside;
-  inside.before =
-      first >= 0 ? 0 : std::min(segment.count, CeilDiv(-first, step));
-  inside.position = first + inside.before * step;
-  const int64_t fit =
-      inside.position < size ? CeilDiv(size - inside.position, step) : 0;
-  inside.count = std::min(segment.count - inside.before, fit);
-  return inside;
+  const Range range = PositionsInside(first, step, segment.count, size);
+  return {range.first, range.count, first + range.first * step};
 }
 
 }  // namespace internal
@@ -201,9 +195,9 @@ void PackTile(const KernelSet& set, const T* tensor, const Image& image,
               const BlockOrigin& at, int64_t first_plane, int64_t planes,
               int64_t plane_stride, C* tile) {
   const auto pack = CopiesOf<T>(set).pack;
-  const auto clear = [&](C* to, int64_t slots, int64_t planes) {
+  const auto clear = [&](C* to, int64_t slots, int64_t of_planes) {
     if (slots == 0) return;  // so small a memset costs more than this
-    for (int64_t p = 0; p < planes; ++p) {
+    for (int64_t p = 0; p < of_planes; ++p) {
       std::memset(to + p * plane_stride, 0, slots * kLanes * sizeof(C));
     }
   };

@@ -12,8 +12,8 @@
 //
 //     filters[source plane][tap column][tap row][source lane][destination lane]
 //
-// Tiling, packing and threading live one level up (correlation.cc,
-// filter_gradient.cc), once for all instruction sets.
+// Tiling, packing and threading live one level up (correlation.h,
+// filter_gradient.h, backward.h), once for all instruction sets.
 
 #ifndef KERAS_ADDER_CORE_KERNELS_KERNELS_H_
 #define KERAS_ADDER_CORE_KERNELS_KERNELS_H_

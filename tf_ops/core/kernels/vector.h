@@ -78,13 +78,13 @@ inline Vector<float> LoadLanes(const float* from, int64_t first, int64_t end) {
 #elif defined(__AVX2__)
 template <>
 inline Vector<float> LoadLanes(const float* from, int64_t first, int64_t end) {
-  const auto lane = [](int64_t lane) {
+  const auto all = [](int64_t lane) {
     return _mm256_set1_epi32(lane < 0 ? 0 : lane < 8 ? lane : 8);
   };
   const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  const __m256i before = _mm256_cmpgt_epi32(lane(first), lanes);
+  const __m256i before = _mm256_cmpgt_epi32(all(first), lanes);
   return _mm256_maskload_ps(
-      from, _mm256_andnot_si256(before, _mm256_cmpgt_epi32(lane(end), lanes)));
+      from, _mm256_andnot_si256(before, _mm256_cmpgt_epi32(all(end), lanes)));
 }
 #endif
 
