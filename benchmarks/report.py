@@ -184,8 +184,8 @@ def machine_lines(results):
             f"matmul: {peak['matmul']:.0f} G/s{extra}"
         )
         lines.append(
-            "speeds count every tap of every pixel, as is usual: those in the "
-            "padding take no time, so that small images may pass the peak"
+            "speeds count every tap of every pixel, as is usual: most of those "
+            "in the padding take no time, so small images may pass the peak"
         )
     if results.get("noise"):
         noise = results["noise"]

@@ -275,6 +275,13 @@ void Sweep(int64_t last) {
       Case c = Block(channels, filters, 9);
       c.height = 30;
       CheckCase(c);
+      c.stride = 2;
+      c.batch = 2;
+      c.height = 60;
+      c.width = 17;
+      CheckCase(c);
+      // Wider than a band.
+      CheckCase(Block(channels, filters, 210));
     }
   }
   // Nothing but padding.

@@ -304,17 +304,21 @@ class TestNotFinite:
     @pytest.mark.parametrize("where", ["x", "f", "both", "g"])
     @pytest.mark.parametrize("mode", ["full_precision", "sign"])
     @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-    def test_same_as_oracle(self, value, where, mode, dtype):
+    # Patches of rows, and of windows.
+    @pytest.mark.parametrize("channels, filters", [(18, 19), (3, 64)])
+    def test_same_as_oracle(
+        self, value, where, mode, dtype, channels, filters
+    ):
         rng = np.random.default_rng(0)
-        x = rng.normal(size=(2, 6, 7, 18))
-        f = rng.normal(size=(3, 3, 18, 19))
-        g = rng.normal(size=(2, 6, 7, 19))
+        x = rng.normal(size=(2, 6, 7, channels))
+        f = rng.normal(size=(3, 3, channels, filters))
+        g = rng.normal(size=(2, 6, 7, filters))
         if where in ("x", "both"):
-            x[0, 2, 3, 17] = value
+            x[0, 2, 3, -1] = value
         if where in ("f", "both"):
-            f[1, 2, 16, 18] = value
+            f[1, 2, -2, -1] = value
         if where == "g":
-            g[1, 0, 6, 17] = value
+            g[1, 0, 6, -2] = value
         x, f, g = (tf.cast(a, dtype) for a in (x, f, g))
         with tf.GradientTape() as tape:
             tape.watch([x, f])
@@ -420,6 +424,12 @@ for i, (shape, kernel, filters, padding) in enumerate([
     ((64, 7, 7, 64), 3, 96, "same"),
     ((2, 64, 8, 256), 1, 256, ((0, 1), (0, 0))),
     ((1, 32, 16, 256), 1, 256, ((0, 1), (0, 0))),
+    # Few channels: patches of windows, in several bands or in one of many
+    # images, and of rows.
+    ((9, 65, 33, 3), 3, 64, "same"),
+    ((9, 32, 32, 3), 3, 64, "same"),
+    ((40, 5, 5, 1), 3, 40, "same"),
+    ((9, 20, 20, 6), 5, 24, "same"),
 ]):
     x = tf.cast(rng.normal(size=shape), tf.float32)
     f = rng.normal(size=(kernel, kernel, shape[3], filters))
@@ -454,6 +464,11 @@ np.savez(sys.argv[2], **results)
             # Many images a tile, in the whole batch alone.
             ((100, 7, 7, 16), (7, 7, 16, 40), "valid", (8,)),
             ((100, 7, 7, 32), (7, 7, 32, 40), "valid", (8,)),
+            # Patches of windows, in several bands or in one of many images,
+            # and of rows.
+            ((3, 32, 32, 3), (3, 3, 3, 64), "same", (1,)),
+            ((40, 5, 5, 1), (3, 3, 1, 40), "same", (1, 9)),
+            ((5, 20, 20, 6), (5, 5, 6, 24), "same", (2,)),
         ],
     )
     def test_bitwise_equal_from_run_to_run_and_for_any_batch_split(
@@ -493,8 +508,9 @@ def test_every_instruction_set(isa):
         "    t.Case(dtype=dtype, shape=(2, 9, 11, 20), filters=37).check()\n"
         "for mode in ('full_precision', 'sign'):\n"
         "    for value in (float('nan'), float('inf')):\n"
-        "        t.TestNotFinite().test_same_as_oracle(\n"
-        "            value, 'both', mode, 'float32')\n"
+        "        for channels, filters in ((18, 19), (3, 64)):\n"
+        "            t.TestNotFinite().test_same_as_oracle(\n"
+        "                value, 'both', mode, 'float32', channels, filters)\n"
     )
     here = os.path.dirname(os.path.abspath(__file__))
     done = subprocess.run(
