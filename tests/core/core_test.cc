@@ -256,8 +256,8 @@ void Sweep(int64_t last) {
   }
   // Few channels: patches of rows or of windows, whose places overlap or not,
   // in images that share a band or take several.
-  for (const int64_t channels : {1, 2, 3, 5, 8, 17}) {
-    for (const int64_t filters : {3, 40, 70}) {
+  for (const int64_t channels : {1, 3, 8}) {
+    for (const int64_t filters : {3, 40}) {
       for (const int64_t stride : {1, 2, 4}) {
         Case c = Block(channels, filters, 7);
         c.batch = 3;
@@ -272,17 +272,18 @@ void Sweep(int64_t last) {
         c.top = 6;
         CheckCase(c);
       }
-      Case c = Block(channels, filters, 9);
-      c.height = 30;
-      CheckCase(c);
-      c.stride = 2;
-      c.batch = 2;
-      c.height = 60;
-      c.width = 17;
-      CheckCase(c);
-      // Wider than a band.
-      CheckCase(Block(channels, filters, 210));
     }
+  }
+  for (const int64_t channels : {1, 5}) {
+    Case c = Block(channels, 40, 9);
+    c.height = 30;
+    CheckCase(c);
+    c.batch = 2;
+    c.height = 60;
+    c.width = 17;
+    c.stride = 2;
+    CheckCase(c);
+    CheckCase(Block(channels, 40, 210));  // wider than a band
   }
   // Nothing but padding.
   Case empty;
