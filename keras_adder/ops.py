@@ -401,8 +401,8 @@ def _adder_conv2d_gradient(op, gradient):
 
 def _attributes(op, names):
     """Attributes of an op, as keyword arguments of another."""
-    # A tape's stand-in for the op has them in one flat tuple; its `get_attr`
-    # takes ten microseconds to copy a list, as long as a small gradient.
+    # A tape's stand-in for the op has them in one flat tuple. Its `get_attr`
+    # copies lists element by element, which takes longer than a small gradient.
     flat = getattr(op, "attrs", None)
     if flat is None:
         return {name: op.get_attr(name) for name in names}

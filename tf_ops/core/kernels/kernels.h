@@ -312,7 +312,9 @@ struct Run {
   // `next_plane` elements behind the one before in the tile.
   int64_t planes = 1;
   ptrdiff_t next_plane = 0;
-  // The lane of the tensor's first channel. Those before it are left alone.
+  // The lane of the tensor's first channel, where channels are neighbours.
+  // Lanes before it are left alone, those from it on must be zero if it is not
+  // the first itself.
   int first_lane = 0;
 };
 
