@@ -10,6 +10,7 @@ DATA_DIR ?=
 EPOCHS ?= 15
 # Processes that the tests run in, one for each core or less.
 JOBS ?= 2
+PYTEST = $(VENV_PYTHON) -m pytest -q -n $(JOBS) --dist loadfile
 
 VENV_PYTHON := $(VENV)/bin/python
 BUILD_INFO := keras_adder/_build_info.json
@@ -18,11 +19,11 @@ SOURCES := $(shell find tf_ops -type f)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test build clean
+.PHONY: help quickstart test test-all lint build clean
 .DELETE_ON_ERROR:
 
 help: ## List these commands
-	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | \
+	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' Makefile | \
 		while read -r name what; do printf 'make %-12s%s\n' "$$name" "$$what"; done
 
 quickstart: build ## Train a small AdderNet, export it, load it elsewhere
@@ -31,9 +32,23 @@ quickstart: build ## Train a small AdderNet, export it, load it elsewhere
 		--epochs $(EPOCHS) --runs runs/quickstart-$(EPOCHS) \
 		$(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
-test: build ## Run all the tests
+test: lint ## Check style and types, and run the tests of everyday use
 	@echo "Running the tests."
-	@$(VENV_PYTHON) -m pytest -q -n $(JOBS) --dist loadfile
+	@$(PYTEST)
+
+test-all: test ## Also build for and run those that take long
+	@echo "Building for the other tests."
+	@$(VENV_PYTHON) tests/builds.py
+	@echo "Running the other tests."
+	@$(PYTEST) -m slow
+
+lint: build ## Check the style of the code, and its types
+	@echo "Checking style and types."
+	@$(VENV_PYTHON) -m ruff check --quiet
+	@$(VENV_PYTHON) -m ruff format --check --quiet
+	@git ls-files '*.h' '*.c' '*.cc' '*.cu' | \
+		xargs $(VENV)/bin/clang-format --dry-run -Werror
+	@$(VENV_PYTHON) -m mypy
 
 build: $(VENV)/.built ## Create the environment and compile the ops
 
@@ -46,6 +61,8 @@ $(VENV)/.built: $(VENV)/.installed setup.py pyproject.toml $(SOURCES) \
 		$(BUILD_INFO)
 	@echo "Compiling the ops (about a minute the first time)."
 	@$(VENV_PYTHON) -m pip install -qq --no-build-isolation --no-deps -e .
+	@$(VENV)/bin/cmake --build build/cmake \
+		--target keras_adder_cuda_emulated > /dev/null
 	@touch $@
 
 # Where there is none, or another environment has built since: build.

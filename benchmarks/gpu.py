@@ -1,67 +1,88 @@
 """Checks and measures the CUDA kernels through their C interface.
 
-    python benchmarks/gpu.py --check    # right? against the float64 oracle
-    python benchmarks/gpu.py            # fast? beside cuDNN and the formula
+    python benchmarks/gpu.py --all          # everything below, in eight minutes
+    python benchmarks/gpu.py --check        # right? against the float64 oracle
+    python benchmarks/gpu.py --semantics    # NaN, odd addresses, long sums, ...
+    python benchmarks/gpu.py                # fast? beside cuDNN and the formula
+    python benchmarks/gpu.py --choices      # would other tiles or splits be?
 
-Needs nvcc, NumPy and PyTorch or CuPy, and no TensorFlow; cuDNN and the formula
-are PyTorch's. nvcc is taken from CUDACXX, PATH or /usr/local/cuda, and its
-command is printed. `--output results/speed` writes the tables and, as JSON, the
-figures. With `--emulate` the kernels' code runs on the processor: that tests
-this program, and its figures mean nothing.
+Needs a driver, nvcc and NumPy, and no TensorFlow; cuDNN and the formula are
+PyTorch's, where it is installed. nvcc is taken from CUDACXX, PATH or
+/usr/local/cuda, and its command is printed.
+
+`--output FOLDER` writes the figures as JSON and as a page; `--all` adds a log,
+has compute-sanitizer watch a short form of the checks, and writes after each
+step. With `--emulate` the kernels' code runs on the processor: that tests this
+program, and its figures mean nothing.
 """
 
 import argparse
-import json
-import math
 import os
 import pathlib
-import platform
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 
-import numpy as np
-
+import gpu_choices
 import gpu_interface
-import measuring
-import shapes
+import gpu_report
+import gpu_steps
+import gpu_table
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-# A turn of calls lasts at least this long, or has so many calls.
-TURN_SECONDS = 0.02
-MAX_CALLS = 2000
-
-# The most that one array of all differences may take, in bytes.
-FORMULA_BYTES = 2**30
-
-CONTENDERS = ("ours", "cuDNN", "cuDNN, TF32", "im2col, PyTorch")
+EMULATION = ROOT / "build" / "cmake" / "libkeras_adder_cuda_emulated.so"
 
 
 def main():
     args = parse()
-    memory = None if args.emulate else device_memory()
-    library = args.library or build(args.build_dir, args.emulate)
-    interface = open_interface(library, memory)
-    if args.check:
-        sys.exit(1 if check(interface, args.quick) else 0)
-    results = measure(interface, args)
-    text = markdown(results)
-    print(text, end="")
-    if args.output is not None:
-        args.output.mkdir(parents=True, exist_ok=True)
-        (args.output / "gpu.md").write_text(text, "utf-8")
-        with open(args.output / "gpu.json", "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
-            file.write("\n")
+    if args.all:
+        sys.exit(gpu_steps.run_all(args))
+    library = library_of(args)
+    if args.build:
+        print(library)
+        return
+    if args.check or args.semantics:
+        memory = on_host(args) or gpu_interface.Driver()
+    else:
+        memory = on_host(args) or gpu_interface.timing_memory()
+    interface = gpu_interface.Interface(library, memory)
+    if unusable := interface.unusable():
+        sys.exit(unusable)
+    results = gpu_report.Results(args.output, kind_of(args))
+    if args.check or args.semantics:
+        check = check_convolutions if args.check else check_semantics
+        sys.exit(1 if check(interface, args.quick, results) else 0)
+    measure = gpu_choices.measure if args.choices else gpu_table.measure
+    measure(interface, args, results)
+    print(results.finish(), end="")
 
 
 def parse():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--all", action="store_true", help="all that follows, step by step"
+    )
+    what.add_argument(
+        "--build", action="store_true", help="the library, whose path is shown"
+    )
+    what.add_argument(
+        "--check", action="store_true", help="whether all passes are right"
+    )
+    what.add_argument(
+        "--semantics",
+        action="store_true",
+        help="whether they keep what is promised beside that",
+    )
+    what.add_argument(
+        "--choices",
+        action="store_true",
+        help="the speed of every tile and several numbers of splits",
     )
     parser.add_argument(
         "--library",
@@ -78,9 +99,6 @@ def parse():
         "--emulate", action="store_true", help="on the processor, as a test"
     )
     parser.add_argument(
-        "--check", action="store_true", help="whether all passes are right"
-    )
-    parser.add_argument(
         "--dtypes",
         nargs="+",
         choices=gpu_interface.DTYPES,
@@ -90,56 +108,68 @@ def parse():
         "--seconds", type=float, default=1.0, help="for each row of a table"
     )
     parser.add_argument(
+        "--minutes",
+        type=float,
+        default=8.0,
+        help="--all begins nothing, and ends what runs, after these "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="tiny shapes, and few checks"
     )
     parser.add_argument(
-        "--output", type=pathlib.Path, help="folder to write results to"
+        "--output",
+        type=pathlib.Path,
+        help="folder to write results to (default: none, and with --all "
+        "`results` in the build folder)",
     )
     return parser.parse_args()
 
 
-def device_memory():
-    memory = gpu_interface.device_memory()
-    if memory is None:
-        sys.exit(
-            "Neither PyTorch nor CuPy sees a GPU here. `--emulate` runs this "
-            "program without one."
-        )
-    return memory
+def kind_of(args):
+    """What the flags ask for."""
+    kinds = ("check", "semantics", "choices")
+    return next((kind for kind in kinds if getattr(args, kind)), "table")
 
 
-def build(folder, emulate):
+def on_host(args):
+    return gpu_interface.Host() if args.emulate else None
+
+
+def library_of(args):
+    """The path of the C interface, which is built if no flag names it."""
+    if args.library is not None:
+        return args.library
+    if not args.emulate:
+        return build(args.build_dir)
+    if not EMULATION.exists():
+        sys.exit(f"There is no {EMULATION}: `make build` compiles it.")
+    return EMULATION
+
+
+def build(folder):
     """Builds the C interface; returns the library's path.
 
     For the GPU that is there alone, which takes a fraction of the time that all
     architectures of the op library take.
     """
-    if emulate:
-        name, kernels = "keras_adder_cuda_emulated", "emulated.cc"
-        compiler = [
-            *(os.environ.get("CXX", "c++"), "-O2", "-Wall", "-Wextra"),
-            *("-fPIC", "-fvisibility=hidden"),
-        ]
-    else:
-        name, kernels = "keras_adder_cuda", "kernels.cu"
-        nvcc = find_nvcc()
-        compiler = [
-            *(nvcc, "-O3", "-lineinfo"),
-            architecture(nvcc, gpu_interface.Gpu.first().compute_capability),
-            *("-Xcompiler=-fPIC", "-Xcompiler=-fvisibility=hidden"),
-        ]
-        if host := os.environ.get("CUDAHOSTCXX"):
-            compiler.append(f"-ccbin={host}")
+    nvcc = find_nvcc()
+    capability = gpu_interface.Gpu.first().compute_capability
     folder.mkdir(parents=True, exist_ok=True)
-    library = folder / f"lib{name}.so"
+    library = folder / gpu_report.LIBRARY
     sources = ROOT / "tf_ops"
     command = [
-        *(*compiler, "-std=c++17", "-shared", f"-I{sources}", "-o", library),
-        *(sources / "cuda" / name for name in (kernels, "interface.cc")),
+        *(nvcc, "-O3", "-std=c++17", "-lineinfo", "-Xptxas=-v"),
+        architecture(nvcc, capability),
+        *("-Xcompiler=-fPIC", "-Xcompiler=-fvisibility=hidden", "-shared"),
+        *("-I", sources, "-o", library),
+        *(sources / "cuda" / n for n in ("kernels.cu", "interface.cc")),
         sources / "cuda" / "plan.cc",
     ]
+    if host := os.environ.get("CUDAHOSTCXX"):
+        command.append(f"-ccbin={host}")
     command = [str(part) for part in command]
-    print(shlex.join(command), file=sys.stderr)
+    print(shlex.join(command), file=sys.stderr, flush=True)
     if status := subprocess.call(command):
         sys.exit(f"{command[0]} failed: {status}")
     return library
@@ -171,34 +201,61 @@ def architecture(nvcc, capability):
     return f"-gencode=arch=compute_{max(older)},code=compute_{max(older)}"
 
 
-def open_interface(library, memory):
-    """The `Interface` of a library on a GPU's memory, or without one."""
-    interface = gpu_interface.Interface(library, memory or gpu_interface.Host())
-    if unusable := interface.unusable():
-        sys.exit(unusable)
-    return interface
-
-
-def check(interface, quick):
+def check_convolutions(interface, quick, results):
     """Runs the whole sweep; returns how many convolutions came out wrong."""
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "cuda")]
-    import cases
-
+    cases = import_tests("cases")
     convolutions = list(cases.sweep())
     if quick:
         convolutions = one_a_kernel(interface, convolutions)
-    wrong = 0
-    for convolution in convolutions:
+    return run_checks(
+        {
+            str(convolution): lambda c=convolution: cases.check(interface, c)
+            for convolution in convolutions
+        },
+        results,
+    )
+
+
+def check_semantics(interface, quick, results):
+    """As `check_convolutions`, what tests/cuda/semantics.py has."""
+    checks = import_tests("semantics").CHECKS
+    if quick:
+        # One of each kind, whose name is the first word.
+        kinds = {name.split()[0]: name for name in reversed(checks)}
+        checks = {name: checks[name] for name in kinds.values()}
+    return run_checks(
+        {
+            name: lambda check=check: check(interface)
+            for name, check in checks.items()
+        },
+        results,
+    )
+
+
+def import_tests(module):
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "cuda")]
+    return __import__(module)
+
+
+def run_checks(checks, results):
+    """Calls functions that raise an `AssertionError` if something is wrong."""
+    results.found = {"done": 0, "of": len(checks), "wrong": []}
+    for name, check in checks.items():
         try:
-            cases.check(interface, convolution)
+            check()
         except AssertionError as error:
-            wrong += 1
-            print(f"WRONG: {error}")
-        except Exception:
+            results.found["wrong"].append(f"{name}: {error}")
+            print(f"WRONG: {name}: {error}", flush=True)
+        except Exception as error:
             # A fault leaves nothing that could be gone on with.
-            print(f"FAILED: {convolution}")
+            results.found["wrong"].append(f"{name}: failed, {error}")
+            results.save()
+            print(f"FAILED: {name}", flush=True)
             raise
-    print(f"{len(convolutions)} convolutions, {wrong} wrong")
+        results.found["done"] += 1
+        results.save()
+    wrong = len(results.found["wrong"])
+    print(f"{len(checks)} checks, {wrong} wrong")
     return wrong
 
 
@@ -213,327 +270,6 @@ def one_a_kernel(interface, convolutions):
             key = (what, kernel, splits in ("", "1"), convolution.dtype)
             chosen.setdefault((*key, convolution.data_format), convolution)
     return list(dict.fromkeys(chosen.values()))
-
-
-def measure(interface, args):
-    gpu = None if args.emulate else gpu_interface.Gpu.first()
-    results = {
-        "machine": machine(interface.memory, gpu),
-        "command": " ".join(["python", *sys.argv]),
-        "quick": args.quick,
-        "rows": [],
-    }
-    for shape in shapes.QUICK if args.quick else shapes.MAIN:
-        for what in gpu_interface.PASSES:
-            for dtype in args.dtypes:
-                print(f"... {shape} {what} {dtype}", file=sys.stderr)
-                row = measure_row(interface, shape, what, dtype, args, gpu)
-                results["rows"].append(row)
-    return results
-
-
-def measure_row(interface, shape, what, dtype, args, gpu):
-    memory = interface.memory
-    convolution = convolution_of(shape, dtype)
-    runs = {"ours": ours(interface, convolution, what)}
-    images = dict.fromkeys(CONTENDERS, shape.batch)
-    device = "cpu" if gpu is None else "cuda"
-    if has_torch(memory):
-        runs |= cudnn(shape, what, dtype, device)
-        if what == "forward" and dtype == "float32":
-            name = "im2col, PyTorch"
-            runs[name], images[name] = im2col(shape, device)
-    used = {
-        name: bytes_used(memory, run) / images[name]
-        for name, run in runs.items()
-        if name != "ours" and gpu is not None
-    }
-    used["ours"] = our_bytes(interface, convolution, what) / shape.batch
-    turns = {name: turn(memory, run) for name, run in runs.items()}
-    timings = measuring.alternate(turns, args.seconds)
-    work = convolution.differences / shape.batch
-    speeds = {
-        name: work * images[name] / t.seconds / 1e12
-        for name, t in timings.items()
-    }
-    row = {
-        "shape": str(shape),
-        "pass": what,
-        "dtype": dtype,
-        "kernel": interface.kernel(convolution, what),
-        "seconds": {name: t.seconds for name, t in timings.items()},
-        "images": {name: images[name] for name in runs},
-        "speeds": speeds,
-        "bytes_an_image": used,
-    }
-    if gpu is not None:
-        clock = clock_under_load(gpu, turns["ours"]) or gpu.max_clock_mhz
-        row["clock_mhz"] = clock
-        peak = per_clock(gpu, what) * gpu.multiprocessors * clock * 1e6
-        row["of_roofline"] = speeds["ours"] * 1e12 / peak
-    return row
-
-
-def per_clock(gpu, what):
-    """Differences that a multiprocessor can do in a clock, at the most.
-
-    Forward and filter gradient: two instructions on each float32 lane. An input
-    gradient has two of these and, from compute capability 8.0 on, a minimum and
-    a maximum, of which 64 a clock can be done; before, two comparisons and two
-    selections.
-    """
-    capability = gpu.compute_capability
-    if what == "input_gradient":
-        return 32 if capability >= (8, 0) else 16
-    return 64 if capability > (8, 0) else 32
-
-
-def convolution_of(shape, dtype):
-    return gpu_interface.Convolution(
-        shape=(shape.batch, shape.height, shape.width, shape.channels),
-        kernel=(shape.kernel, shape.kernel),
-        filters=shape.filters,
-        groups=shape.groups,
-        strides=(shape.strides, shape.strides),
-        padding="SAME",
-        dilations=(shape.dilation, shape.dilation),
-        dtype=dtype,
-    )
-
-
-def ours(interface, convolution, what):
-    generator = np.random.default_rng(0)
-    memory, dtype = interface.memory, convolution.dtype
-
-    def random(shape):
-        values = generator.normal(size=shape)
-        return memory.put(gpu_interface.encode(values, dtype))
-
-    tensors = [
-        random(size)
-        for size in (
-            convolution.input_shape,
-            convolution.filter_shape,
-            convolution.output_shape,
-        )
-    ]
-    result = random(result_shape(convolution, what))
-    return interface.launcher(convolution, what, *tensors, result)
-
-
-def result_shape(convolution, what):
-    return {
-        "forward": convolution.output_shape,
-        "input_gradient": convolution.input_shape,
-        "filter_gradient": convolution.filter_shape,
-    }[what]
-
-
-def our_bytes(interface, convolution, what):
-    """What a pass takes beside its inputs: the result and a workspace."""
-    elements = math.prod(result_shape(convolution, what))
-    size = gpu_interface.encode(0, convolution.dtype).itemsize
-    return elements * size + interface.workspace_bytes(convolution, what)
-
-
-def has_torch(memory):
-    """Whether PyTorch is there, and sees a GPU unless none is asked for."""
-    if isinstance(memory, gpu_interface.Host):
-        try:
-            import torch  # noqa: F401
-        except ImportError:
-            return False
-        return True
-    return isinstance(memory, gpu_interface.Torch)
-
-
-def torch_tensors(shape, dtype, device):
-    """Inputs, filters and an output gradient, channels last in memory."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    height, width = shape.output_size
-    sizes = (
-        (shape.batch, shape.channels, shape.height, shape.width),
-        (shape.filters, shape.channels, shape.kernel, shape.kernel),
-        (shape.batch, shape.filters, height, width),
-    )
-    return [
-        torch.randn(size, generator=generator).to(
-            device, getattr(torch, dtype), memory_format=torch.channels_last
-        )
-        for size in sizes
-    ]
-
-
-def cudnn(shape, what, dtype, device):
-    """PyTorch's convolution, and for float32 the same with TF32."""
-    import torch
-
-    x, f, g = torch_tensors(shape, dtype, device)
-    torch.backends.cudnn.benchmark = True
-
-    def run(tf32):
-        torch.backends.cudnn.allow_tf32 = tf32
-        if what == "forward":
-            return torch.nn.functional.conv2d(x, f, padding=shape.kernel // 2)
-        return torch.ops.aten.convolution_backward(
-            *(g, x, f, None, [1, 1], [shape.kernel // 2] * 2, [1, 1]),
-            *(False, [0, 0], 1),
-            [what == "input_gradient", what == "filter_gradient", False],
-        )
-
-    runs = {"cuDNN": lambda: run(tf32=False)}
-    if dtype == "float32":
-        runs["cuDNN, TF32"] = lambda: run(tf32=True)
-    return runs
-
-
-def im2col(shape, device):
-    """The formula of the AdderNet authors' code, and its images.
-
-    They are as many as fit with every difference stored.
-    """
-    import torch
-
-    image = shape.but(batch=1).differences * 4
-    batch = max(1, min(shape.batch, FORMULA_BYTES // image))
-    x, f, _ = torch_tensors(shape.but(batch=batch), "float32", device)
-    rows = f.flatten(1)
-
-    def run():
-        columns = torch.nn.functional.unfold(
-            x, shape.kernel, padding=shape.kernel // 2
-        )
-        columns = columns.transpose(0, 1).flatten(1)
-        return -(rows[:, :, None] - columns).abs().sum(1)
-
-    return run, batch
-
-
-def bytes_used(memory, run):
-    """What PyTorch allocates in the course of a call, its result included."""
-    cuda = memory.torch.cuda
-    run()
-    cuda.synchronize()
-    before = cuda.memory_allocated()
-    cuda.reset_peak_memory_stats()
-    run()
-    cuda.synchronize()
-    return cuda.max_memory_allocated() - before
-
-
-def turn(memory, run):
-    """A function that returns the seconds of a call: the mean of a turn."""
-    run()
-    calls = 1
-    while True:
-        repeated = memory.repeat(run, calls)
-        # The first time it is moved to the GPU.
-        repeated()
-        seconds = memory.seconds(repeated)
-        if seconds >= TURN_SECONDS or calls == MAX_CALLS:
-            break
-        more = math.ceil(1.2 * calls * TURN_SECONDS / max(seconds, 1e-9))
-        calls = min(max(more, 2 * calls), MAX_CALLS)
-
-    def take():
-        return memory.seconds(repeated) / calls
-
-    return take
-
-
-def clock_under_load(gpu, take):
-    """The clock of the multiprocessors in MHz while they work, or None."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    asking = subprocess.Popen(
-        [
-            *("nvidia-smi", f"--id={gpu.pci_bus_id}"),
-            *("--query-gpu=clocks.sm", "--format=csv,noheader,nounits"),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    while asking.poll() is None:
-        take()
-    try:
-        return float(asking.stdout.read())
-    except ValueError:  # Not every GPU says.
-        return None
-
-
-def machine(memory, gpu):
-    """What a reader needs to know to place the figures."""
-    found = {
-        "memory": type(memory).__name__,
-        "python": platform.python_version(),
-    }
-    if gpu is None:
-        return found | {"gpu": "none: emulated, figures mean nothing"}
-    if has_torch(memory):
-        found["torch"] = memory.torch.__version__
-        found["cudnn"] = memory.torch.backends.cudnn.version()
-    major, minor = gpu.compute_capability
-    return found | {
-        "gpu": gpu.name,
-        "driver": f"for CUDA {gpu.driver_cuda}",
-        "compute_capability": f"{major}.{minor}",
-        "multiprocessors": gpu.multiprocessors,
-        "max_clock_mhz": gpu.max_clock_mhz,
-        "differences_a_clock_and_multiprocessor": {
-            what: per_clock(gpu, what) for what in gpu_interface.PASSES
-        },
-    }
-
-
-def markdown(results):
-    lines = [
-        f"- {name}: {value}" for name, value in results["machine"].items()
-    ]
-    head = ["n,h,w,ci,co", "pass", "dtype", "kernel", *CONTENDERS]
-    head += ["clock, MHz", "of roofline"]
-    lines += [
-        "",
-        "T differences/s (cuDNN: multiply-adds). The roofline is that of the "
-        "pass at the clock beside it:",
-        "",
-        f"| {' | '.join(head)} |",
-        f"|{' --- |' * 4}{' ---: |' * (len(CONTENDERS) + 2)}",
-    ]
-    for row in results["rows"]:
-        speeds = [
-            f"{row['speeds'][name]:.3g}" if name in row["speeds"] else "-"
-            for name in CONTENDERS
-        ]
-        on_gpu = "clock_mhz" in row
-        cells = [
-            *(row[name] for name in ("shape", "pass", "dtype", "kernel")),
-            *speeds,
-            f"{row['clock_mhz']:.0f}" if on_gpu else "-",
-            f"{row['of_roofline']:.0%}" if on_gpu else "-",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, *memory_table(results["rows"])]) + "\n"
-
-
-def memory_table(rows):
-    head = ["n,h,w,ci,co", "pass", "dtype", *CONTENDERS]
-    yield ""
-    yield "KiB an image beside the inputs: the result and what it takes:"
-    yield ""
-    yield f"| {' | '.join(head)} |"
-    yield f"|{' --- |' * 3}{' ---: |' * len(CONTENDERS)}"
-    for row in rows:
-        used = [
-            f"{row['bytes_an_image'][name] / 1024:,.0f}"
-            if name in row["bytes_an_image"]
-            else "-"
-            for name in CONTENDERS
-        ]
-        cells = [row["shape"], row["pass"], row["dtype"], *used]
-        yield f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

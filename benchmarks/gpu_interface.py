@@ -1,14 +1,17 @@
 """The CUDA kernels' C interface for Python, without TensorFlow.
 
-Tensors are NumPy arrays of bits here, and device memory is PyTorch's or CuPy's:
-whichever of the two is installed. The interface's emulation, which runs the
-kernels' code on the processor, takes host memory instead.
+Tensors are NumPy arrays of bits here. Device memory is the driver's own, which
+is there wherever a GPU is, or PyTorch's, beside whose kernels ours are timed.
+The interface's emulation, which runs the kernels' code on the processor, takes
+host memory instead.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import pathlib
 import time
+import weakref
 
 import numpy as np
 
@@ -35,6 +38,7 @@ class Call(ctypes.Structure):
     """`KerasAdderCall` of keras_adder_cuda.h."""
 
     _fields_ = [
+        ("struct_size", ctypes.c_uint32),
         *(
             (name, ctypes.c_int32)
             for name in (
@@ -44,6 +48,7 @@ class Call(ctypes.Structure):
                 "sign",
                 "channels_first",
                 "kernel",
+                "splits",
             )
         ),
         *(
@@ -74,6 +79,8 @@ class Convolution:
     sign: bool = False
     # One of `KERNELS`.
     force: str = "auto"
+    # Parts that a tiled kernel divides each sum into; 0: its own choice.
+    splits: int = 0
 
     @property
     def input_shape(self):
@@ -107,12 +114,14 @@ class Convolution:
         """The `Call` of one of `PASSES`."""
         height, width = self.axes
         return Call(
+            struct_size=ctypes.sizeof(Call),
             pass_=PASSES.index(what),
             type=DTYPES.index(self.dtype),
             output_type=DTYPES.index(self.result_dtype),
             sign=self.sign,
             channels_first=self.data_format == "NCHW",
             kernel=KERNELS.index(self.force),
+            splits=self.splits,
             batch=self.shape[0],
             in_channels=self.shape[3],
             out_channels=self.filters,
@@ -147,7 +156,7 @@ class Interface:
 
     Args:
         path: The path of the library.
-        memory: What holds tensors: `Host`, `Torch` or `Cupy`.
+        memory: What holds tensors: `Host`, `Driver` or `Torch`.
     """
 
     def __init__(self, path, memory):
@@ -194,10 +203,16 @@ class Interface:
         return launch
 
     def run(self, convolution, what, x, f, g=None):
+        """`run_bits`, its result as float64."""
+        bits, dtype = self.run_bits(convolution, what, x, f, g)
+        return decode(bits, dtype)
+
+    def run_bits(self, convolution, what, x, f, g=None):
         """One pass over arrays of float64, for tests.
 
-        They are rounded to the convolution's dtypes first. Returns the result
-        as float64. Memory behind it is checked to be untouched.
+        They are rounded to the convolution's dtypes first. Returns the bits of
+        the result as integers, and its dtype. Memory behind it is checked to be
+        untouched.
         """
         dtype = convolution.dtype
         shape, result_dtype = {
@@ -217,11 +232,14 @@ class Interface:
         bits = self.memory.get(result)
         if not np.array_equal(bits[size:], fence[size:]):
             raise RuntimeError("The kernel has written behind its result.")
-        return decode(bits[:size], result_dtype).reshape(shape)
+        return bits[:size].reshape(shape), result_dtype
 
 
 class Host:
     """NumPy arrays, for the emulation."""
+
+    # Calls of `repeat` follow each other without a pause.
+    graphs = True
 
     put = get = staticmethod(np.array)
     empty = staticmethod(np.empty)
@@ -252,8 +270,126 @@ class Host:
         return time.perf_counter() - begin
 
 
+class CudaDriver:
+    """The functions of the NVIDIA driver, by their names in cuda.h.
+
+    Raises:
+        OSError: If there is no driver.
+        RuntimeError: If a function returns an error.
+    """
+
+    def __init__(self):
+        self._library = ctypes.CDLL("libcuda.so.1")
+        self("cuInit", 0)
+
+    def __call__(self, function, *arguments):
+        status = getattr(self._library, function)(*arguments)
+        if status:
+            raise RuntimeError(f"{function} failed: CUDA error {status}")
+
+    def first_device(self):
+        device = ctypes.c_int()
+        self("cuDeviceGet", ctypes.byref(device), 0)
+        return device
+
+
+class DeviceArray:
+    """An array in the memory of a GPU, which is freed with it."""
+
+    def __init__(self, cuda, shape, dtype):
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self.nbytes = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
+        pointer = ctypes.c_void_p()
+        size = ctypes.c_size_t(max(self.nbytes, 1))
+        cuda("cuMemAlloc_v2", ctypes.byref(pointer), size)
+        self.pointer = pointer.value
+        weakref.finalize(self, _free, cuda, pointer)
+
+
+def _free(cuda, pointer):
+    # After a fault, which was an error already, nothing can be freed.
+    with contextlib.suppress(RuntimeError):
+        cuda("cuMemFree_v2", pointer)
+
+
+class Driver:
+    """Memory and the default stream of the first GPU, by its driver alone.
+
+    Each array is an allocation of its own, so compute-sanitizer knows where it
+    ends.
+    """
+
+    # Python enqueues the calls of `repeat` while the first of them run.
+    graphs = False
+
+    def __init__(self):
+        self.cuda = CudaDriver()
+        context = ctypes.c_void_p()
+        device = self.cuda.first_device()
+        # The one that the CUDA runtime uses as well.
+        self.cuda("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        self.cuda("cuCtxSetCurrent", context)
+
+    def put(self, array):
+        array = np.ascontiguousarray(array)
+        on_device = self.empty(array.shape, array.dtype)
+        if array.nbytes:
+            self.cuda(
+                "cuMemcpyHtoD_v2",
+                ctypes.c_void_p(on_device.pointer),
+                ctypes.c_void_p(array.ctypes.data),
+                ctypes.c_size_t(array.nbytes),
+            )
+        return on_device
+
+    def get(self, on_device):
+        """Waits for the stream, and raises what went wrong on it."""
+        array = np.empty(on_device.shape, on_device.dtype)
+        self.cuda("cuCtxSynchronize")
+        if array.nbytes:
+            self.cuda(
+                "cuMemcpyDtoH_v2",
+                ctypes.c_void_p(array.ctypes.data),
+                ctypes.c_void_p(on_device.pointer),
+                ctypes.c_size_t(array.nbytes),
+            )
+        return array
+
+    def empty(self, shape, dtype):
+        return DeviceArray(self.cuda, shape, dtype)
+
+    @staticmethod
+    def pointer(on_device):
+        return on_device.pointer
+
+    @staticmethod
+    def stream():
+        return None
+
+    repeat = Host.repeat
+
+    def seconds(self, run):
+        """What the GPU takes for what `run` enqueues."""
+        begin, end = ctypes.c_void_p(), ctypes.c_void_p()
+        for event in (begin, end):
+            self.cuda("cuEventCreate", ctypes.byref(event), 0)
+        self.cuda("cuEventRecord", begin, None)
+        run()
+        self.cuda("cuEventRecord", end, None)
+        self.cuda("cuEventSynchronize", end)
+        milliseconds = ctypes.c_float()
+        self.cuda(
+            "cuEventElapsedTime", ctypes.byref(milliseconds), begin, end
+        )
+        for event in (begin, end):
+            self.cuda("cuEventDestroy_v2", event)
+        return milliseconds.value / 1e3
+
+
 class Torch:
     """PyTorch's tensors on its current GPU and stream."""
+
+    graphs = True
 
     def __init__(self):
         import torch
@@ -307,51 +443,6 @@ class Torch:
         return begin.elapsed_time(end) / 1e3
 
 
-class Cupy:
-    """CuPy's arrays on its current GPU and stream."""
-
-    def __init__(self):
-        import cupy
-
-        self.cupy = cupy
-
-    def put(self, array):
-        return self.cupy.asarray(array)
-
-    def get(self, array):
-        return self.cupy.asnumpy(array)
-
-    def empty(self, shape, dtype):
-        return self.cupy.empty(shape, dtype)
-
-    @staticmethod
-    def pointer(array):
-        return array.data.ptr
-
-    def stream(self):
-        return self.cupy.cuda.get_current_stream().ptr
-
-    def repeat(self, run, calls):
-        """As `Torch.repeat`."""
-        self.cupy.cuda.runtime.deviceSynchronize()
-        stream = self.cupy.cuda.Stream(non_blocking=True)
-        with stream:
-            stream.begin_capture()
-            for _ in range(calls):
-                run()
-            graph = stream.end_capture()
-        return graph.launch
-
-    def seconds(self, run):
-        """As `Torch.seconds`."""
-        begin, end = self.cupy.cuda.Event(), self.cupy.cuda.Event()
-        begin.record()
-        run()
-        end.record()
-        end.synchronize()
-        return self.cupy.cuda.get_elapsed_time(begin, end) / 1e3
-
-
 @dataclasses.dataclass(frozen=True)
 class Gpu:
     """The first GPU that this process sees, as its driver describes it."""
@@ -367,28 +458,22 @@ class Gpu:
 
     @classmethod
     def first(cls):
-        library = ctypes.CDLL("libcuda.so.1")
-
-        def ask(function, *arguments):
-            status = getattr(library, function)(*arguments)
-            if status:
-                raise RuntimeError(f"{function} failed: CUDA error {status}")
-
-        def number(function, *arguments):
-            value = ctypes.c_int()
-            ask(function, ctypes.byref(value), *arguments)
-            return value.value
+        cuda = CudaDriver()
+        device = cuda.first_device()
 
         def text(function):
             value = ctypes.create_string_buffer(256)
-            ask(function, value, len(value), device)
+            cuda(function, value, len(value), device)
             return value.value.decode()
+
+        def number(function, *arguments):
+            value = ctypes.c_int()
+            cuda(function, ctypes.byref(value), *arguments)
+            return value.value
 
         def attribute(index):
             return number("cuDeviceGetAttribute", index, device)
 
-        ask("cuInit", 0)
-        device = number("cuDeviceGet", 0)
         version = number("cuDriverGetVersion")
         return cls(
             name=text("cuDeviceGetName"),
@@ -401,21 +486,20 @@ class Gpu:
         )
 
 
-def device_memory():
-    """`Torch` or `Cupy`, whichever sees a GPU, or None."""
+def timing_memory():
+    """`Torch` where it sees a GPU, and else `Driver`.
+
+    Raises:
+        OSError: If there is no driver.
+        RuntimeError: If there is no GPU.
+    """
     try:
         memory = Torch()
         if memory.torch.cuda.is_available():
             return memory
     except (ImportError, OSError):  # OSError: without a library of CUDA's.
         pass
-    try:
-        memory = Cupy()
-        if memory.cupy.cuda.runtime.getDeviceCount() > 0:
-            return memory
-    except Exception:  # CuPy's errors are only importable with CuPy.
-        pass
-    return None
+    return Driver()
 
 
 _INTEGERS = {

@@ -86,6 +86,9 @@ MAIN = (
     Shape(16, 7, 7, 512, 512),
 )
 
+# The same at the batch size that fills a large GPU.
+GPU = tuple(shape.but(batch=256) for shape in MAIN)
+
 QUICK = (Shape(2, 8, 8, 16, 16), Shape(2, 4, 4, 32, 32))
 
 # Large enough that two threads should halve the time.

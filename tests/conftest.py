@@ -39,8 +39,9 @@ def pytest_pyfunc_call(pyfuncitem):
     ):
         return None
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    # Whatever its tier.
     process = subprocess.run(
-        [*command, pyfuncitem.nodeid],
+        [*command, "-m", "", pyfuncitem.nodeid],
         cwd=pyfuncitem.config.rootpath,
         env={**os.environ, OWN_PROCESS: "1"},
         capture_output=True,

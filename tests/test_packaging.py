@@ -10,6 +10,7 @@ import tarfile
 import tomllib
 import zipfile
 
+import builds
 import pytest
 import tensorflow as tf
 from packaging.requirements import Requirement
@@ -36,16 +37,6 @@ def load_setup():
 setup = load_setup()
 
 
-def call_backend(call, cwd):
-    """Calls setuptools as pip does without isolation; returns the result."""
-    program = f"from setuptools import build_meta; print(build_meta.{call})"
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=cwd, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout.splitlines()[-1]
-
-
 def source_files(*folders):
     """Returns what is in folders of the repository, less what builds leave."""
     return {
@@ -58,19 +49,16 @@ def source_files(*folders):
     }
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """A wheel of this tree; the ops are compiled only if they changed."""
-    folder = tmp_path_factory.mktemp("wheel")
-    options = {"--global-option": f"build --build-lib '{folder / 'lib'}'"}
-    call = f"build_wheel({str(folder)!r}, {options})"
-    return folder / call_backend(call, ROOT)
+@pytest.fixture
+def wheel():
+    (path,) = builds.folder("release").glob("*.whl")
+    return path
 
 
-@pytest.fixture(scope="module")
-def sdist(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sdist")
-    return folder / call_backend(f"build_sdist({str(folder)!r})", ROOT)
+@pytest.fixture
+def sdist():
+    (path,) = builds.folder("release").glob("*.tar.gz")
+    return path
 
 
 def test_versions_are_equal():
@@ -119,6 +107,7 @@ def test_constraints_pin_every_requirement():
         assert requirement.specifier.contains(pin.removeprefix("=="))
 
 
+@pytest.mark.slow
 def test_wheel_is_for_this_platform_and_any_python(wheel):
     platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
     assert wheel.name == f"keras_adder-{VERSION}-py3-none-{platform}.whl"
@@ -128,6 +117,7 @@ def test_wheel_is_for_this_platform_and_any_python(wheel):
     assert "Root-Is-Purelib: false\n" in text
 
 
+@pytest.mark.slow
 def test_wheel_contains_the_package_and_the_library(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {
@@ -147,6 +137,7 @@ def test_wheel_contains_the_package_and_the_library(wheel):
     assert info["tensorflow_version"] == tf.__version__
 
 
+@pytest.mark.slow
 def test_sdist_contains_all_that_builds_and_tests(sdist):
     with tarfile.open(sdist) as archive:
         names = {
@@ -162,12 +153,24 @@ def test_sdist_contains_all_that_builds_and_tests(sdist):
     assert not any(name.startswith("build/") for name in names)
 
 
+@pytest.mark.slow
 def test_sdist_gives_the_metadata(sdist, tmp_path):
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
     (source,) = tmp_path.iterdir()
-    call = f"prepare_metadata_for_build_wheel({str(tmp_path)!r})"
-    metadata = tmp_path / call_backend(call, source) / "METADATA"
+    program = (
+        "import sys\n"
+        "from setuptools import build_meta\n"
+        "print(build_meta.prepare_metadata_for_build_wheel(sys.argv[1]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        cwd=source,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    metadata = tmp_path / done.stdout.splitlines()[-1] / "METADATA"
     lines = metadata.read_text().splitlines()
     assert f"Version: {VERSION}" in lines
     assert "License-Expression: Apache-2.0" in lines

@@ -200,6 +200,11 @@ class Data:
     def run(self, interface, what):
         return interface.run(self.convolution, what, self.x, self.f, self.g)
 
+    def run_bits(self, interface, what):
+        """The result's bits, NaN and the sign of zeros included."""
+        tensors = self.x, self.f, self.g
+        return interface.run_bits(self.convolution, what, *tensors)[0]
+
     def error(self, interface, what):
         """Largest error over the mean magnitude of what is not zero."""
         exact = self.exact(what)

@@ -1,17 +1,20 @@
-"""Lets tests import the cases and the driver, which builds the emulation."""
+"""Lets tests import the cases and the driver, and finds the emulation."""
 
 import pathlib
 import sys
 
+import builds
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-sys.path += [str(ROOT / "benchmarks"), str(pathlib.Path(__file__).parent)]
+sys.path += [
+    str(builds.ROOT / "benchmarks"),
+    str(pathlib.Path(__file__).parent),
+]
 
 
 @pytest.fixture(scope="session")
-def emulation(tmp_path_factory):
+def emulation():
     """The path of the library that runs the kernels on the processor."""
-    import gpu
-
-    return gpu.build(tmp_path_factory.mktemp("emulation"), emulate=True)
+    path = builds.EMULATION
+    assert path.exists(), f"there is no {path}: `make build` compiles it"
+    return path

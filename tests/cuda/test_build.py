@@ -2,7 +2,6 @@
 
 import ctypes
 import importlib.util
-import json
 import os
 import pathlib
 import re
@@ -10,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+import builds
 import pytest
 import tensorflow as tf
 
@@ -20,9 +20,6 @@ ROOT = pathlib.Path(__file__).parents[2]
 needs_kernels = pytest.mark.skipif(
     not sysconfig.build_info()["cuda"],
     reason="the ops were built without CUDA kernels, which need nvcc",
-)
-needs_nvcc = pytest.mark.skipif(
-    shutil.which("nvcc") is None, reason="there is no nvcc"
 )
 
 OPS = ("", "BackpropInput", "BackpropFilter", "Backprop")
@@ -84,20 +81,12 @@ print((unusable() or b"usable").decode())
 """
 
 
+@pytest.mark.slow
 @needs_kernels
-def test_too_old_a_driver_is_a_clear_error(tmp_path):
-    """A driver of our own that is for CUDA 9.1 and can do nothing else."""
-    source = tmp_path / "driver.c"
-    source.write_text("int cuDriverGetVersion(int* v) { *v = 9010; return 0; }")
-    compiler = os.environ.get("CC", "cc")
-    if shutil.which(compiler) is None:
-        pytest.skip(f"no C compiler {compiler}")
-    library = tmp_path / "libcuda.so.1"
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-o", library, source], check=True
-    )
+def test_too_old_a_driver_is_a_clear_error():
     # The library is linked with TensorFlow's, which nothing else loads here.
-    path = os.pathsep.join([str(tmp_path), tf.sysconfig.get_lib()])
+    driver = builds.folder("old_driver")
+    path = os.pathsep.join([str(driver), tf.sysconfig.get_lib()])
     done = run(UNUSABLE, sysconfig.get_lib(), LD_LIBRARY_PATH=path)
     assert done.returncode == 0, done.stderr
     assert "driver is for CUDA 9.1: update the driver" in done.stdout
@@ -105,137 +94,60 @@ def test_too_old_a_driver_is_a_clear_error(tmp_path):
     assert f"built with CUDA {toolkit}," in done.stdout
 
 
-DRIVER = """
-#include <string.h>
-int cuInit(unsigned flags) { return 0; }
-int cuDeviceGet(int* device, int ordinal) { *device = 3; return ordinal; }
-int cuDriverGetVersion(int* version) { *version = 13020; return 0; }
-int cuDeviceGetName(char* name, int size, int device) {
-  strncpy(name, "A GPU", size);
-  return device != 3;
-}
-int cuDeviceGetPCIBusId(char* id, int size, int device) {
-  strncpy(id, "0000:17:00.0", size);
-  return device != 3;
-}
-int cuDeviceGetAttribute(int* value, int attribute, int device) {
-  *value = attribute == 13 ? 1980000 : attribute == 16 ? 132
-         : attribute == 75 ? 9 : attribute == 76 ? 1 : -1;
-  return device != 3;
-}
-"""
-
-
-def test_benchmark_knows_a_gpu_by_its_driver(tmp_path):
-    """A driver of our own, for a GPU that is not there."""
-    source = tmp_path / "driver.c"
-    source.write_text(DRIVER)
-    compiler = os.environ.get("CC", "cc")
-    if shutil.which(compiler) is None:
-        pytest.skip(f"no C compiler {compiler}")
-    library = tmp_path / "libcuda.so.1"
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-o", library, source], check=True
-    )
-    program = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r})\n"
-        "import dataclasses, json, gpu_interface, gpu\n"
-        "found = gpu_interface.Gpu.first()\n"
-        "clocks = [gpu.per_clock(found, p) for p in gpu_interface.PASSES]\n"
-        "print(json.dumps([dataclasses.asdict(found), clocks]))\n"
-    )
-    done = run(program, LD_LIBRARY_PATH=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    found, clocks = json.loads(done.stdout)
-    assert found == {
-        "name": "A GPU",
-        "compute_capability": [9, 1],
-        "multiprocessors": 132,
-        "max_clock_mhz": 1980,
-        "driver_cuda": "13.2",
-        "pci_bus_id": "0000:17:00.0",
-    }
-    assert clocks == [64, 32, 64]
-
-
-@needs_nvcc
-def test_benchmark_compiles_for_the_gpu_that_is_there():
-    import gpu
-
-    nvcc = gpu.find_nvcc()
-    flag = "-gencode=arch=compute_90,code=sm_90"
-    assert gpu.architecture(nvcc, (9, 0)) == flag
-    # Newer than nvcc: PTX, which the driver compiles.
-    too_new = gpu.architecture(nvcc, (99, 0))
-    (newest,) = re.findall(r"^-gencode=arch=compute_(\d+),", too_new)
-    assert too_new.endswith(f",code=compute_{newest}")
-    with pytest.raises(SystemExit, match="as old as this one: 35"):
-        gpu.architecture(nvcc, (3, 5))
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """A cubin for the oldest and the newest common architecture, and what
-    ptxas said."""
-    folder = tmp_path_factory.mktemp("cubin")
-    results = {}
-    for architecture in (80, 90):
-        cubin = folder / f"{architecture}.cubin"
-        command = [
-            *("nvcc", "-std=c++17", "-O3", "-Xptxas=-v", "-cubin"),
-            *("-I", ROOT / "tf_ops", "-o", cubin),
-            f"-gencode=arch=compute_{architecture},code=sm_{architecture}",
-            ROOT / "tf_ops" / "cuda" / "kernels.cu",
-        ]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-        results[architecture] = cubin, done.stdout + done.stderr
-    return results
-
-
-@needs_nvcc
-@pytest.mark.parametrize("architecture", [80, 90])
-def test_nothing_spills(compiled, architecture):
-    _, said = compiled[architecture]
-    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill", said)
-    registers = [int(n) for n in re.findall(r"Used (\d+) registers", said)]
-    assert len(spills) == len(registers) == 14
-    assert set(spills) == {("0", "0")}
-    # Two blocks of 128 threads, at the least, to a multiprocessor.
-    assert max(registers) <= 65536 / 256
-
-
-@needs_nvcc
-@pytest.mark.parametrize("architecture", [80, 90])
-def test_a_difference_is_two_additions(compiled, architecture):
-    """In machine code: the absolute value is part of the second one."""
+def _cubins(option):
+    """What cuobjdump says of the library's machine code, by architecture."""
     cuobjdump = _cuobjdump()
     if cuobjdump is None:
         pytest.skip("no cuobjdump: pip install nvidia-cuda-cuobjdump")
-    cubin, _ = compiled[architecture]
     tools = f"{cuobjdump.parent}{os.pathsep}{os.environ['PATH']}"
     text = subprocess.run(
-        [cuobjdump, "-sass", cubin],
+        [cuobjdump, option, sysconfig.get_lib()],
         env={**os.environ, "PATH": tools},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert not re.search(r"\b(ATOM|ATOMG|ATOMS|RED)\b", text)
-    functions = re.split(r"Function : ", text)[1:]
-    (wide,) = [f for f in functions if re.match(r"\S*7Forward\S*Li128", f)]
-    additions = re.findall(r"\bFADD [^;]*;", wide)
-    # 8 steps unrolled, and one for the rest, of 64 differences each.
-    assert sum("|" in addition for addition in additions) == 9 * 64
-    assert 2 * 9 * 64 <= len(additions) <= 2 * 9 * 64 + 4 * 64
-    (clipped,) = [
-        f for f in functions if re.match(r"\S*13InputGradient\S*Li128", f)
-    ]
-    assert len(re.findall(r"\bFMNMX\.NAN ", clipped)) >= 2 * 9 * 32
-    # Nothing is divided, by way of a reciprocal, from one step to the next.
-    for tile in (f for f in functions if "TileKernel" in f.split()[0]):
-        _, steps, _ = re.split(r"\bBAR\.SYNC", tile)
-        assert "MUFU.RCP" in tile and "MUFU.RCP" not in steps
+    parts = re.split(r"^Fatbin (?:elf|ptx) code:$", text, flags=re.M)
+    cubins = {
+        int(re.search(r"^arch = sm_(\d+)$", part, re.M).group(1)): part
+        for part in parts
+        if "Function" in part
+    }
+    assert len(cubins) >= 5 and {80, 90} <= cubins.keys()
+    return cubins
+
+
+@needs_kernels
+def test_nothing_spills():
+    """On any architecture: what is spilled would be on a stack."""
+    for cubin in _cubins("-res-usage").values():
+        used = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", cubin)
+        assert len(used) == cubin.count("Function ") == 15
+        assert all(stack == local == "0" for _, stack, local in used)
+        # Two blocks of 128 threads, at the least, to a multiprocessor.
+        assert max(int(registers) for registers, *_ in used) <= 65536 / 256
+
+
+@needs_kernels
+def test_a_difference_is_two_additions():
+    """In machine code: the absolute value is part of the second one."""
+    for architecture, cubin in _cubins("-sass").items():
+        assert not re.search(r"\b(ATOM|ATOMG|ATOMS|RED)\b", cubin)
+        functions = re.split(r"Function : ", cubin)[1:]
+        (wide,) = [f for f in functions if re.match(r"\S*7Forward\S*Li128", f)]
+        additions = re.findall(r"\bFADD [^;]*;", wide)
+        # 8 steps unrolled, and one for the rest, of 64 differences each.
+        assert sum("|" in addition for addition in additions) == 9 * 64
+        assert 2 * 9 * 64 <= len(additions) <= 2 * 9 * 64 + 4 * 64
+        (clipped,) = [
+            f for f in functions if re.match(r"\S*13InputGradient\S*Li128", f)
+        ]
+        if architecture >= 80:
+            assert len(re.findall(r"\bFMNMX\.NAN ", clipped)) >= 2 * 9 * 32
+        # Nothing is divided, by way of a reciprocal, from one step to the next.
+        for tile in (f for f in functions if "TileKernel" in f.split()[0]):
+            _, steps, _ = re.split(r"\bBAR\.SYNC", tile)
+            assert "MUFU.RCP" in tile and "MUFU.RCP" not in steps
 
 
 def _cuobjdump():
@@ -273,6 +185,7 @@ def path_without_nvcc(tmp_path):
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choice, built, message",
     [
@@ -335,33 +248,3 @@ def test_build_info_agrees_with_the_library():
     library = pathlib.Path(sysconfig.get_lib()).read_bytes()
     assert info["cuda"] == (b"keras_adder_cuda_run" in library)
     assert info["cuda"] == (info.get("cuda_version") is not None)
-
-
-def test_benchmark_runs_and_checks_by_emulation(emulation, tmp_path):
-    """The driver itself: its figures mean nothing here."""
-    script = [sys.executable, str(ROOT / "benchmarks" / "gpu.py")]
-    script += ["--emulate", f"--library={emulation}", "--quick"]
-    hide = "import sys; sys.modules['tensorflow'] = None\n"
-    (tmp_path / "sitecustomize.py").write_text(hide)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-
-    def run_script(*arguments):
-        done = subprocess.run(
-            [*script, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
-
-    assert run_script("--check").endswith(" 0 wrong\n")
-    out = tmp_path / "out"
-    flags = ("--seconds=0.01", f"--output={out}", "--dtypes", "float32")
-    text = run_script(*flags)
-    assert (out / "gpu.md").read_text("utf-8") == text
-    rows = json.loads((out / "gpu.json").read_text("utf-8"))["rows"]
-    assert len(rows) == 6
-    for row in rows:
-        assert row["speeds"]["ours"] > 0
-        assert f"| {row['shape']} | {row['pass']} | {row['dtype']} |" in text

@@ -10,8 +10,8 @@ import pathlib
 
 import cases
 import gpu_interface
-import numpy as np
 import pytest
+import semantics
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -80,145 +80,9 @@ def test_cases_reach_every_kernel_and_splits(interface):
     assert 1 in splits and len(splits) > 5
 
 
-def test_a_fresh_workspace_is_not_trusted(interface):
-    """Partial sums are written before they are read, whatever was there."""
-    convolution = cases.EXTREMES["filters beyond shared memory"]
-    data = cases.Data(convolution)
-    assert interface.workspace_bytes(convolution, "forward") > 0
-    empty = interface.memory.empty
-
-    class Dirty(gpu_interface.Host):
-        @staticmethod
-        def empty(shape, dtype):
-            return np.full(shape, 255, dtype)
-
-    results = []
-    for memory in (interface.memory, Dirty()):
-        interface.memory, before = memory, interface.memory
-        results.append(data.run(interface, "forward"))
-        interface.memory = before
-    assert interface.memory.empty is empty
-    assert np.array_equal(*results)
-
-
-@pytest.mark.parametrize("offset", [1, 2, 3])
-def test_tensors_at_odd_addresses(interface, offset):
-    """Nothing is read four at a time from where that would be a fault."""
-
-    class Odd(gpu_interface.Host):
-        @staticmethod
-        def put(array):
-            padded = np.empty(array.size + offset, array.dtype)
-            padded[offset:] = array.ravel()
-            return padded[offset:]
-
-    even, interface.memory = interface.memory, Odd()
-    try:
-        for dtype in gpu_interface.DTYPES:
-            cases.check(
-                interface,
-                dataclasses.replace(cases.ATTRIBUTES["vectors"], dtype=dtype),
-            )
-    finally:
-        interface.memory = even
-
-
-@pytest.mark.parametrize("kernel", gpu_interface.KERNELS[1:])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("where", ["x", "f", "both", "g"])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
-def test_not_finite_where_the_oracle_says(
-    interface, dtype, where, value, kernel
-):
-    for sign in (False, True):
-        convolution = cases.default(
-            shape=(2, 6, 7, 18),
-            filters=19,
-            padding="SAME",
-            dtype=dtype,
-            sign=sign,
-            force=kernel,
-        )
-        data = cases.Data(convolution)
-        if where in ("x", "both"):
-            data.x[0, 2, 3, 17] = data.x[1, 0, 0, 5] = value
-        if where in ("f", "both"):
-            data.f[1, 2, 16, 18] = value
-        if where == "g":
-            data.g[1, 0, 6, 17] = value
-        for what in gpu_interface.PASSES:
-            actual = data.run(interface, what)
-            with np.errstate(invalid="ignore"):
-                exact = data.exact(what)
-            for kind in (np.isnan, np.isposinf, np.isneginf):
-                assert np.array_equal(kind(actual), kind(exact)), what
-
-
-@pytest.mark.parametrize("kernel", gpu_interface.KERNELS[1:])
-def test_infinities_that_meet_where_no_output_is(interface, kernel):
-    convolution = cases.default(
-        shape=(1, 3, 3, 1), filters=1, force=kernel
-    )
-    data = cases.Data(convolution)
-    data.x[:], data.f[:], data.g[:] = 0, 0, 1
-    data.x[0, 0, 0, 0] = data.f[2, 2] = np.inf
-    actual = data.run(interface, "input_gradient")
-    assert np.array_equal(actual, data.exact("input_gradient"))
-
-
-@pytest.mark.parametrize("kernel", gpu_interface.KERNELS[1:])
-@pytest.mark.parametrize(
-    "shift, scale",
-    [(0, 1), (1e4, 1), (0, 0)],
-    ids=["N(0,1)", "1e4", "constant"],
-)
-def test_sums_of_65536_terms(interface, shift, scale, kernel):
-    """Chains of additions are short: the promise of the CPU kernels holds."""
-    convolution = gpu_interface.Convolution(
-        (1, 1, 3, 65536), kernel=(1, 1), filters=5, force=kernel
-    )
-    data = cases.Data(convolution)
-    data.x = gpu_interface.rounded(data.x * scale + shift + 0.7, "float32")
-    data.f = gpu_interface.rounded(data.f * scale + shift, "float32")
-    assert data.error(interface, "forward") < 1e-5
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_reduced_precision_sums_over_1e5_positions_in_float32(
-    interface, dtype
-):
-    convolution = gpu_interface.Convolution(
-        (32, 64, 64, 1),
-        kernel=(1, 1),
-        dtype=dtype,
-        output_dtype="float32",
-    )
-    data = cases.Data(convolution)
-    data.x[:], data.f[:], data.g[:] = 1, 0, 1024 / 131072
-    assert data.run(interface, "filter_gradient").item() == 1024
-
-
-def test_half_precision_is_rounded_as_numpy_does(interface):
-    """Every finite half as it is, and what lies between two of them."""
-    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16)
-    halves = halves.astype(np.float64)
-    between = (halves[1:] + halves[:-1]) / 2
-    beyond = np.array([65519.9, 65520.0, 1e6])
-    for values in (halves, between, np.nextafter(between, 0), beyond):
-        x = np.asarray(values, np.float32).reshape(1, -1, 1, 1)
-        # Read as float32 gradients, written as half: a distance of 1 times g.
-        convolution = gpu_interface.Convolution(
-            x.shape,
-            kernel=(1, 1),
-            dtype="float16",
-            output_dtype="float32",
-            force="narrow",
-        )
-        f = np.full((1, 1, 1, 1), 2.0)
-        actual = interface.run(
-            convolution, "input_gradient", np.zeros(x.shape), f, x
-        )
-        assert np.array_equal(actual, gpu_interface.rounded(x, "float16"))
+@pytest.mark.parametrize("name", semantics.CHECKS)
+def test_semantics(interface, name):
+    semantics.CHECKS[name](interface)
 
 
 def test_more_elements_than_32_bits_take_the_general_kernel(interface):
@@ -243,6 +107,9 @@ def test_plans_depend_on_the_geometry_alone(interface):
         ({"output_type": 0}, "`output_type`"),
         ({"pass_": 3}, "`pass`"),
         ({"kernel": 9}, "`kernel`"),
+        ({"splits": -1}, "`splits`"),
+        ({"struct_size": 0}, "`struct_size`"),
+        ({"struct_size": 1000}, "`struct_size` must be sizeof(KerasAdderCall)"),
         ({"groups": 2}, "`groups`"),
         ({"batch": -1}, "`groups` must divide the channels, and no size"),
     ],

@@ -113,11 +113,15 @@ const char* LaunchGeneral(const Request& request, int64_t result_size, void*) {
 const char* LaunchTiles(const Plan& plan, const Launch& launch, void*) {
   Dispatch(plan, launch.narrow, Emulator{plan, launch});
   for (int64_t i = 0; plan.splits > 1 && i < launch.result_size; ++i) {
-    float parts[kSumThreads];
-    for (int thread = 0; thread < kSumThreads; ++thread) {
-      parts[thread] = SumPartials(plan, i, thread);
+    if (plan.splits > kSumLanes) {
+      float parts[kSumLanes];
+      for (int lane = 0; lane < kSumLanes; ++lane) {
+        parts[lane] = SumPartials(plan, i, lane);
+      }
+      StoreSum(plan, i, parts, 1);
+    } else {
+      SumFewPartials(plan, i);
     }
-    StoreSum(plan, i, parts, 1);
   }
   if (plan.request.call.pass == KERAS_ADDER_INPUT_GRADIENT) {
     for (int64_t i = 0; i < launch.result_size; ++i) {

@@ -95,6 +95,10 @@ class LongSum {
     Flush();
     return total_;
   }
+  // Which no further term changes.
+  KERAS_ADDER_HD bool IsNaN() const {
+    return part_ != part_ || total_ != total_;
+  }
 
  private:
   KERAS_ADDER_HD void Flush() {
@@ -174,6 +178,9 @@ KERAS_ADDER_HD double GeneralInputGradient(const Request& request,
         const Sum g = Elements<Sum>::Load(request.gradient, call.output_type,
                                           OutputIndex(call, out));
         sum.Add(g * HardTanh(f - x));
+        // In a training that has diverged every element comes here to be
+        // repaired (below), and the first term says that it is NaN.
+        if (sum.IsNaN()) return sum.Total();
       }
     }
   }

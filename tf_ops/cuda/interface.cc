@@ -26,7 +26,6 @@ bool IsAligned(const Plan& plan) {
 }
 
 const char* Run(const Request& request, void* workspace, void* stream) {
-  if (const char* error = CheckCall(request.call)) return error;
   Plan plan;
   const Launch launch = MakePlan(request.call, &plan);
   if (launch.result_size == 0) return nullptr;
@@ -49,25 +48,29 @@ const char* keras_adder_cuda_unusable(void) {
 
 int64_t keras_adder_cuda_workspace(const KerasAdderCall* call) {
   using namespace keras_adder::cuda;
-  if (CheckCall(*call) != nullptr) return 0;
+  KerasAdderCall own;
+  if (ReadCall(call, &own) != nullptr) return 0;
   Plan plan;
-  const Launch launch = MakePlan(*call, &plan);
+  const Launch launch = MakePlan(own, &plan);
   return PartialBytes(plan, launch);
 }
 
 const char* keras_adder_cuda_run(const KerasAdderCall* call, const void* input,
                                  const void* filters, const void* gradient,
                                  void* result, void* workspace, void* stream) {
-  return keras_adder::cuda::Run({*call, input, filters, gradient, result},
-                                workspace, stream);
+  using namespace keras_adder::cuda;
+  Request request = {{}, input, filters, gradient, result};
+  if (const char* error = ReadCall(call, &request.call)) return error;
+  return Run(request, workspace, stream);
 }
 
 const char* keras_adder_cuda_kernel(const KerasAdderCall* call) {
   using namespace keras_adder::cuda;
   static thread_local std::string name;
-  if (const char* error = CheckCall(*call)) return error;
+  KerasAdderCall own;
+  if (const char* error = ReadCall(call, &own)) return error;
   Plan plan;
-  const Launch launch = MakePlan(*call, &plan);
+  const Launch launch = MakePlan(own, &plan);
   if (launch.general) return "general";
   name = "tile " + std::to_string(launch.tile_rows) + "x" +
          std::to_string(launch.tile_columns) + "/" +

@@ -54,6 +54,9 @@ typedef struct {
 } KerasAdderAxis;
 
 typedef struct {
+  /* sizeof(KerasAdderCall) of the caller: fields are only ever added at the
+   * end, and those that an older caller does not have are taken for 0. */
+  uint32_t struct_size;
   int32_t pass;
   /* Of input, filters and their gradients. */
   int32_t type;
@@ -65,6 +68,9 @@ typedef struct {
   int32_t channels_first;
   /* KERAS_ADDER_AUTO, or the kernel to take instead if it can do the call. */
   int32_t kernel;
+  /* 0, or into how many parts a tiled kernel divides each sum, as far as there
+   * are terms and memory for them. Sums of other divisions round otherwise. */
+  int32_t splits;
   int64_t batch;
   int64_t in_channels;
   int64_t out_channels;

@@ -47,21 +47,27 @@ __device__ int64_t FirstIndex() {
 
 __device__ int64_t IndexStep() { return int64_t{gridDim.x} * blockDim.x; }
 
+__global__ void SumFewPartialsKernel(const __grid_constant__ Plan plan) {
+  for (int64_t i = FirstIndex(); i < plan.result_size; i += IndexStep()) {
+    SumFewPartials(plan, i);
+  }
+}
+
 // Elements that a block of SumPartialsKernel sums at a time.
-constexpr int kSumElements = kGeneralThreads / kSumThreads;
+constexpr int kSumElements = kGeneralThreads / kSumLanes;
 
 __global__ void SumPartialsKernel(const __grid_constant__ Plan plan) {
-  __shared__ float parts[kSumThreads][kSumElements];
+  __shared__ float parts[kSumLanes][kSumElements];
   const int element = threadIdx.x % kSumElements;
-  const int thread = threadIdx.x / kSumElements;
+  const int lane = threadIdx.x / kSumElements;
   const int64_t step = int64_t{gridDim.x} * kSumElements;
   for (int64_t first = int64_t{blockIdx.x} * kSumElements;
        first < plan.result_size; first += step) {
     const int64_t i = first + element;
     const bool exists = i < plan.result_size;
-    parts[thread][element] = exists ? SumPartials(plan, i, thread) : 0;
+    parts[lane][element] = exists ? SumPartials(plan, i, lane) : 0;
     __syncthreads();
-    if (thread == 0 && exists) {
+    if (lane == 0 && exists) {
       StoreSum(plan, i, &parts[0][element], kSumElements);
     }
     __syncthreads();
@@ -203,9 +209,12 @@ const char* LaunchGeneral(const Request& request, int64_t result_size,
 const char* LaunchTiles(const Plan& plan, const Launch& launch, void* stream) {
   const cudaStream_t on = static_cast<cudaStream_t>(stream);
   Dispatch(plan, launch.narrow, Launcher{plan, launch, on});
-  if (plan.splits > 1) {
+  if (plan.splits > kSumLanes) {
     SumPartialsKernel<<<GridOf(launch.result_size, kSumElements),
                         kGeneralThreads, 0, on>>>(plan);
+  } else if (plan.splits > 1) {
+    SumFewPartialsKernel<<<GridOf(launch.result_size), kGeneralThreads, 0,
+                           on>>>(plan);
   }
   if (plan.request.call.pass == KERAS_ADDER_INPUT_GRADIENT) {
     RepairKernel<<<GridOf(launch.result_size), kGeneralThreads, 0, on>>>(

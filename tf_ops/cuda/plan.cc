@@ -1,6 +1,8 @@
 #include "cuda/plan.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstring>
 #include <initializer_list>
 #include <limits>
 #include <numeric>
@@ -153,8 +155,12 @@ void MakeSplits(int64_t blocks, int64_t depth, int64_t result_size,
   const int64_t steps = CeilDiv(depth, ForwardTile::kDepth);
   const int64_t partial_bytes =
       std::max<int64_t>(result_size, 1) * int64_t{sizeof(float)};
-  int64_t splits = kWantedBlocks / std::max<int64_t>(blocks, 1);
-  splits = std::min(splits, steps / kMinStepsPerSplit);
+  int64_t splits = plan->request.call.splits;
+  if (splits == 0) {
+    splits = std::min(kWantedBlocks / std::max<int64_t>(blocks, 1),
+                      steps / kMinStepsPerSplit);
+  }
+  splits = std::min(splits, steps);
   splits = std::min(splits, kMaxPartialBytes / partial_bytes);
   splits = std::max<int64_t>(splits, 1);
   const int64_t per_split = CeilDiv(std::max<int64_t>(steps, 1), splits);
@@ -249,8 +255,6 @@ bool IsValid(const KerasAdderAxis& axis) {
          axis.stride >= 1 && axis.dilation >= 1 && axis.pad_before >= 0;
 }
 
-}  // namespace
-
 const char* CheckCall(const KerasAdderCall& call) {
   if (call.pass < KERAS_ADDER_FORWARD ||
       call.pass > KERAS_ADDER_FILTER_GRADIENT) {
@@ -262,6 +266,7 @@ const char* CheckCall(const KerasAdderCall& call) {
   if (call.kernel < KERAS_ADDER_AUTO || call.kernel > KERAS_ADDER_WIDE) {
     return "`kernel` must be one of the kernels";
   }
+  if (call.splits < 0) return "`splits` must not be negative";
   const bool reduced =
       call.type == KERAS_ADDER_FLOAT16 || call.type == KERAS_ADDER_BFLOAT16;
   if (call.output_type != call.type &&
@@ -279,6 +284,22 @@ const char* CheckCall(const KerasAdderCall& call) {
            "strides and dilations of at least 1";
   }
   return nullptr;
+}
+
+}  // namespace
+
+const char* ReadCall(const KerasAdderCall* foreign, KerasAdderCall* call) {
+  // What the first version of the struct ends with.
+  constexpr size_t kSmallest =
+      offsetof(KerasAdderCall, width) + sizeof(KerasAdderAxis);
+  const size_t size = foreign->struct_size;
+  if (size < kSmallest || size > sizeof(KerasAdderCall)) {
+    return "`struct_size` must be sizeof(KerasAdderCall) of a header that is "
+           "not newer than the library";
+  }
+  *call = {};
+  std::memcpy(call, foreign, size);
+  return CheckCall(*call);
 }
 
 }  // namespace cuda

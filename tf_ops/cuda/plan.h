@@ -117,8 +117,9 @@ int64_t ResultSize(const KerasAdderCall& call);
 // takes for granted.
 Launch MakePlan(const KerasAdderCall& call, Plan* plan);
 
-// Checks what a foreign caller can get wrong. NULL if all is well.
-const char* CheckCall(const KerasAdderCall& call);
+// Copies a foreign call, whose struct may be an older and shorter one, and
+// checks what its caller can get wrong. NULL if all is well.
+const char* ReadCall(const KerasAdderCall* foreign, KerasAdderCall* call);
 
 }  // namespace cuda
 }  // namespace keras_adder

@@ -49,6 +49,7 @@ class AdderGpuOp : public AdderOp {
   template <typename T, typename O>
   KerasAdderCall MakeCall(int32_t pass, const Geometry& geometry) const {
     KerasAdderCall call = {};
+    call.struct_size = sizeof(call);
     call.pass = pass;
     call.type = kType<T>;
     call.output_type = kType<O>;

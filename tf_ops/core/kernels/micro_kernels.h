@@ -1076,6 +1076,17 @@ void SubtractScaled(const C* factors, const C* from, int64_t slots, C* to) {
   }
 }
 
+// The most pixels or filters of a block, each number of which is an instance of
+// its own. Builds that are for tests alone, whose sanitizers take minutes over
+// all of them, have smaller blocks, of the same code.
+constexpr int Most(int count) {
+#ifdef KERAS_ADDER_SMALL_BLOCKS
+  return count < KERAS_ADDER_SMALL_BLOCKS ? count : KERAS_ADDER_SMALL_BLOCKS;
+#else
+  return count;
+#endif
+}
+
 // The most pixels of forward blocks with one, two, three and four planes of
 // destinations, and with one and two planes by rows of taps (0 if there are
 // none).
@@ -1088,7 +1099,7 @@ struct ForwardPixels {
     if constexpr (kPixels == 0) {
       return {0, nullptr};
     } else {
-      constexpr int kRun = kPixels < kRuns ? 1 : kPixels / kRuns;
+      constexpr int kRun = Most(kPixels < kRuns ? 1 : kPixels / kRuns);
       constexpr bool kOperand = kOperands || kPlanes * kVectors<C> == 1;
       return {kRun, &ForwardUpTo<C, kRun, kRuns, kPlanes, kOperand, TapSums>};
     }
@@ -1105,7 +1116,8 @@ struct ForwardPixels {
     if constexpr (kPixels == 0) {
       return {0, nullptr};
     } else {
-      return {kPixels, &ForwardUpTo<C, kPixels, 1, kPlanes, false, RowSums>};
+      constexpr int kRun = Most(kPixels);
+      return {kRun, &ForwardUpTo<C, kRun, 1, kPlanes, false, RowSums>};
     }
   }
   template <typename C>
@@ -1124,15 +1136,16 @@ constexpr Kernels<C> MakeKernels() {
   Pixels::template Fill<C, kOperands, 1>(kernels.forward);
   Pixels::template Fill<C, kOperands, 2>(kernels.forward_twice);
   Pixels::template FillRows<C>(kernels.forward_rows);
-  kernels.max_input_gradient = kInputGradient;
-  kernels.max_filters = kFilters;
-  kernels.input_gradient = &InputGradientUpTo<C, kInputGradient>;
+  constexpr int kMostFilters = Most(kFilters);
+  kernels.max_input_gradient = Most(kInputGradient);
+  kernels.max_filters = kMostFilters;
+  kernels.input_gradient = &InputGradientUpTo<C, Most(kInputGradient)>;
   kernels.filter_gradient =
-      &CorrelateFiltersUpTo<C, FullPrecision<C>, kFilters>;
+      &CorrelateFiltersUpTo<C, FullPrecision<C>, kMostFilters>;
   kernels.filter_gradient_sign =
-      &CorrelateFiltersUpTo<C, SignOnly<C>, kFilters>;
-  kernels.backward = &Backward<C, true, kOperands, kBackward>;
-  kernels.backward_careful = &Backward<C, false, kOperands, kBackward>;
+      &CorrelateFiltersUpTo<C, SignOnly<C>, kMostFilters>;
+  kernels.backward = &Backward<C, true, kOperands, Most(kBackward)>;
+  kernels.backward_careful = &Backward<C, false, kOperands, Most(kBackward)>;
   kernels.slot_sums = &SlotSums<C>;
   kernels.tap_sums = &SumTaps<C>;
   kernels.filter_sums = &SumFilters<C>;

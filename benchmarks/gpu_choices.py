@@ -1,0 +1,53 @@
+"""What the CUDA kernels' plan did not choose: other tiles, other splits."""
+
+import dataclasses
+
+import gpu_table
+import shapes
+
+TILES = ("narrow", "wide")
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128)
+
+# A turn of calls lasts at least this long: there are hundreds of choices.
+TURN_SECONDS = 0.005
+TURNS = 3
+
+
+def measure(interface, args, results):
+    """For each shape and pass, T differences/s of each choice."""
+    measured = shapes.QUICK if args.quick else shapes.GPU
+    passes = [
+        (shape, what) for shape in measured for what in gpu_table.PASSES
+    ]
+    results.found = {"of": len(passes), "rows": []}
+    for shape, what in passes:
+        results.found["rows"].append(measure_row(interface, shape, what))
+        results.save()
+
+
+def measure_row(interface, shape, what):
+    planned = gpu_table.convolution_of(shape, "float32")
+    convolutions = [planned] + [
+        dataclasses.replace(planned, force=tile, splits=splits)
+        for tile in TILES
+        for splits in SPLITS
+    ]
+    speeds = {}
+    for convolution in convolutions:
+        kernel = interface.kernel(convolution, what)
+        if kernel in speeds:  # as many splits as there can be
+            continue
+        run = gpu_table.ours(interface, convolution, what)
+        take = gpu_table.turn(interface.memory, run, TURN_SECONDS)
+        seconds = min(take() for _ in range(TURNS))
+        speeds[kernel] = planned.differences / seconds / 1e12
+    chosen = interface.kernel(planned, what)
+    best = max(speeds, key=speeds.get)
+    return {
+        "shape": str(shape),
+        "pass": what,
+        "chosen": chosen,
+        "best": best,
+        "gain": speeds[best] / speeds[chosen],
+        "speeds": speeds,
+    }
