@@ -7,7 +7,7 @@ out every difference run on fewer images.
 
 import dataclasses
 import math
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -34,9 +34,7 @@ def data(shape, seed=0):
     """Inputs, filters and an output gradient, all N(0, 1)."""
     generator = np.random.default_rng(seed)
     return tuple(
-        tf.cast(
-            generator.standard_normal(size, dtype=np.float32), shape.dtype
-        )
+        tf.cast(generator.standard_normal(size, dtype=np.float32), shape.dtype)
         for size in (shape.input_shape, shape.filter_shape, shape.output_shape)
     )
 
@@ -102,9 +100,7 @@ def tensorflow_work(operation, shape, what, traced=False):
         arguments = (outputs, (inputs, filters), gradient)
     if traced:
         function = tf.function(function, autograph=False)
-    return Work(
-        lambda: function(*arguments), WORK[what] * shape.differences
-    )
+    return Work(lambda: function(*arguments), WORK[what] * shape.differences)
 
 
 def litert(shape, threads):

@@ -3,8 +3,8 @@
     python benchmarks/conv2d.py
 
 prints tables and writes them, the figures as JSON and a picture to
-`results/speed/`. Contenders take turns in one process, LiteRT with ours alone. Leave the
-machine alone meanwhile: `--self-check` says what its noise is.
+`results/speed/`. Contenders take turns in one process, LiteRT with ours alone.
+Leave the machine alone meanwhile: `--self-check` says what its noise is.
 """
 
 import argparse
@@ -16,14 +16,13 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-import tensorflow as tf  # noqa: E402
-
 import contenders  # noqa: E402
 import measuring  # noqa: E402
 import report  # noqa: E402
 import roofline  # noqa: E402
 import scaling  # noqa: E402
 import shapes  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
 # Instruction sets by our names, and what limits oneDNN to the same.
 ISAS = {"baseline": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}

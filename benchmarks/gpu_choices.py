@@ -16,9 +16,7 @@ TURNS = 3
 def measure(interface, args, results):
     """For each shape and pass, T differences/s of each choice."""
     measured = shapes.QUICK if args.quick else shapes.GPU
-    passes = [
-        (shape, what) for shape in measured for what in gpu_table.PASSES
-    ]
+    passes = [(shape, what) for shape in measured for what in gpu_table.PASSES]
     results.found = {"of": len(passes), "rows": []}
     for shape, what in passes:
         results.found["rows"].append(measure_row(interface, shape, what))

@@ -378,9 +378,7 @@ class Driver:
         self.cuda("cuEventRecord", end, None)
         self.cuda("cuEventSynchronize", end)
         milliseconds = ctypes.c_float()
-        self.cuda(
-            "cuEventElapsedTime", ctypes.byref(milliseconds), begin, end
-        )
+        self.cuda("cuEventElapsedTime", ctypes.byref(milliseconds), begin, end)
         for event in (begin, end):
             self.cuda("cuEventDestroy_v2", event)
         return milliseconds.value / 1e3

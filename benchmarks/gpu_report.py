@@ -45,7 +45,7 @@ def write_json(path, value):
 
 
 def page(report):
-    """The page of a report: a dict of what steps found, and of their outcomes."""
+    """The page of a dict of what steps found, and of their outcomes."""
     tables = [
         found
         for found in report.values()
@@ -140,9 +140,10 @@ def _memory_table(rows):
 
 
 def _choices_table(rows):
-    yield "float32, T differences/s of the kernel that is chosen and of the best:"
+    yield "float32, T differences/s of the kernel that is chosen and the best:"
     yield ""
-    yield "| n,h,w,ci,co | pass | chosen | its speed | best | its speed | gain |"
+    head = ["n,h,w,ci,co", "pass", "chosen", "its speed", "best", "its speed"]
+    yield f"| {' | '.join(head)} | gain |"
     yield f"|{' --- |' * 3} ---: | --- | ---: | ---: |"
     for row in rows:
         speeds, chosen, best = row["speeds"], row["chosen"], row["best"]

@@ -78,9 +78,7 @@ def timing(values):
     """The `Timing` of the samples of some rounds."""
     if len(values) == 1:
         return Timing(values[0], (values[0], values[0]), 1)
-    first, median, third = statistics.quantiles(
-        values, n=4, method="inclusive"
-    )
+    first, median, third = statistics.quantiles(values, n=4, method="inclusive")
     return Timing(median, (first, third), len(values))
 
 

@@ -21,14 +21,14 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
+import measuring  # noqa: E402
 import numpy as np  # noqa: E402
+import report  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from twins import Clock  # noqa: E402
 
 import keras_adder  # noqa: E402
-import measuring  # noqa: E402
-import report  # noqa: E402
 from keras_adder import applications  # noqa: E402
-from twins import Clock  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 

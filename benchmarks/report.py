@@ -168,9 +168,7 @@ def machine_lines(results):
         f"{machine['cores']} cores; instruction set: {machine['isa']}, "
         f"oneDNN's: {machine['onednn_max_cpu_isa'] or 'any'}",
         ", ".join(f"{k} {v}" for k, v in machine["versions"].items() if v),
-        "load average {0} at the start, {1} at the end".format(
-            *results["load"]
-        ),
+        "load average {} at the start, {} at the end".format(*results["load"]),
     ]
     if peak:
         extra = ""

@@ -6,9 +6,8 @@ import shutil
 import subprocess
 import tempfile
 
-import tensorflow as tf
-
 import measuring
+import tensorflow as tf
 
 SOURCE = pathlib.Path(__file__).with_name("peak.cc")
 

@@ -3,11 +3,10 @@
 import contextlib
 import multiprocessing
 
-import numpy as np
-import tensorflow as tf
-
 import contenders
 import measuring
+import numpy as np
+import tensorflow as tf
 
 CONTENDERS = {"ours": contenders.ours, "stock": contenders.stock}
 

@@ -15,13 +15,13 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-
 import conv2d  # noqa: E402
-import keras_adder  # noqa: E402
+import keras  # noqa: E402
 import measuring  # noqa: E402
+import numpy as np  # noqa: E402
 import report  # noqa: E402
+
+import keras_adder  # noqa: E402
 from keras_adder.applications import ResNet20  # noqa: E402
 
 # Training and inference of the adder network over its twin's, at least.
@@ -43,7 +43,9 @@ def main():
     )
     parser.add_argument("--isa", choices=conv2d.ISAS, help="as in conv2d.py")
     parser.add_argument(
-        "--quick", action="store_true", help="tiny batches; figures mean nothing"
+        "--quick",
+        action="store_true",
+        help="tiny batches; figures mean nothing",
     )
     args = parser.parse_args()
     conv2d.limit_isa(args.isa)

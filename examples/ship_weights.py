@@ -17,6 +17,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras  # noqa: E402
+
 import keras_adder  # noqa: E402, F401, for its layers in `model.keras`
 from keras_adder.applications import _pretrained  # noqa: E402
 

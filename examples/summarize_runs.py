@@ -98,7 +98,8 @@ def summarise(results):
 def markdown(rows):
     lines = [
         "| data | model | epochs | batch size | test accuracy after the last "
-        "epoch, %, mean ± standard deviation | seed: accuracy | minutes a run |",
+        "epoch, %, mean ± standard deviation | seed: accuracy | "
+        "minutes a run |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:

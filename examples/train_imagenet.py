@@ -30,6 +30,7 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras  # noqa: E402
+
 from keras_adder import applications  # noqa: E402
 
 from training import flags  # noqa: E402

@@ -58,9 +58,7 @@ class Operations:
         )
 
     def __mul__(self, times):
-        return Operations(
-            self.multiplications * times, self.additions * times
-        )
+        return Operations(self.multiplications * times, self.additions * times)
 
     def as_dict(self):
         return {
@@ -358,9 +356,7 @@ def _elementwise(multiplications, additions):
 def _merge(multiplications, additions):
     """For each input after the first, to each element."""
     each = Operations(multiplications, additions)
-    return lambda call: each * (
-        (len(call.inputs) - 1) * _size(call.outputs[0])
-    )
+    return lambda call: each * ((len(call.inputs) - 1) * _size(call.outputs[0]))
 
 
 def _average(call):

@@ -12,7 +12,6 @@ import keras  # noqa: E402
 import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-
 OWN_PROCESS = "KERAS_ADDER_TEST_IN_OWN_PROCESS"
 
 

@@ -97,7 +97,12 @@ def adder_conv2d(
 
 
 def adder_conv2d_input_gradient(
-    x, f, g, strides=(1, 1), padding="VALID", dilations=(1, 1),
+    x,
+    f,
+    g,
+    strides=(1, 1),
+    padding="VALID",
+    dilations=(1, 1),
     data_format="NHWC",
 ):
     """sum of g HardTanh(F - X)."""
@@ -117,8 +122,14 @@ def adder_conv2d_input_gradient(
 
 
 def adder_conv2d_filter_gradient(
-    x, f, g, strides=(1, 1), padding="VALID", dilations=(1, 1),
-    data_format="NHWC", mode="full_precision",
+    x,
+    f,
+    g,
+    strides=(1, 1),
+    padding="VALID",
+    dilations=(1, 1),
+    data_format="NHWC",
+    mode="full_precision",
 ):
     """sum of g (X - F), or of g sign(X - F)."""
     t = _Taps(x, f, strides, padding, dilations, data_format)

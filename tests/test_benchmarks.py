@@ -64,7 +64,7 @@ def test_tables_and_json_say_the_same(measured):
         assert f"| {row['name']} | {row['shape']} |" in text
     assert {row["contender"] for row in results["scaling"]} == {"ours", "stock"}
     for row in results["memory"]:
-        assert 0 < row["forward"] and 0 < row["backward"]
+        assert row["forward"] > 0 and row["backward"] > 0
 
 
 def test_twins(measured):
@@ -81,8 +81,9 @@ def test_pipeline(measured):
     assert len(results["rows"]) == 2
     for row in results["rows"]:
         assert all(speed > 0 for speed in row["speeds"].values())
-        assert f"| {row['name']} | {row['batch_size']} | " in (
-            printed["pipeline.py"]
+        assert (
+            f"| {row['name']} | {row['batch_size']} | "
+            in (printed["pipeline.py"])
         )
 
 

@@ -39,9 +39,7 @@ def network(shape, data_format, **arguments):
             ),
             keras.layers.BatchNormalization(axis=axis),
             keras.layers.ReLU(),
-            keras_adder.AdderConv2D(
-                8, 3, data_format=data_format, **arguments
-            ),
+            keras_adder.AdderConv2D(8, 3, data_format=data_format, **arguments),
             keras.layers.BatchNormalization(axis=axis),
             keras.layers.GlobalAveragePooling2D(data_format=data_format),
             keras_adder.AdderDense(5),

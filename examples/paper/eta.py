@@ -23,9 +23,7 @@ ETAS = [1.0, 0.5, 0.2, 0.1, 0.05]
 
 
 def main(argv=None):
-    parser = study.make_parser(
-        __doc__, epochs=20, fast_epochs=10, seeds=[1]
-    )
+    parser = study.make_parser(__doc__, epochs=20, fast_epochs=10, seeds=[1])
     parser.add_argument(
         "--etas",
         type=flags.finite(zero=False),

@@ -46,9 +46,7 @@ def main(argv=None):
     from training import data as data_lib
 
     data = data_lib.load(args.data, args.data_dir, size=SIZE)
-    figure, panels = plt.subplots(
-        1, 2, figsize=(11, 5.4), layout="constrained"
-    )
+    figure, panels = plt.subplots(1, 2, figsize=(11, 5.4), layout="constrained")
     results = {"data": args.data, "epochs": args.epochs, "seed": seed}
     for axes, (network, training) in zip(panels, trainings.items()):
         extract = make_extractor(training)

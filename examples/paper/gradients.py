@@ -23,11 +23,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+
 from keras_adder.applications import LeNet5  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import train_mnist  # noqa: E402
+
 from paper import study  # noqa: E402
 from paper.study import plt  # noqa: E402
 from training import data as data_lib  # noqa: E402

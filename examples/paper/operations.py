@@ -18,8 +18,9 @@ import sys
 # Before TensorFlow is imported: warnings and errors alone.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import keras_adder  # noqa: E402
 import numpy as np  # noqa: E402
+
+import keras_adder  # noqa: E402
 from keras_adder import applications  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))

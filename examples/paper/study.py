@@ -63,9 +63,7 @@ def make_parser(doc, epochs=None, fast_epochs=None, seeds=None, data=True):
         "scikit-learn, few epochs, one seed, and results among the runs",
     )
     if data:
-        parser.add_argument(
-            "--data", help="default: mnist; digits if --fast"
-        )
+        parser.add_argument("--data", help="default: mnist; digits if --fast")
         parser.add_argument("--data-dir", help="as in train_mnist.py")
     if epochs:
         parser.add_argument(
@@ -185,6 +183,7 @@ def load_model(training):
     # Only here: studies that draw logs alone do without TensorFlow.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
+
     import keras_adder  # noqa: F401  Registers its layers.
 
     return keras.saving.load_model(training.folder / "model.keras")

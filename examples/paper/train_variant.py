@@ -16,11 +16,13 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras  # noqa: E402
+
 from keras_adder import applications  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import train_mnist  # noqa: E402
+
 from training import data as data_lib  # noqa: E402
 from training import loop  # noqa: E402
 from training import script  # noqa: E402

@@ -100,12 +100,8 @@ def _decode_part(encoded, choose):
         return tf.io.decode_and_crop_jpeg(encoded, window, channels=3)
 
     def of_other():
-        image = tf.io.decode_image(
-            encoded, channels=3, expand_animations=False
-        )
-        (top, left), (height, width) = map(
-            tf.unstack, choose(tf.shape(image))
-        )
+        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        (top, left), (height, width) = map(tf.unstack, choose(tf.shape(image)))
         return image[top : top + height, left : left + width]
 
     image = tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_other)

@@ -14,8 +14,9 @@ import pathlib
 import sys
 
 import keras
-import keras_adder
 import tensorflow as tf
+
+import keras_adder
 
 from training import binary
 from training import callbacks

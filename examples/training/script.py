@@ -6,8 +6,9 @@ import platform
 import sys
 
 import keras
-import keras_adder
 import tensorflow as tf
+
+import keras_adder
 
 from training import export
 from training import loop
@@ -44,9 +45,7 @@ def finish(model, data, args, title):
         args: The parsed flags.
         title: String, the name of the architecture.
     """
-    metrics = model.evaluate(
-        data.test_batches(), verbose=0, return_dict=True
-    )
+    metrics = model.evaluate(data.test_batches(), verbose=0, return_dict=True)
     export.save(model, args.output)
     # What `python -m keras_adder.sysconfig` prints. Other networks need
     # TensorFlow alone.

@@ -72,9 +72,7 @@ def load_torch_state_dict(model, state_dict):
             f"in PyTorch. Missing: {missing or 'none'}; unexpected: "
             f"{unexpected or 'none'}. Received: model={model}"
         )
-    values = {
-        name: _in_the_order_of_keras(arrays[name]) for name in variables
-    }
+    values = {name: _in_the_order_of_keras(arrays[name]) for name in variables}
     wrong = [
         f"{name}: {values[name].shape}, expected {tuple(variable.shape)}"
         for name, variable in variables.items()

@@ -1,5 +1,6 @@
 """What ALR and ILR share: SGD that treats adder filters differently."""
 
+import contextlib
 import math
 import numbers
 import warnings
@@ -113,10 +114,8 @@ class AdderSGD(keras.optimizers.SGD):
         indices = []
         if self.built:
             for variable in exclusion.var_list:
-                try:
+                with contextlib.suppress(KeyError):  # It is not trained.
                     indices.append(self._get_variable_index(variable))
-                except KeyError:  # It is not trained.
-                    pass
         return {
             "var_names": sorted(set(exclusion.var_names)),
             "var_paths": sorted({_path(v) for v in exclusion.var_list}),

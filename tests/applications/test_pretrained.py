@@ -111,9 +111,7 @@ def test_without_the_top(adder, pooling):
 
 def test_what_comes_before_the_model_keeps_its_weights():
     inputs = keras.Input((28, 28, 1))
-    before = keras.layers.Conv2D(
-        1, 1, kernel_initializer="ones", name="before"
-    )
+    before = keras.layers.Conv2D(1, 1, kernel_initializer="ones", name="before")
     x = keras.layers.ZeroPadding2D(2)(before(inputs))
     model = LeNet5(weights="mnist", input_tensor=x)
     x = images(3, 28, 28, 1)

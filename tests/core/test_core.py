@@ -53,5 +53,5 @@ def test_core_includes_nothing_of_tensorflow():
     ]
     assert len(sources) > 10
     for path in sources:
-        assert "#include \"tensorflow" not in path.read_text(), path
-        assert "#include \"Eigen" not in path.read_text(), path
+        assert '#include "tensorflow' not in path.read_text(), path
+        assert '#include "Eigen' not in path.read_text(), path

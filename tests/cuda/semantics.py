@@ -149,7 +149,9 @@ def _check_not_finite(interface, data):
 
 def infinities_that_meet_where_no_output_is(interface, kernel):
     """A tap in the padding contributes nothing, and not 0 * NaN."""
-    data = cases.Data(cases.default(shape=(1, 3, 3, 1), filters=1, force=kernel))
+    data = cases.Data(
+        cases.default(shape=(1, 3, 3, 1), filters=1, force=kernel)
+    )
     data.x[:], data.f[:], data.g[:] = 0, 0, 1
     data.x[0, 0, 0, 0] = data.f[2, 2] = np.inf
     actual = data.run(interface, "input_gradient")

@@ -121,7 +121,9 @@ def _cubins(option):
 def test_nothing_spills():
     """On any architecture: what is spilled would be on a stack."""
     for cubin in _cubins("-res-usage").values():
-        used = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", cubin)
+        used = re.findall(
+            r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", cubin
+        )
         assert len(used) == cubin.count("Function ") == 15
         assert all(stack == local == "0" for _, stack, local in used)
         # Two blocks of 128 threads, at the least, to a multiprocessor.

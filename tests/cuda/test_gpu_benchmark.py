@@ -28,7 +28,9 @@ needs_nvcc = pytest.mark.skipif(
 @pytest.fixture
 def run(tmp_path, emulation):
     """Runs the program, for which there is no TensorFlow and no PyTorch."""
-    hide = "import sys\nsys.modules['tensorflow'] = sys.modules['torch'] = None\n"
+    hide = (
+        "import sys\nsys.modules['tensorflow'] = sys.modules['torch'] = None\n"
+    )
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "sitecustomize.py").write_text(hide)

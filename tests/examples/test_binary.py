@@ -5,6 +5,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_adder import applications
+
 from training import binary
 
 
@@ -20,9 +21,7 @@ def test_sign(dtype):
         y = binary.sign(x)
     assert y.dtype == dtype
     np.testing.assert_array_equal(y, [-1, -1, -1, -1, 1, 1, 1, 1])
-    np.testing.assert_array_equal(
-        tape.gradient(y, x), [0, 0, 1, 1, 1, 1, 1, 0]
-    )
+    np.testing.assert_array_equal(tape.gradient(y, x), [0, 0, 1, 1, 1, 1, 1, 0])
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 4, 5), (7, 5)])
@@ -150,9 +149,7 @@ def test_the_twin_is_binary_but_for_its_ends(name):
 
 def test_a_step_changes_every_weight_and_the_model_is_saved(tmp_path):
     model = binary.binarise(applications.LeNet5(adder=False))
-    model.compile(
-        keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy"
-    )
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
     before = model.get_weights()
     x, y = normal(16, 32, 32, 1), np.arange(16) % 10
     model.train_on_batch(x, y)

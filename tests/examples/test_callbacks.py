@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_adder
+
 from training import callbacks
 from training import runs
 

@@ -92,9 +92,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(digits):
 
 
 def test_augmentation_depends_on_seed_epoch_and_step(digits):
-    augmented = dataclasses.replace(
-        digits, augment=augmentation.crop_and_flip
-    )
+    augmented = dataclasses.replace(digits, augment=augmentation.crop_and_flip)
     whole, steps = epochs_of(augmented, seed=1, first_epoch=0, epochs=2)
     plain, _ = epochs_of(digits, seed=1, first_epoch=0, epochs=2)
     resumed, _ = epochs_of(augmented, seed=1, first_epoch=1, epochs=2)

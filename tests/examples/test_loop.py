@@ -7,6 +7,7 @@ import pytest
 
 import keras_adder
 from keras_adder.applications import LeNet5
+
 from training import callbacks
 from training import data as data_lib
 from training import loop

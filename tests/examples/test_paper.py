@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 import train_mnist  # noqa: E402
+
 from paper import ablation  # noqa: E402
 from paper import classification  # noqa: E402
 from paper import eta  # noqa: E402

@@ -66,9 +66,7 @@ def test_a_failed_download_says_so(tmp_path, monkeypatch):
         raise OSError("disk full\nmore of it")
 
     monkeypatch.setattr(requests, "head", lambda url, timeout: Response())
-    monkeypatch.setattr(
-        tfds.core.DatasetBuilder, "download_and_prepare", fail
-    )
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
     with pytest.raises(
         prepared.DataUnavailable, match="download failed.*OSError: disk full"
     ):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from keras_adder.applications import resnet
+
 from training import runs
 from training import streams
 

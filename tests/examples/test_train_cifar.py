@@ -3,9 +3,10 @@
 import keras
 import numpy as np
 import pytest
-
 import train_cifar
+
 from keras_adder import applications
+
 from training import loop
 from training import runs
 from training import script

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 import train_imagenet
+
 from training import loop
 from training import runs
 

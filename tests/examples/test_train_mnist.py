@@ -11,8 +11,8 @@ import time
 import keras
 import numpy as np
 import pytest
-
 import train_mnist  # imports keras_adder, which registers its classes
+
 from training import processes
 from training import runs
 

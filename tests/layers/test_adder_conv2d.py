@@ -91,9 +91,7 @@ def test_gradients_are_those_of_the_oracle(geometry, data_format, mode):
         y = layer(x)
         upstream = np.random.default_rng(1).normal(size=y.shape)
         loss = tf.reduce_sum(y * upstream.astype("float32"))
-    dx, df, db = tape.gradient(
-        loss, [x, layer.kernel.value, layer.bias.value]
-    )
+    dx, df, db = tape.gradient(loss, [x, layer.kernel.value, layer.bias.value])
     arrays = (x.numpy(), layer.kernel.numpy(), upstream)
     np.testing.assert_allclose(
         dx,

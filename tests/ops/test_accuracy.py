@@ -39,8 +39,9 @@ CASES = {
     ),
     "offsets by channel": (
         lambda r, s: 1e4 * np.sin(np.arange(s[3])) + r.normal(size=s),
-        lambda r, s: (1e4 * np.sin(np.arange(s[2])))[:, None]
-        + r.normal(size=s),
+        lambda r, s: (
+            (1e4 * np.sin(np.arange(s[2])))[:, None] + r.normal(size=s)
+        ),
     ),
     "clusters at +-100": (clusters, clusters),
     "mixed magnitudes": (mixed, mixed),
@@ -71,7 +72,7 @@ def constants_error(x, f, kernel, channels):
 
 @pytest.mark.parametrize("kernel", [11, 31, 64])
 def test_constants_under_large_kernels(kernel):
-    """The same rounding error a hundred thousand times over: no worse for that."""
+    """A rounding error a hundred thousand times over: no worse for that."""
     for x, f in ((0.1, 0.77), (0.3, 0.9), (1.1, 0.7)):
         assert constants_error(x, f, kernel, 16) <= PROMISE
 
@@ -83,8 +84,9 @@ def test_constants(channels):
     for _ in range(300):
         x = rng.uniform(0.1, 1) * rng.choice([-1, 1])
         # About as far apart as sums of maxima are trusted.
-        worst = max(worst, constants_error(x, x * rng.uniform(0.5, 0.7), 3,
-                                           channels))
+        worst = max(
+            worst, constants_error(x, x * rng.uniform(0.5, 0.7), 3, channels)
+        )
     assert worst <= CONSTANTS
 
 

@@ -69,9 +69,7 @@ class Case:
         self.rng = rng
         self.geometry = {
             "strides": strides,
-            "padding": padding.upper()
-            if isinstance(padding, str)
-            else padding,
+            "padding": padding.upper() if isinstance(padding, str) else padding,
             "dilations": dilations,
             "data_format": (
                 "NHWC" if data_format == "channels_last" else "NCHW"
@@ -96,9 +94,7 @@ class Case:
         g = tf.cast(self.rng.normal(size=y.shape), y.dtype)
         # Both at once, by one op, and each alone, by one of its own.
         both = tape.gradient(y, [self.x, self.f], output_gradients=g)
-        each = [
-            self.gradient_of(wanted, g) for wanted in (self.x, self.f)
-        ]
+        each = [self.gradient_of(wanted, g) for wanted in (self.x, self.f)]
         x, f, exact_g = map(self.double, (self.x, self.f, g))
         exact_dx = oracle.adder_conv2d_input_gradient(
             x, f, exact_g, **self.geometry
@@ -156,8 +152,7 @@ def random_geometries(count):
         padded = list(size)
         if padding is None:
             padding = tuple(
-                tuple(int(p) for p in rng.integers(0, e + 1, 2))
-                for e in extent
+                tuple(int(p) for p in rng.integers(0, e + 1, 2)) for e in extent
             )
             padded = [s + sum(p) for s, p in zip(size, padding)]
         if padding != "same" and any(p < e for p, e in zip(padded, extent)):
@@ -186,9 +181,7 @@ def test_random_geometries(part):
 @pytest.mark.parametrize("filters", [1, 15, 16, 17, 31, 32, 33, 64, 65, 129])
 @pytest.mark.parametrize("width", [1, 5, 6, 7, 12, 13, 16, 17, 33])
 def test_remainders_of_filters_and_width(filters, width):
-    Case(
-        shape=(1, 3, width, 3), filters=filters, padding="same"
-    ).check()
+    Case(shape=(1, 3, width, 3), filters=filters, padding="same").check()
 
 
 @pytest.mark.parametrize("channels", [1, 15, 16, 17, 47, 48, 49, 300])
@@ -306,9 +299,7 @@ class TestNotFinite:
     @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
     # Patches of rows, and of windows.
     @pytest.mark.parametrize("channels, filters", [(18, 19), (3, 64)])
-    def test_same_as_oracle(
-        self, value, where, mode, dtype, channels, filters
-    ):
+    def test_same_as_oracle(self, value, where, mode, dtype, channels, filters):
         rng = np.random.default_rng(0)
         x = rng.normal(size=(2, 6, 7, channels))
         f = rng.normal(size=(3, 3, channels, filters))
@@ -755,9 +746,7 @@ class TestSecondDerivative:
 
     def test_forward_mode(self):
         with pytest.raises(LookupError, match="no second derivative"):
-            with tf.autodiff.ForwardAccumulator(
-                self.x, tf.ones_like(self.x)
-            ):
+            with tf.autodiff.ForwardAccumulator(self.x, tf.ones_like(self.x)):
                 adder_conv2d(self.x, self.f)
 
     def test_jacobian_of_a_gradient(self):
@@ -788,8 +777,14 @@ class TestSecondDerivative:
         (dict(padding=((9, 0), (0, 0))), "`padding` must not exceed"),
         (dict(filter_gradient="exact"), "`filter_gradient` must be one of"),
         (dict(output_dtype="float16"), "`output_dtype` must be"),
-        (dict(inputs=tf.ones((4, 4, 2))), "`inputs` must be a tensor of rank 4"),
-        (dict(filters=tf.ones((3, 3, 2))), "`filters` must be a tensor of rank"),
+        (
+            dict(inputs=tf.ones((4, 4, 2))),
+            "`inputs` must be a tensor of rank 4",
+        ),
+        (
+            dict(filters=tf.ones((3, 3, 2))),
+            "`filters` must be a tensor of rank",
+        ),
         (dict(inputs=tf.ones((1, 4, 4, 2), tf.int32)), "`inputs` must be"),
         (dict(filters=tf.ones((3, 3, 2, 3), "float16")), "must have the dtype"),
         (dict(inputs=tf.ones((1, 4, 4, 3))), "must divide the channels"),
