@@ -46,7 +46,8 @@ lint: build ## Check the style of the code, and its types
 	@echo "Checking style and types."
 	@$(VENV_PYTHON) -m ruff check --quiet
 	@$(VENV_PYTHON) -m ruff format --check --quiet
-	@git ls-files '*.h' '*.c' '*.cc' '*.cu' | \
+	@find tf_ops tests benchmarks -name '*.h' -o -name '*.c' \
+		-o -name '*.cc' -o -name '*.cu' | \
 		xargs $(VENV)/bin/clang-format --dry-run -Werror
 	@$(VENV_PYTHON) -m mypy
 

@@ -8,10 +8,12 @@ ask here which ones they are. The layers of this package mark theirs in
 import keras
 import tensorflow as tf
 
+from keras_adder._typing import Variable
+
 _MARK = "_keras_adder_is_adder_filter"
 
 
-def mark_adder_filter(variable):
+def mark_adder_filter(variable: Variable) -> Variable:
     """Marks a variable as an adder filter.
 
     `keras_adder.AdderConv2D` and `keras_adder.AdderDense` mark their filters
@@ -65,7 +67,7 @@ def mark_adder_filter(variable):
     return variable
 
 
-def is_adder_filter(variable):
+def is_adder_filter(variable: Variable) -> bool:
     """Whether a variable was marked as an adder filter.
 
     Args:

@@ -7,6 +7,9 @@ import keras
 import tensorflow as tf
 
 from keras_adder import sysconfig
+from keras_adder._typing import IntOrPair
+from keras_adder._typing import Padding
+from keras_adder._typing import Tensor
 
 _library = sysconfig.load_library()
 
@@ -28,15 +31,15 @@ _GEOMETRY = (
 
 
 def adder_conv2d(
-    inputs,
-    filters,
-    strides=1,
-    padding="valid",
-    data_format=None,
-    dilation_rate=1,
-    filter_gradient="full_precision",
-    output_dtype=None,
-):
+    inputs: Tensor,
+    filters: Tensor,
+    strides: IntOrPair = 1,
+    padding: Padding = "valid",
+    data_format: str | None = None,
+    dilation_rate: IntOrPair = 1,
+    filter_gradient: str = "full_precision",
+    output_dtype: str | None = None,
+) -> Tensor:
     """Negated l1 distance between filters and the patches under them.
 
     The operation of an AdderNet ("AdderNet: Do We Really Need Multiplications
@@ -114,15 +117,15 @@ class AdderConv2DOperation(keras.Operation):
 
     def __init__(
         self,
-        strides=1,
-        padding="valid",
-        data_format=None,
-        dilation_rate=1,
-        filter_gradient="full_precision",
-        output_dtype=None,
+        strides: IntOrPair = 1,
+        padding: Padding = "valid",
+        data_format: str | None = None,
+        dilation_rate: IntOrPair = 1,
+        filter_gradient: str = "full_precision",
+        output_dtype: str | None = None,
         *,
-        name=None,
-    ):
+        name: str | None = None,
+    ) -> None:
         super().__init__(name=name)
         self.strides = _pair(strides, "strides")
         self.padding = _standardize_padding(padding)
@@ -131,9 +134,10 @@ class AdderConv2DOperation(keras.Operation):
         self.filter_gradient = _standardize_filter_gradient(filter_gradient)
         self.output_dtype = _standardize_output_dtype(output_dtype)
         self._attributes = self._make_attributes()
-        self._result_dtypes = {}  # of shapes and dtypes that were checked
+        # Of shapes and dtypes that were checked.
+        self._result_dtypes: dict[tuple, tf.DType] = {}
 
-    def call(self, inputs, filters):
+    def call(self, inputs: Tensor, filters: Tensor) -> Tensor:
         if not isinstance(
             inputs, (tf.Tensor, tf.SparseTensor, tf.RaggedTensor)
         ):
@@ -167,7 +171,9 @@ class AdderConv2DOperation(keras.Operation):
             self._result_dtypes[key] = result
         return result
 
-    def compute_output_spec(self, inputs, filters):
+    def compute_output_spec(
+        self, inputs: Tensor, filters: Tensor
+    ) -> keras.KerasTensor:
         self._check(inputs, filters)
         channels_last = self.data_format == "channels_last"
         size = self._output_sizes(inputs, filters)

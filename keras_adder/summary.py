@@ -3,6 +3,9 @@
 import dataclasses
 import io
 import math
+from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 import rich.box
@@ -35,7 +38,7 @@ class Operations:
     additions: int = 0
 
     @property
-    def cycles(self):
+    def cycles(self) -> int:
         """The paper's model of latency: 4 a multiplication, 2 an addition."""
         return (
             CYCLES_PER_MULTIPLICATION * self.multiplications
@@ -43,7 +46,7 @@ class Operations:
         )
 
     @property
-    def microjoules(self):
+    def microjoules(self) -> float:
         """Energy of the arithmetic alone: 3.7 pJ and 0.9 pJ an operation."""
         picojoules = (
             PICOJOULES_PER_MULTIPLICATION * self.multiplications
@@ -51,16 +54,16 @@ class Operations:
         )
         return picojoules / 1e6
 
-    def __add__(self, other):
+    def __add__(self, other: "Operations") -> "Operations":
         return Operations(
             self.multiplications + other.multiplications,
             self.additions + other.additions,
         )
 
-    def __mul__(self, times):
+    def __mul__(self, times: int) -> "Operations":
         return Operations(self.multiplications * times, self.additions * times)
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         return {
             "multiplications": self.multiplications,
             "additions": self.additions,
@@ -93,7 +96,7 @@ class Row:
     operations: Operations | None
     is_weighted: bool
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         operations = self.operations and self.operations.as_dict()
         return dataclasses.asdict(self) | {"operations": operations}
 
@@ -109,16 +112,16 @@ class Summary:
     """
 
     name: str
-    rows: list
+    rows: list[Row]
     twin: "Summary | None" = None
 
     @property
-    def parameters(self):
+    def parameters(self) -> int:
         """Number of all weights, trainable or not."""
         return sum(row.parameters for row in self.rows)
 
     @property
-    def weighted(self):
+    def weighted(self) -> Operations:
         """`Operations` of convolutions and dense layers: the paper's count.
 
         An activation that is an argument of such a layer is counted with it.
@@ -126,16 +129,16 @@ class Summary:
         return self._total(row for row in self.rows if row.is_weighted)
 
     @property
-    def total(self):
+    def total(self) -> Operations:
         """`Operations` of all layers but the unknown ones."""
         return self._total(self.rows)
 
     @property
-    def unknown(self):
+    def unknown(self) -> list[str]:
         """Names of the layers whose operations are not known."""
         return [row.name for row in self.rows if row.operations is None]
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """Returns all of it as numbers, strings, lists and dicts, for JSON."""
         return {
             "name": self.name,
@@ -147,16 +150,20 @@ class Summary:
             "twin": self.twin and self.twin.as_dict(),
         }
 
-    def __str__(self):
+    def __str__(self) -> str:
         return _render(self)
 
     @staticmethod
-    def _total(rows):
+    def _total(rows: Iterable[Row]) -> Operations:
         known = (row.operations for row in rows if row.operations is not None)
         return sum(known, Operations())
 
 
-def summary(model, twin=None, print_fn=None):
+def summary(
+    model: keras.Model,
+    twin: keras.Model | None = None,
+    print_fn: Callable[[str], Any] | None = None,
+) -> Summary:
     """Prints, and returns, what a model costs: its operations, layer by layer.
 
     Counted are the floating-point multiplications and additions for one image
@@ -500,8 +507,9 @@ _RULES = _WEIGHTED_RULES | {
 
 def _render(result):
     # As wide as it takes: a line that is too long can be scrolled.
+    text = io.StringIO()
     console = rich.console.Console(
-        file=io.StringIO(), width=1000, color_system=None, highlight=False
+        file=text, width=1000, color_system=None, highlight=False
     )
     console.print(f'Model: "{rich.markup.escape(result.name)}"')
     console.print(_table_of_rows(result))
@@ -510,8 +518,7 @@ def _render(result):
         if model is not None and model.unknown:
             names = rich.markup.escape(", ".join(model.unknown))
             console.print(f"Not counted in the {role}, as unknown: {names}")
-    lines = console.file.getvalue().splitlines()
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def _table_of_rows(result):

@@ -7,6 +7,7 @@ library by that path before the model.
 Example:
 
 ```python
+from typing import Any
 import tensorflow as tf
 
 tf.load_op_library("/path/that/was/printed/libkeras_adder_ops.so")
@@ -19,6 +20,7 @@ import json
 import os
 import sys
 import warnings
+from typing import Any
 
 try:
     import tensorflow as tf
@@ -57,7 +59,7 @@ if sys.argv[:1] == ["-m"]:
     )
 
 
-def get_lib():
+def get_lib() -> str:
     """Returns the absolute path of the library of compiled ops.
 
     The library stands alone: `tf.load_op_library` loads it in a process that
@@ -87,7 +89,7 @@ def get_lib():
     return _LIBRARY
 
 
-def build_info():
+def build_info() -> dict[str, Any]:
     """Returns what the library of compiled ops was built for.
 
     Returns:
@@ -111,7 +113,7 @@ def build_info():
 
 
 @functools.cache
-def load_library():
+def load_library() -> Any:
     """Loads the library of compiled ops, once in a process.
 
     A library built for one minor version of TensorFlow does not work with

@@ -32,6 +32,7 @@ def measured(tmp_path_factory):
     return printed, folder
 
 
+@pytest.mark.slow
 def test_tables_and_json_say_the_same(measured):
     printed, folder = measured
     text = printed["conv2d.py"]
@@ -67,6 +68,7 @@ def test_tables_and_json_say_the_same(measured):
         assert row["forward"] > 0 and row["backward"] > 0
 
 
+@pytest.mark.slow
 def test_twins(measured):
     printed, folder = measured
     results = json.loads((folder / "twins.json").read_text("utf-8"))
@@ -75,6 +77,7 @@ def test_twins(measured):
         assert f"| {what} | " in printed["twins.py"]
 
 
+@pytest.mark.slow
 def test_pipeline(measured):
     printed, folder = measured
     results = json.loads((folder / "pipeline.json").read_text("utf-8"))
@@ -87,6 +90,7 @@ def test_pipeline(measured):
         )
 
 
+@pytest.mark.slow
 def test_readme_follows_the_figures(measured, tmp_path):
     _, folder = measured
     readme = tmp_path / "README.md"

@@ -1,5 +1,6 @@
 """What the models for CIFAR share."""
 
+from keras_adder._typing import Tensor
 from keras_adder.applications._model import ImageSpec
 from keras_adder.applications._preprocessing import normalize_pixels
 
@@ -12,7 +13,7 @@ def cifar_images(min_size, any_size):
     return ImageSpec(size=32, channels=3, min_size=min_size, any_size=any_size)
 
 
-def preprocess_input(x, data_format=None):
+def preprocess_input(x: Tensor, data_format: str | None = None) -> Tensor:
     """Preprocesses a tensor or NumPy array encoding a batch of images.
 
     The pixels are scaled between 0 and 1, and each channel is normalized with

@@ -3,12 +3,17 @@
 import functools
 import inspect
 import os
+from collections.abc import Callable
+from typing import Any
 from typing import NamedTuple
+from typing import TypeVar
 
 import keras
 import tensorflow as tf
 
 from keras_adder.applications import _pretrained
+
+Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 ARGUMENTS = """\
 Args:
@@ -80,7 +85,9 @@ class ImageSpec(NamedTuple):
         return (size, size, self.channels)
 
 
-def document_arguments(images):
+def document_arguments(
+    images: "ImageSpec",
+) -> Callable[[Builder], Builder]:
     """Puts the documentation of the arguments in place of `{arguments}`.
 
     Args:
@@ -90,7 +97,7 @@ def document_arguments(images):
         The decorator of a builder.
     """
 
-    def decorate(builder):
+    def decorate(builder: Builder) -> Builder:
         if builder.__doc__ is None:  # python -OO
             return builder
         size, channels = images.size, images.channels
@@ -225,7 +232,7 @@ def _assemble(
 def _describe_weights(architecture):
     """The names of weights and their accuracies, for the documentation."""
     networks = (("AdderNet", True), ("CNN", False))
-    accuracies = {}
+    accuracies: dict[str, list[str]] = {}
     for network, adder in networks:
         known = _pretrained.known_weights(architecture, adder)
         for data, entry in known.items():

@@ -1,5 +1,8 @@
 import keras
 
+from keras_adder._typing import Activation
+from keras_adder._typing import Shape
+from keras_adder._typing import Tensor
 from keras_adder.applications._blocks import conv_block
 from keras_adder.applications._blocks import dense_block
 from keras_adder.applications._blocks import plain_stack
@@ -23,16 +26,16 @@ LENET_PLUS_PLUS_IMAGES = ImageSpec(
 
 @document_arguments(LENET5_IMAGES)
 def LeNet5(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    adder=True,
-    name="lenet5",
-):
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int = 10,
+    classifier_activation: Activation = "softmax",
+    adder: bool = True,
+    name: str = "lenet5",
+) -> keras.Model:
     """Instantiates the LeNet-5-BN architecture, as an AdderNet or as a CNN.
 
     Two 5x5 convolutions of 6 and 16 filters and three dense layers of 120, 84
@@ -94,16 +97,16 @@ def LeNet5(
 
 @document_arguments(LENET_PLUS_PLUS_IMAGES)
 def LeNetPlusPlus(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    adder=True,
-    name="lenet_plus_plus",
-):
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int = 10,
+    classifier_activation: Activation = "softmax",
+    adder: bool = True,
+    name: str = "lenet_plus_plus",
+) -> keras.Model:
     """Instantiates the LeNet++ architecture, as an AdderNet or as a CNN.
 
     Three pairs of 5x5 convolutions of 32, 64 and 128 filters, each pair
@@ -156,7 +159,7 @@ def LeNetPlusPlus(
     )
 
 
-def preprocess_input(x, data_format=None):
+def preprocess_input(x: Tensor, data_format: str | None = None) -> Tensor:
     """Preprocesses a tensor or NumPy array encoding a batch of images.
 
     The pixels are scaled between 0 and 1 and normalized with respect to MNIST.

@@ -2,6 +2,9 @@ import functools
 
 import keras
 
+from keras_adder._typing import Activation
+from keras_adder._typing import Shape
+from keras_adder._typing import Tensor
 from keras_adder.applications._blocks import basic_block
 from keras_adder.applications._blocks import bottleneck_block
 from keras_adder.applications._blocks import conv_block
@@ -26,16 +29,16 @@ IMAGES = ImageSpec(size=224, channels=3, min_size=32, any_size=True)
 
 @document_arguments(IMAGES)
 def ResNet18(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    adder=True,
-    name="resnet18",
-):
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: Activation = "softmax",
+    adder: bool = True,
+    name: str = "resnet18",
+) -> keras.Model:
     """Instantiates the ResNet-18 architecture, as an AdderNet or as a CNN.
 
     A 7x7 convolution of 64 filters with stride 2 and a 3x3 pooling; four
@@ -88,16 +91,16 @@ def ResNet18(
 
 @document_arguments(IMAGES)
 def ResNet34(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    adder=True,
-    name="resnet34",
-):
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: Activation = "softmax",
+    adder: bool = True,
+    name: str = "resnet34",
+) -> keras.Model:
     """Instantiates the ResNet-34 architecture, as an AdderNet or as a CNN.
 
     It is `keras_adder.applications.ResNet18` with stages of 3, 4, 6 and 3
@@ -134,16 +137,16 @@ def ResNet34(
 
 @document_arguments(IMAGES)
 def ResNet50(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    adder=True,
-    name="resnet50",
-):
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: Activation = "softmax",
+    adder: bool = True,
+    name: str = "resnet50",
+) -> keras.Model:
     """Instantiates the ResNet-50 architecture, as an AdderNet or as a CNN.
 
     A 7x7 convolution of 64 filters with stride 2 and a 3x3 pooling; four
@@ -210,16 +213,16 @@ def ResNet50(
 
 @document_arguments(IMAGES)
 def ResNet101(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    adder=True,
-    name="resnet101",
-):
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: Activation = "softmax",
+    adder: bool = True,
+    name: str = "resnet101",
+) -> keras.Model:
     """Instantiates the ResNet-101 architecture, as an AdderNet or as a CNN.
 
     It is `keras_adder.applications.ResNet50` with 23 blocks instead of 6 in
@@ -257,7 +260,7 @@ def ResNet101(
     )
 
 
-def preprocess_input(x, data_format=None):
+def preprocess_input(x: Tensor, data_format: str | None = None) -> Tensor:
     """Preprocesses a tensor or NumPy array encoding a batch of images.
 
     The pixels are scaled between 0 and 1, and each channel is normalized with
@@ -285,7 +288,9 @@ def preprocess_input(x, data_format=None):
     )
 
 
-def decode_predictions(preds, top=5):
+def decode_predictions(
+    preds: Tensor, top: int = 5
+) -> list[list[tuple[str, str, float]]]:
     """Decodes the prediction of an ImageNet model.
 
     It is `keras.applications.imagenet_utils.decode_predictions`, which

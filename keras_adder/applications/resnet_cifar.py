@@ -1,5 +1,10 @@
 import functools
 
+import keras
+
+from keras_adder._typing import Activation
+from keras_adder._typing import Shape
+from keras_adder._typing import Tensor
 from keras_adder.applications._blocks import basic_block
 from keras_adder.applications._blocks import conv_block
 from keras_adder.applications._blocks import residual_stack
@@ -17,16 +22,16 @@ IMAGES = cifar_images(min_size=4, any_size=True)
 
 @document_arguments(IMAGES)
 def ResNet20(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    adder=True,
-    name="resnet20",
-):
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int = 10,
+    classifier_activation: Activation = "softmax",
+    adder: bool = True,
+    name: str = "resnet20",
+) -> keras.Model:
     """Instantiates the ResNet-20 architecture, as an AdderNet or as a CNN.
 
     A 3x3 convolution of 16 filters; three stages of 3 residual blocks, 16, 32
@@ -77,16 +82,16 @@ def ResNet20(
 
 @document_arguments(IMAGES)
 def ResNet32(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    adder=True,
-    name="resnet32",
-):
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int = 10,
+    classifier_activation: Activation = "softmax",
+    adder: bool = True,
+    name: str = "resnet32",
+) -> keras.Model:
     """Instantiates the ResNet-32 architecture, as an AdderNet or as a CNN.
 
     It is `keras_adder.applications.ResNet20` with 5 residual blocks a stage

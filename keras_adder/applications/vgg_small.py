@@ -1,5 +1,8 @@
 import keras
 
+from keras_adder._typing import Activation
+from keras_adder._typing import Shape
+from keras_adder._typing import Tensor
 from keras_adder.applications._blocks import dense_block
 from keras_adder.applications._blocks import plain_stack
 from keras_adder.applications._cifar import cifar_images
@@ -15,16 +18,16 @@ IMAGES = cifar_images(min_size=8, any_size=False)
 
 @document_arguments(IMAGES)
 def VGGSmall(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    adder=True,
-    name="vgg_small",
-):
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int = 10,
+    classifier_activation: Activation = "softmax",
+    adder: bool = True,
+    name: str = "vgg_small",
+) -> keras.Model:
     """Instantiates the VGG-small architecture, as an AdderNet or as a CNN.
 
     Three pairs of 3x3 convolutions of 128, 256 and 512 filters, each with

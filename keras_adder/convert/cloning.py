@@ -1,4 +1,6 @@
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -6,7 +8,7 @@ from keras_adder._calls import trace
 from keras_adder.layers import AdderConv2D
 from keras_adder.layers import AdderDense
 
-_ADDER_LAYERS = {
+_ADDER_LAYERS: dict[type[keras.layers.Layer], Any] = {
     keras.layers.Conv2D: AdderConv2D,
     keras.layers.Dense: AdderDense,
 }
@@ -55,7 +57,10 @@ _TRANSPARENT_LAYERS = (
 )
 
 
-def to_adder(model, predicate=None):
+def to_adder(
+    model: keras.Model,
+    predicate: Callable[[keras.layers.Layer], bool] | None = None,
+) -> keras.Model:
     """Clones a Keras CNN with adder layers in place of its products.
 
     Each `keras.layers.Conv2D` that is chosen becomes a
@@ -192,7 +197,7 @@ def _first_and_last(calls):
     """Ids of the layers with nothing weighted before, or after, them."""
     weighted = [isinstance(call.layer, _WEIGHTED_LAYERS) for call in calls]
     # Of each call: whether a weighted one is among those that lead to it.
-    has_before = []
+    has_before: list[bool] = []
     for call in calls:
         before = any(weighted[i] or has_before[i] for i in call.sources)
         has_before.append(before)
@@ -208,7 +213,7 @@ def _first_and_last(calls):
 
 
 def _warn_of_missing_normalizations(calls, chosen):
-    takers = [[] for _ in calls]
+    takers: list[list[int]] = [[] for _ in calls]
     for index, call in enumerate(calls):
         for source in call.sources:
             takers[source].append(index)

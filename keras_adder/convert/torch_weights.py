@@ -1,6 +1,8 @@
 import collections.abc
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +21,9 @@ _NORMALIZATION = {
 }
 
 
-def load_torch_state_dict(model, state_dict):
+def load_torch_state_dict(
+    model: keras.Model, state_dict: str | os.PathLike[str] | Mapping[str, Any]
+) -> None:
     """Loads weights of the AdderNet authors' PyTorch models.
 
     It is for the residual networks of `keras_adder.applications` with

@@ -1,6 +1,14 @@
+from typing import Any
+
 import keras
 import tensorflow as tf
 
+from keras_adder._typing import Activation
+from keras_adder._typing import Constraint
+from keras_adder._typing import Initializer
+from keras_adder._typing import IntOrPair
+from keras_adder._typing import Regularizer
+from keras_adder._typing import Tensor
 from keras_adder.layers.adder_layer import AdderLayer
 from keras_adder.layers.adder_layer import standard_normal
 from keras_adder.ops import adder_conv2d
@@ -129,25 +137,25 @@ class AdderConv2D(AdderLayer, keras.layers.Conv2D):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
-        strides=(1, 1),
-        padding="valid",
-        data_format=None,
-        dilation_rate=(1, 1),
-        groups=1,
-        activation=None,
-        use_bias=True,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        filter_gradient="full_precision",
-        **kwargs,
-    ):
+        filters: int,
+        kernel_size: IntOrPair,
+        strides: IntOrPair = (1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: IntOrPair = (1, 1),
+        groups: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = None,
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        filter_gradient: str = "full_precision",
+        **kwargs: Any,
+    ) -> None:
         if not isinstance(padding, str):
             raise ValueError(
                 "The `padding` argument must be one of ('valid', 'same'). "
@@ -176,7 +184,7 @@ class AdderConv2D(AdderLayer, keras.layers.Conv2D):
             **kwargs,
         )
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         outputs = self.convolution_op(inputs, self.kernel)
         if self.use_bias:
             # The parent adds by `keras.ops.add`, which with channels first
@@ -190,7 +198,7 @@ class AdderConv2D(AdderLayer, keras.layers.Conv2D):
             return self.activation(outputs)
         return outputs
 
-    def convolution_op(self, inputs, kernel):
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         inputs, kernel = self._promote(inputs, kernel)
         return adder_conv2d(
             inputs,

@@ -1,7 +1,13 @@
 import math
+from typing import Any
 
 import keras
 
+from keras_adder._typing import Activation
+from keras_adder._typing import Constraint
+from keras_adder._typing import Initializer
+from keras_adder._typing import Regularizer
+from keras_adder._typing import Tensor
 from keras_adder.layers.adder_layer import AdderLayer
 from keras_adder.layers.adder_layer import standard_normal
 from keras_adder.ops import adder_conv2d
@@ -103,22 +109,22 @@ class AdderDense(AdderLayer, keras.layers.Dense):
 
     def __init__(
         self,
-        units,
-        activation=None,
-        use_bias=True,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        lora_rank=None,
-        lora_alpha=None,
-        quantization_config=None,
-        filter_gradient="full_precision",
-        **kwargs,
-    ):
+        units: int,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = None,
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        lora_rank: None = None,
+        lora_alpha: None = None,
+        quantization_config: None = None,
+        filter_gradient: str = "full_precision",
+        **kwargs: Any,
+    ) -> None:
         if kernel_initializer is None:
             kernel_initializer = standard_normal()
         super().__init__(
@@ -139,7 +145,7 @@ class AdderDense(AdderLayer, keras.layers.Dense):
             **kwargs,
         )
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         x = self._distance_op(inputs, self.kernel)
         if self.bias is not None:
             x = keras.ops.add(x, self.bias)

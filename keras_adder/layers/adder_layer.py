@@ -1,15 +1,19 @@
 """What all adder layers share."""
 
+from typing import Any
+from typing import NoReturn
+
 import keras
 import tensorflow as tf
 
+from keras_adder._typing import Shape
 from keras_adder.filters import mark_adder_filter
 from keras_adder.ops import FILTER_GRADIENTS
 
 FLOAT_DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
-class AdderLayer:
+class AdderLayer(keras.layers.Layer):
     """Mix-in that turns a Keras layer with a kernel into an adder layer.
 
     It stands before the Keras layer among the bases, marks the kernel as an
@@ -23,7 +27,12 @@ class AdderLayer:
         **kwargs: Keyword arguments of the Keras layer.
     """
 
-    def __init__(self, *args, filter_gradient="full_precision", **kwargs):
+    def __init__(
+        self,
+        *args: Any,
+        filter_gradient: str = "full_precision",
+        **kwargs: Any,
+    ) -> None:
         for name in ("lora_rank", "lora_alpha", "quantization_config"):
             if kwargs.get(name) is not None:
                 raise ValueError(
@@ -49,38 +58,43 @@ class AdderLayer:
         ):
             self._check_dtype_policy()
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self._check_dtype_policy()
         super().build(input_shape)
         mark_adder_filter(self.kernel)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update({"filter_gradient": self.filter_gradient})
         return config
 
-    def quantize(self, mode=None, type_check=True, config=None):
+    def quantize(
+        self,
+        mode: str | None = None,
+        type_check: bool = True,
+        config: Any = None,
+    ) -> NoReturn:
         # `keras.Model.quantize()` turns a `NotImplementedError` into a warning
         # and passes over the layer. In these two modes it does not pass over:
         # it then rewrites the kernel of every `keras.layers.Dense`.
-        error_type = NotImplementedError
+        error_type: type[Exception] = NotImplementedError
         if mode in ("gptq", "awq"):
             error_type = ValueError
         raise error_type(self._unsupported("`quantize()`", mode=mode))
 
-    def quantized_build(self, *args, **kwargs):
+    def quantized_build(self, *args: Any, **kwargs: Any) -> NoReturn:
         policy = self.dtype_policy.name
         raise NotImplementedError(
             self._unsupported("`quantized_build()`", dtype=policy)
         )
 
-    def quantized_call(self, *args, **kwargs):
+    def quantized_call(self, *args: Any, **kwargs: Any) -> NoReturn:
         policy = self.dtype_policy.name
         raise NotImplementedError(
             self._unsupported("a quantized `dtype`", dtype=policy)
         )
 
-    def enable_lora(self, rank, *args, **kwargs):
+    def enable_lora(self, rank: int, *args: Any, **kwargs: Any) -> NoReturn:
         raise NotImplementedError(
             self._unsupported("`enable_lora()`", rank=rank)
         )

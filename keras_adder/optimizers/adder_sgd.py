@@ -4,11 +4,15 @@ import contextlib
 import math
 import numbers
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_adder._typing import Tensor
+from keras_adder._typing import Variable
 from keras_adder.filters import is_adder_filter
 
 
@@ -32,13 +36,15 @@ class AdderSGD(keras.optimizers.SGD):
         **kwargs: Every other argument of `keras.optimizers.SGD`.
     """
 
-    def __init__(self, weight_decay=None, **kwargs):
+    def __init__(
+        self, weight_decay: float | None = None, **kwargs: Any
+    ) -> None:
         if weight_decay is not None:
             weight_decay = check_number("weight_decay", weight_decay, zero=True)
         super().__init__(weight_decay=weight_decay, **kwargs)
-        self._exclusion = None
+        self._exclusion: _Exclusion | None = None
 
-    def build(self, variables):
+    def build(self, variables: Sequence[Variable]) -> None:
         """Initialize optimizer variables and remember the adder filters.
 
         Args:
@@ -62,7 +68,9 @@ class AdderSGD(keras.optimizers.SGD):
             if is_adder_filter(variable)
         )
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Tensor, variable: Variable, learning_rate: Tensor
+    ) -> None:
         """Update step given gradient and the associated model variable."""
         index = self._get_variable_index(variable)
         rescale = index in self._adder_filter_indices
@@ -75,7 +83,11 @@ class AdderSGD(keras.optimizers.SGD):
             gradient += self.weight_decay * ops.cast(variable, gradient.dtype)
         super().update_step(gradient, variable, learning_rate)
 
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+    def exclude_from_weight_decay(
+        self,
+        var_list: Sequence[Variable] | None = None,
+        var_names: Sequence[str] | None = None,
+    ) -> None:
         """Exclude variables from weight decay.
 
         As in `keras.optimizers.SGD`, except that it becomes part of the
@@ -90,14 +102,18 @@ class AdderSGD(keras.optimizers.SGD):
         super().exclude_from_weight_decay(var_list, var_names)
         self._exclusion = _Exclusion(var_list, var_names)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         if self._exclusion is not None:
             config["exclude_from_weight_decay"] = self._exclusion_config()
         return config
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls,
+        config: dict[str, Any],
+        custom_objects: dict[str, Any] | None = None,
+    ) -> "AdderSGD":
         """Creates an optimizer from its config."""
         config = dict(config)
         exclusion = config.pop("exclude_from_weight_decay", None)
@@ -109,6 +125,7 @@ class AdderSGD(keras.optimizers.SGD):
 
     def _exclusion_config(self):
         exclusion = self._exclusion
+        assert exclusion is not None
         if exclusion.config is not None:
             return exclusion.config
         indices = []
@@ -123,7 +140,7 @@ class AdderSGD(keras.optimizers.SGD):
             "var_count": len(self._trainable_variables) if self.built else None,
         }
 
-    def rescale_gradient(self, gradient):
+    def rescale_gradient(self, gradient: Tensor) -> Tensor:
         """Rescales the gradient of one adder filter.
 
         Args:

@@ -1,8 +1,11 @@
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_adder._typing import LearningRate
+from keras_adder._typing import Tensor
 from keras_adder.optimizers.adder_sgd import KEYWORD_ARGS
 from keras_adder.optimizers.adder_sgd import AdderSGD
 from keras_adder.optimizers.adder_sgd import check_number
@@ -100,22 +103,22 @@ class ALR(AdderSGD):
 
     def __init__(
         self,
-        learning_rate=0.1,
-        eta=0.2,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=None,
-        clipnorm=None,
-        clipvalue=None,
-        global_clipnorm=None,
-        use_ema=False,
-        ema_momentum=0.99,
-        ema_overwrite_frequency=None,
-        loss_scale_factor=None,
-        gradient_accumulation_steps=None,
-        name="ALR",
-        **kwargs,
-    ):
+        learning_rate: LearningRate = 0.1,
+        eta: float = 0.2,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str = "ALR",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             learning_rate=learning_rate,
             momentum=momentum,
@@ -134,7 +137,7 @@ class ALR(AdderSGD):
         )
         self.eta = check_number("eta", eta)
 
-    def rescale_gradient(self, gradient):
+    def rescale_gradient(self, gradient: Tensor) -> Tensor:
         """Rescales the gradient of one adder filter to norm eta * sqrt(k)."""
         # Relative to the largest element, so that squares cannot overflow.
         peak = ops.max(ops.abs(gradient))
@@ -145,7 +148,7 @@ class ALR(AdderSGD):
         target = self.eta * math.sqrt(math.prod(gradient.shape))
         return gradient * (target / norm)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update({"eta": self.eta})
         return config

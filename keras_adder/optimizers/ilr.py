@@ -1,5 +1,9 @@
+from typing import Any
+
 import keras
 
+from keras_adder._typing import LearningRate
+from keras_adder._typing import Tensor
 from keras_adder.optimizers.adder_sgd import KEYWORD_ARGS
 from keras_adder.optimizers.adder_sgd import AdderSGD
 from keras_adder.optimizers.adder_sgd import check_number
@@ -69,22 +73,22 @@ class ILR(AdderSGD):
 
     def __init__(
         self,
-        learning_rate=0.1,
-        factor=100.0,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=None,
-        clipnorm=None,
-        clipvalue=None,
-        global_clipnorm=None,
-        use_ema=False,
-        ema_momentum=0.99,
-        ema_overwrite_frequency=None,
-        loss_scale_factor=None,
-        gradient_accumulation_steps=None,
-        name="ILR",
-        **kwargs,
-    ):
+        learning_rate: LearningRate = 0.1,
+        factor: float = 100.0,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str = "ILR",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             learning_rate=learning_rate,
             momentum=momentum,
@@ -103,11 +107,11 @@ class ILR(AdderSGD):
         )
         self.factor = check_number("factor", factor)
 
-    def rescale_gradient(self, gradient):
+    def rescale_gradient(self, gradient: Tensor) -> Tensor:
         """Multiplies the gradient of one adder filter by the factor."""
         return gradient * self.factor
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update({"factor": self.factor})
         return config

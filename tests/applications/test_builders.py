@@ -42,6 +42,15 @@ DISTINCT = [LeNet5, LeNetPlusPlus, VGGSmall, ResNet20, ResNet50]
 ALL_ADDER = [LeNet5, LeNetPlusPlus]
 
 
+def tiered(builders):
+    """Parameters of tests: deep networks take long to build."""
+    deep = (ResNet34, ResNet50, ResNet101)
+    return [
+        pytest.param(build, marks=pytest.mark.slow if build in deep else ())
+        for build in builders
+    ]
+
+
 def least_shape(build, channels_first=False):
     (_, channels), size, _, _ = MODELS[build]
     if channels_first:
@@ -85,7 +94,7 @@ def test_documentation_names_every_argument(build):
     assert f"no smaller than {least};" in build.__doc__
 
 
-@pytest.mark.parametrize("build", MODELS)
+@pytest.mark.parametrize("build", tiered(MODELS))
 def test_the_twin_differs_in_nothing_but_the_adder_layers(build):
     adder, cnn = build(), build(adder=False)
     (size, channels), _, _, _ = MODELS[build]
@@ -108,7 +117,7 @@ def test_the_twin_differs_in_nothing_but_the_adder_layers(build):
         assert not is_adder_filter(theirs)
 
 
-@pytest.mark.parametrize("build", [*DISTINCT, ResNet18])
+@pytest.mark.parametrize("build", tiered([*DISTINCT, ResNet18]))
 def test_batch_normalization_follows_every_layer_with_weights(build):
     model = small(build)
     for layer in kernels(model):
@@ -117,7 +126,7 @@ def test_batch_normalization_follows_every_layer_with_weights(build):
         assert (norm.momentum, norm.epsilon) == (0.9, 1e-5)
 
 
-@pytest.mark.parametrize("build", DISTINCT)
+@pytest.mark.parametrize("build", tiered(DISTINCT))
 @pytest.mark.parametrize("adder", [True, False])
 def test_probabilities_and_logits(build, adder):
     x = images(2, *least_shape(build))
@@ -132,7 +141,7 @@ def test_probabilities_and_logits(build, adder):
     )
 
 
-@pytest.mark.parametrize("build", DISTINCT)
+@pytest.mark.parametrize("build", tiered(DISTINCT))
 @pytest.mark.parametrize("pooling", [None, "avg", "max"])
 def test_features_of_any_size(build, pooling):
     (_, channels), least, features, _ = MODELS[build]
@@ -152,14 +161,14 @@ def test_residual_networks_classify_images_of_any_size(build):
         assert model(images(1, size, size + 2, 3)).shape == (1, 5)
 
 
-@pytest.mark.parametrize("build", DISTINCT)
+@pytest.mark.parametrize("build", tiered(DISTINCT))
 def test_any_number_of_channels_and_an_odd_oblong(build):
     least = MODELS[build][1]
     shape = (least + 1, least + 4, 2)
     assert small(build, input_shape=shape)(images(1, *shape)).shape == (1, 5)
 
 
-@pytest.mark.parametrize("build", DISTINCT)
+@pytest.mark.parametrize("build", tiered(DISTINCT))
 @pytest.mark.parametrize("adder", [True, False])
 def test_channels_first_gives_the_same(build, adder, request):
     shape = least_shape(build)
@@ -230,7 +239,7 @@ def test_a_dense_classifier_needs_a_size(build):
         build(input_shape=(None, 32, 1))
 
 
-@pytest.mark.parametrize("build", MODELS)
+@pytest.mark.parametrize("build", tiered(MODELS))
 def test_the_least_size(build):
     size, _, channels = least_shape(build)
     for shape in ((size - 1, size, channels), (size, size - 1, channels)):
@@ -253,7 +262,7 @@ def test_weights_from_a_file(build, adder, tmp_path):
         small(build, weights=path, classifier_activation="relu")
 
 
-@pytest.mark.parametrize("build", DISTINCT)
+@pytest.mark.parametrize("build", tiered(DISTINCT))
 def test_serialization(build, tmp_path):
     model = small(build)
     x = images(1, *least_shape(build))
@@ -283,7 +292,7 @@ def test_mixed_precision(build, policy):
     np.testing.assert_allclose(y.astype("float32").sum(-1), 1, rtol=2e-2)
 
 
-@pytest.mark.parametrize("build", DISTINCT)
+@pytest.mark.parametrize("build", tiered(DISTINCT))
 @pytest.mark.parametrize("adder", [True, False])
 def test_a_step_of_training_moves_every_filter(build, adder):
     model = small(build, adder=adder)

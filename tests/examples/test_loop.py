@@ -255,6 +255,7 @@ def test_mixed_precision_is_bfloat16_but_for_probabilities(data, tmp_path):
     assert runs.read_json(tmp_path / "results.json")["mixed_precision"]
 
 
+@pytest.mark.slow
 @pytest.mark.own_process
 def test_mirrored_strategy_trains_resumes_and_exports(
     data, tmp_path, interrupted_in_second_epoch, monkeypatch

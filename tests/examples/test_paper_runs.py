@@ -27,6 +27,7 @@ def run(*words, cwd):
     return process.stdout
 
 
+@pytest.mark.slow
 def test_filters_and_weights_share_their_runs(tmp_path):
     printed = run(
         "paper/reproduce.py",
@@ -66,6 +67,7 @@ def test_filters_and_weights_share_their_runs(tmp_path):
     assert (results / "weights.png").stat().st_size > 30_000
 
 
+@pytest.mark.slow
 def test_a_variant_is_trained_and_loaded(tmp_path):
     folder = tmp_path / "run"
     words = (
@@ -84,6 +86,7 @@ def test_a_variant_is_trained_and_loaded(tmp_path):
     assert "conv1_relu" not in names
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_paper(tmp_path, monkeypatch):
     """A CNN's are orders of magnitude greater at the first step."""
     monkeypatch.chdir(tmp_path)

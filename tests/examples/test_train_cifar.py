@@ -51,6 +51,7 @@ def test_a_run_leaves_what_it_promises(trained):
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes(
     trained, prepared_data, tmp_path, interrupted_in_second_epoch, monkeypatch
 ):

@@ -8,6 +8,7 @@ from training import loop
 from training import runs
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_from_end_to_end(
     image_folder, tmp_path, interrupted_in_second_epoch
 ):

@@ -109,6 +109,7 @@ def test_what_is_no_run_is_not_drawn(tmp_path):
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(reproduced, tmp_path):
     output = tmp_path / "killed"
     words = (
@@ -157,6 +158,7 @@ def test_a_killed_run_resumes_to_the_same_bits(reproduced, tmp_path):
     assert histories[0] == histories[1]
 
 
+@pytest.mark.slow
 def test_divergence_is_told_and_not_kept(tmp_path):
     words = ("--data=digits", "--epochs=2", "--learning-rate=1e30")
     process = run("train_mnist.py", *words, "--output=run", cwd=tmp_path)
@@ -181,6 +183,7 @@ def test_the_log_of_a_run_grows_while_it_trains(tmp_path, monkeypatch):
     processes.train([training], args)
 
 
+@pytest.mark.slow
 def test_a_difference_is_a_failure(reproduced, tmp_path):
     folder = reproduced / "runs" / "digits" / "cnn-seed1"
     with np.load(folder / "serving_check.npz") as file:

@@ -434,6 +434,7 @@ for i, (shape, kernel, filters, padding) in enumerate([
 np.savez(sys.argv[2], **results)
 """
 
+    @pytest.mark.slow
     def test_bitwise_equal_for_any_number_of_threads(self, tmp_path):
         files = []
         for threads in (1, 2, 5):
@@ -697,6 +698,7 @@ class TestWays:
         adder = [t.split(">")[1] for t in types if t.startswith("KerasAdder")]
         assert adder == ["AdderConv2D", *expected]
 
+    @pytest.mark.slow
     def test_without_onednn(self):
         code = (
             "import sys; sys.path[:0] = sys.argv[1:]\n"
