@@ -18,6 +18,14 @@ SOURCES := $(shell find tf_ops -type f)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
+# TensorFlow announces oneDNN before it reads any setting that could keep it
+# quiet. These lines of the error stream are left out, and no others.
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+quietly = { $(1) 2>&1 1>&3 | sed \
+	-e '/log messages before absl::InitializeLog/d' \
+	-e '/oneDNN custom operations are on/d' >&2; } 3>&1
+
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-all lint build clean
 .DELETE_ON_ERROR:
@@ -28,19 +36,19 @@ help: ## List these commands
 
 quickstart: build ## Train a small AdderNet, export it, load it elsewhere
 	@echo "Training LeNet-5 without multiplications for $(EPOCHS) epochs."
-	@$(VENV_PYTHON) examples/train_mnist.py --data $(DATA) \
+	@$(call quietly,$(VENV_PYTHON) examples/train_mnist.py --data $(DATA) \
 		--epochs $(EPOCHS) --runs runs/quickstart-$(EPOCHS) \
-		$(if $(DATA_DIR),--data-dir $(DATA_DIR))
+		$(if $(DATA_DIR),--data-dir $(DATA_DIR)))
 
 test: lint ## Check style and types, and run the tests of everyday use
 	@echo "Running the tests."
-	@$(PYTEST)
+	@$(call quietly,$(PYTEST))
 
 test-all: test ## Also build for and run those that take long
 	@echo "Building for the other tests."
 	@$(VENV_PYTHON) tests/builds.py
 	@echo "Running the other tests."
-	@$(PYTEST) -m slow
+	@$(call quietly,$(PYTEST) -m slow)
 
 lint: build ## Check the style of the code, and its types
 	@echo "Checking style and types."

@@ -50,7 +50,7 @@ def _core_test(folder, *options):
     path = os.pathsep.join([tools, os.environ.get("PATH", "")])
     cmake = shutil.which("cmake", path=path)
     ninja = shutil.which("ninja", path=path)
-    build = (cmake, "--build", folder, "--target", CORE_TEST, "-j", "1")
+    build = (cmake, "--build", folder, "--target", CORE_TEST, "-j", "2")
     if not options:
         return (build,)
     configure = (cmake, "-S", "tf_ops", "-B", folder, "-G", "Ninja")

@@ -68,6 +68,7 @@ def test_command_prints_the_path_and_nothing_else():
     assert "RuntimeWarning" not in result.stderr
 
 
+@pytest.mark.slow
 def test_library_loads_without_the_package():
     program = (
         "import sys, tensorflow as tf; "
@@ -89,6 +90,7 @@ def test_build_info_names_this_tensorflow():
     assert isinstance(info["cuda"], bool)
 
 
+@pytest.mark.slow
 def test_another_patch_version_is_accepted(package):
     doctor_version(package, f"{MINOR}.99")
     program = f"{LOAD}; print(sysconfig.get_lib())"

@@ -43,8 +43,8 @@ ALL_ADDER = [LeNet5, LeNetPlusPlus]
 
 
 def tiered(builders):
-    """Parameters of tests: deep networks take long to build."""
-    deep = (ResNet34, ResNet50, ResNet101)
+    """Parameters of tests: those for ImageNet take long to build."""
+    deep = (ResNet18, ResNet34, ResNet50, ResNet101)
     return [
         pytest.param(build, marks=pytest.mark.slow if build in deep else ())
         for build in builders
@@ -247,7 +247,9 @@ def test_the_least_size(build):
             build(input_shape=shape, include_top=False)
 
 
-@pytest.mark.parametrize("build", [LeNet5, VGGSmall, ResNet20, ResNet18])
+@pytest.mark.parametrize(
+    "build", tiered([LeNet5, VGGSmall, ResNet20, ResNet18])
+)
 @pytest.mark.parametrize("adder", [True, False])
 def test_weights_from_a_file(build, adder, tmp_path):
     # Keras 3 takes a path object as well as a string.

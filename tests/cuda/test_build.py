@@ -94,33 +94,33 @@ def test_too_old_a_driver_is_a_clear_error():
     assert f"built with CUDA {toolkit}," in done.stdout
 
 
-def _cubins(option):
+def _cubins(option, *flags):
     """What cuobjdump says of the library's machine code, by architecture."""
     cuobjdump = _cuobjdump()
     if cuobjdump is None:
         pytest.skip("no cuobjdump: pip install nvidia-cuda-cuobjdump")
     tools = f"{cuobjdump.parent}{os.pathsep}{os.environ['PATH']}"
     text = subprocess.run(
-        [cuobjdump, option, sysconfig.get_lib()],
+        [cuobjdump, option, *flags, sysconfig.get_lib()],
         env={**os.environ, "PATH": tools},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
     parts = re.split(r"^Fatbin (?:elf|ptx) code:$", text, flags=re.M)
-    cubins = {
+    return {
         int(re.search(r"^arch = sm_(\d+)$", part, re.M).group(1)): part
         for part in parts
         if "Function" in part
     }
-    assert len(cubins) >= 5 and {80, 90} <= cubins.keys()
-    return cubins
 
 
 @needs_kernels
 def test_nothing_spills():
     """On any architecture: what is spilled would be on a stack."""
-    for cubin in _cubins("-res-usage").values():
+    cubins = _cubins("-res-usage")
+    assert len(cubins) >= 5 and {80, 90} <= cubins.keys()
+    for cubin in cubins.values():
         used = re.findall(
             r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", cubin
         )
@@ -131,25 +131,32 @@ def test_nothing_spills():
 
 
 @needs_kernels
-def test_a_difference_is_two_additions():
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        90,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in (75, 80, 86, 89)),
+    ],
+)
+def test_a_difference_is_two_additions(architecture):
     """In machine code: the absolute value is part of the second one."""
-    for architecture, cubin in _cubins("-sass").items():
-        assert not re.search(r"\b(ATOM|ATOMG|ATOMS|RED)\b", cubin)
-        functions = re.split(r"Function : ", cubin)[1:]
-        (wide,) = [f for f in functions if re.match(r"\S*7Forward\S*Li128", f)]
-        additions = re.findall(r"\bFADD [^;]*;", wide)
-        # 8 steps unrolled, and one for the rest, of 64 differences each.
-        assert sum("|" in addition for addition in additions) == 9 * 64
-        assert 2 * 9 * 64 <= len(additions) <= 2 * 9 * 64 + 4 * 64
-        (clipped,) = [
-            f for f in functions if re.match(r"\S*13InputGradient\S*Li128", f)
-        ]
-        if architecture >= 80:
-            assert len(re.findall(r"\bFMNMX\.NAN ", clipped)) >= 2 * 9 * 32
-        # Nothing is divided, by way of a reciprocal, from one step to the next.
-        for tile in (f for f in functions if "TileKernel" in f.split()[0]):
-            _, steps, _ = re.split(r"\bBAR\.SYNC", tile)
-            assert "MUFU.RCP" in tile and "MUFU.RCP" not in steps
+    cubin = _cubins("-sass", f"-arch=sm_{architecture}")[architecture]
+    assert not re.search(r"\b(ATOM|ATOMG|ATOMS|RED)\b", cubin)
+    functions = re.split(r"Function : ", cubin)[1:]
+    (wide,) = [f for f in functions if re.match(r"\S*7Forward\S*Li128", f)]
+    additions = re.findall(r"\bFADD [^;]*;", wide)
+    # 8 steps unrolled, and one for the rest, of 64 differences each.
+    assert sum("|" in addition for addition in additions) == 9 * 64
+    assert 2 * 9 * 64 <= len(additions) <= 2 * 9 * 64 + 4 * 64
+    (clipped,) = [
+        f for f in functions if re.match(r"\S*13InputGradient\S*Li128", f)
+    ]
+    if architecture >= 80:
+        assert len(re.findall(r"\bFMNMX\.NAN ", clipped)) >= 2 * 9 * 32
+    # Nothing is divided, by way of a reciprocal, from one step to the next.
+    for tile in (f for f in functions if "TileKernel" in f.split()[0]):
+        _, steps, _ = re.split(r"\bBAR\.SYNC", tile)
+        assert "MUFU.RCP" in tile and "MUFU.RCP" not in steps
 
 
 def _cuobjdump():

@@ -231,6 +231,7 @@ def test_averaged_weights_replace_the_trained_ones(data, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_mixed_precision_is_bfloat16_but_for_probabilities(data, tmp_path):
     model, args = train(
         data, tmp_path, "--mixed-precision", "--epochs=1", "--verbose=0"

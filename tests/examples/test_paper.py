@@ -372,6 +372,7 @@ def test_eta_is_drawn_from_finished_runs(tmp_path, monkeypatch):
     assert (tmp_path / "results/paper/eta.png").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_run_ends_a_study(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     args = flags("--data=digits", "--epochs=1")

@@ -30,6 +30,7 @@ def trained(prepared_data, tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_promises(trained):
     assert (trained / "saved_model" / "saved_model.pb").exists()
     results = runs.read_settings(trained / "results.json")

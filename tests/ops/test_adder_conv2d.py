@@ -639,6 +639,7 @@ class TestWays:
             loss = tf.recompute_grad(self.loss)(self.x, self.f)
         self.same(tape.gradient(loss, [self.x, self.f]))
 
+    @pytest.mark.slow
     @pytest.mark.own_process
     def test_mirrored_strategy_on_two_logical_cpus(self):
         devices = tf.config.list_logical_devices("CPU")
