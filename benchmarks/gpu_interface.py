@@ -366,7 +366,7 @@ class Driver:
     def stream():
         return None
 
-    repeat = Host.repeat
+    repeat = staticmethod(Host.repeat)
 
     def seconds(self, run):
         """What the GPU takes for what `run` enqueues."""
