@@ -14,6 +14,7 @@ PYTEST = $(VENV_PYTHON) -m pytest -q -n $(JOBS) --dist loadfile
 
 VENV_PYTHON := $(VENV)/bin/python
 BUILD_INFO := keras_adder/_build_info.json
+EMULATION := build/cmake/libkeras_adder_cuda_emulated.so
 SOURCES := $(shell find tf_ops -type f)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -22,7 +23,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # quiet. These lines of the error stream are left out, and no others.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
-quietly = { $(1) 2>&1 1>&3 | sed \
+quietly = { $(1) 2>&1 1>&3 | sed -u \
 	-e '/log messages before absl::InitializeLog/d' \
 	-e '/oneDNN custom operations are on/d' >&2; } 3>&1
 
@@ -67,7 +68,7 @@ clean: ## Delete the environment and all that was built
 
 # Editable: a change of Python code is seen at once, and of the rest below.
 $(VENV)/.built: $(VENV)/.installed setup.py pyproject.toml $(SOURCES) \
-		$(BUILD_INFO)
+		$(BUILD_INFO) $(EMULATION)
 	@echo "Compiling the ops (about a minute the first time)."
 	@$(VENV_PYTHON) -m pip install -qq --no-build-isolation --no-deps -e .
 	@$(VENV)/bin/cmake --build build/cmake \
@@ -75,7 +76,7 @@ $(VENV)/.built: $(VENV)/.installed setup.py pyproject.toml $(SOURCES) \
 	@touch $@
 
 # Where there is none, or another environment has built since: build.
-$(BUILD_INFO):
+$(BUILD_INFO) $(EMULATION):
 
 $(VENV)/.installed: constraints.txt $(VENV)/.created
 	@echo "Installing TensorFlow and all else at the versions of constraints.txt."

@@ -141,7 +141,10 @@ def library_of(args):
     if args.library is not None:
         return args.library
     if not args.emulate:
-        return build(args.build_dir)
+        try:
+            return build(args.build_dir)
+        except OSError as error:
+            sys.exit(f"There is no NVIDIA driver: {error}")
     if not EMULATION.exists():
         sys.exit(f"There is no {EMULATION}: `make build` compiles it.")
     return EMULATION
@@ -260,16 +263,30 @@ def run_checks(checks, results):
 
 
 def one_a_kernel(interface, convolutions):
-    """Convolutions by which every kernel runs: each pass, dtype and layout."""
+    """Convolutions of each kind of kernel that there is among some."""
     chosen = {}
     for convolution in convolutions:
         for what in gpu_interface.PASSES:
-            kernel, _, splits = interface.kernel(convolution, what).partition(
-                "/"
+            chosen.setdefault(
+                kind_of_kernel(interface, convolution, what), convolution
             )
-            key = (what, kernel, splits in ("", "1"), convolution.dtype)
-            chosen.setdefault((*key, convolution.data_format), convolution)
     return list(dict.fromkeys(chosen.values()))
+
+
+def kind_of_kernel(interface, convolution, what):
+    """What tells kernels, and their ways of loading and storing, apart."""
+    kernel, _, splits = interface.kernel(convolution, what).partition("/")
+    count = int(splits or 0)
+    return (
+        what,
+        kernel,
+        # No sum of parts, one by single threads, one by several.
+        "no parts" if count < 2 else "few" if count <= 8 else "many",
+        what == "filter_gradient" and convolution.sign,
+        convolution.dtype,
+        convolution.result_dtype,
+        convolution.data_format,
+    )
 
 
 if __name__ == "__main__":

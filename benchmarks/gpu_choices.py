@@ -1,7 +1,9 @@
 """What the CUDA kernels' plan did not choose: other tiles, other splits."""
 
 import dataclasses
+import math
 
+import gpu_interface
 import gpu_table
 import shapes
 
@@ -15,11 +17,20 @@ TURNS = 3
 
 def measure(interface, args, results):
     """For each shape and pass, T differences/s of each choice."""
-    measured = shapes.QUICK if args.quick else shapes.GPU
+    gpu = None if args.emulate else gpu_interface.Gpu.first()
+    # The smallest first: they have fewest blocks, and splits matter most.
+    measured = sorted(
+        shapes.QUICK if args.quick else shapes.GPU,
+        key=lambda shape: math.prod(shape.output_shape),
+    )
     passes = [(shape, what) for shape in measured for what in gpu_table.PASSES]
-    results.found = {"of": len(passes), "rows": []}
+    results.found = {
+        "machine": gpu_table.machine(interface.memory, gpu),
+        "of": len(passes),
+        "choices": [],
+    }
     for shape, what in passes:
-        results.found["rows"].append(measure_row(interface, shape, what))
+        results.found["choices"].append(measure_row(interface, shape, what))
         results.save()
 
 
@@ -31,11 +42,12 @@ def measure_row(interface, shape, what):
         for splits in SPLITS
     ]
     speeds = {}
+    tensors = gpu_table.random_tensors(interface.memory, planned, what)
     for convolution in convolutions:
         kernel = interface.kernel(convolution, what)
         if kernel in speeds:  # as many splits as there can be
             continue
-        run = gpu_table.ours(interface, convolution, what)
+        run = interface.launcher(convolution, what, *tensors)
         take = gpu_table.turn(interface.memory, run, TURN_SECONDS)
         seconds = min(take() for _ in range(TURNS))
         speeds[kernel] = planned.differences / seconds / 1e12

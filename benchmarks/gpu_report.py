@@ -51,7 +51,7 @@ def page(report):
         for found in report.values()
         if isinstance(found, dict) and "machine" in found
     ]
-    rows = [row for found in tables for row in found["rows"]]
+    rows = [row for found in tables for row in found.get("rows", ())]
     lines = []
     if tables:
         machine = tables[0]["machine"]
@@ -63,8 +63,9 @@ def page(report):
         lines += _steps(report)
     if rows:
         lines += [*_speed_table(rows), *_memory_table(rows)]
-    if report.get("choices", {}).get("rows"):
-        lines += _choices_table(report["choices"]["rows"])
+    for found in tables:
+        if found.get("choices"):
+            lines += _choices_table(found["choices"])
     return "\n".join(lines) + "\n"
 
 
@@ -114,6 +115,7 @@ def _speed_table(rows):
     for row in rows:
         for name, error in row.get("errors", {}).items():
             yield f"- {name} failed, {row['shape']} {row['pass']}: {error}"
+            yield ""
 
 
 def _clock(row):

@@ -6,12 +6,15 @@ and gpu.md, what it printed to gpu.log. A step's own file, gpu-STEP.json, is
 written while it runs.
 """
 
+import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +22,12 @@ import time
 import gpu_report
 
 SCRIPT = pathlib.Path(__file__).with_name("gpu.py")
-SANITIZERS = ("memcheck", "racecheck")
+FLAGS_OF_SANITIZERS = {
+    # A runtime asks its driver for functions that it may not have, and we raise
+    # every error that we are given: these say nothing of a kernel.
+    "memcheck": ("--report-api-errors", "no"),
+    "racecheck": (),
+}
 
 # Less than this is not worth a process that loads PyTorch.
 LEAST_SECONDS = 5
@@ -33,7 +41,7 @@ class Step:
         name: String, of its results.
         flags: Tuple of strings.
         seconds: The most that it may take.
-        sanitizer: One of `SANITIZERS`, which watches it, or None.
+        sanitizer: A tool of compute-sanitizer that watches it, or None.
     """
 
     name: str
@@ -48,12 +56,12 @@ FAST = ("--seconds", "0.25")
 STEPS = (
     Step("short check", SHORT_CHECK, 60),
     Step("semantics", ("--semantics",), 60),
+    Step("whole check", ("--check",), 60),
     Step("float32", (*FAST, "--dtypes", "float32"), 120),
     Step("memcheck", SHORT_CHECK, 90, "memcheck"),
     Step("racecheck", SHORT_CHECK, 90, "racecheck"),
     Step("choices", ("--choices",), 60),
     Step("half", (*FAST, "--dtypes", "float16", "bfloat16"), 120),
-    Step("whole check", ("--check",), 60),
 )
 
 
@@ -62,7 +70,7 @@ def run_all(args):
     steps = STEPS if args.library else (BUILD, *STEPS)
     output = args.output or args.build_dir / "results"
     output.mkdir(parents=True, exist_ok=True)
-    run = _Run(args, output, time.monotonic() + 60 * args.minutes)
+    run = Run(args, output, time.monotonic() + 60 * args.minutes)
     for step in steps:
         run.take(step)
         run.write()
@@ -72,7 +80,7 @@ def run_all(args):
     return int(run.failed())
 
 
-class _Run:
+class Run:
     """The steps so far, and what they found."""
 
     def __init__(self, args, output, end):
@@ -110,6 +118,9 @@ class _Run:
             }
         )
         print(f"... {step.name}: {outcome}", file=sys.stderr, flush=True)
+        if outcome.startswith("failed"):
+            lines = self._log.read_text("utf-8", "replace").splitlines()
+            print(*lines[-15:], f"({self._log})", sep="\n", file=sys.stderr)
 
     def failed(self):
         return any(
@@ -155,17 +166,30 @@ class _Run:
             log.write(f"\n== {shlex.join(command)}\n".encode())
             log.flush()
             begin = log.tell()
+            # In a group of its own, with whatever it starts: a sanitizer is a
+            # launcher, and a kernel that goes on would slow the next step.
             process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
             try:
                 status = process.wait(limit)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
                 status = None
+            finally:
+                _end_group(process)
         printed = self._log.read_bytes()[begin:]
         return status, printed.decode("utf-8", "replace")
+
+
+def _end_group(process):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    # A process that hangs in the driver does not end: others go on.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
 
 
 def _found(folder):
@@ -177,19 +201,14 @@ def _found(folder):
 def _judge(step, status, found, printed):
     """A step's outcome in words."""
     wrong = len(found.get("wrong", ()))
-    done = found.get("done", len(found.get("rows", ())))
+    done = found.get("done")
+    if done is None:
+        done = len(found.get("rows", found.get("choices", ())))
     done = f"{done} of {found['of']}" if found else "nothing"
     if step is BUILD:
         return "done" if status == 0 else "failed: see the log"
     if step.sanitizer:
-        # Such as "ERROR SUMMARY: 0 errors".
-        summary = re.findall(r"= (\w+ SUMMARY: .*)", printed)
-        said = "; ".join(summary) or "it said nothing"
-        if status == 0 and summary:
-            return f"done: {said}"
-        if status is None:
-            return f"cut short: {done}"
-        return f"wrong: {said}, exit status {status}"
+        return _judge_sanitizer(status, done, printed)
     if wrong:
         return f"wrong: {wrong}, done {done}"
     if status is None:
@@ -197,6 +216,24 @@ def _judge(step, status, found, printed):
     if status:
         return f"failed: exit status {status}, done {done}; see the log"
     return f"done: {done}"
+
+
+def _judge_sanitizer(status, done, printed):
+    # Such as "ERROR SUMMARY: 0 errors", or "RACECHECK SUMMARY: 0 hazards
+    # displayed (0 errors, 0 warnings)".
+    summary = re.findall(r"= (\w+ SUMMARY: .*)", printed)
+    said = "; ".join(summary)
+    if status is None:
+        return f"cut short: {done}"
+    if not summary:
+        return f"failed: no summary, exit status {status}; see the log"
+    clean = all(
+        int(number) == 0
+        for number in re.findall(r"(\d+) (?:error|hazard|warning)", said)
+    )
+    if status == 0 and clean:
+        return f"done: {done}, {said}"
+    return f"wrong: {said}, exit status {status}"
 
 
 def _sanitizer(tool):
@@ -207,6 +244,5 @@ def _sanitizer(tool):
         return None
     return (
         *(found, "--tool", tool, "--error-exitcode", "9"),
-        # Kernels of other libraries are not ours to judge.
-        *("--kernel-regex", "kns=keras_adder"),
+        *FLAGS_OF_SANITIZERS[tool],
     )

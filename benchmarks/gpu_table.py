@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 
 import gpu_interface
 import measuring
@@ -16,6 +17,9 @@ PASSES = gpu_interface.PASSES
 # A turn of calls lasts at least this long, or has so many calls.
 TURN_SECONDS = 0.02
 MAX_CALLS = 2000
+
+# How long nvidia-smi may take to say the clock.
+CLOCK_SECONDS = 5
 
 # The most that one array of all differences may take, in bytes.
 FORMULA_BYTES = 2**30
@@ -63,7 +67,7 @@ def measure_row(interface, shape, what, dtype, seconds, gpu):
                 used[name] = bytes_used(memory, run) / images[name]
         except RuntimeError as error:  # which is no reason to lose our own
             turns.pop(name, None)
-            errors[name] = str(error).strip().splitlines()[0]
+            errors[name] = " ".join(str(error).split())[:200]
     timings = measuring.alternate(turns, seconds)
     work = convolution.differences / shape.batch
     speeds = {
@@ -134,22 +138,23 @@ def convolution_of(shape, dtype):
 
 def ours(interface, convolution, what):
     """A function that runs one pass over random tensors."""
+    tensors = random_tensors(interface.memory, convolution, what)
+    return interface.launcher(convolution, what, *tensors)
+
+
+def random_tensors(memory, convolution, what):
+    """Input, filters, output gradient, and what a result is written over."""
     values = np.random.default_rng(0).normal(size=RANDOM_NUMBERS)
     bits = gpu_interface.encode(values, convolution.dtype)
-
-    def random(shape):
-        return interface.memory.put(np.resize(bits, math.prod(shape)))
-
-    tensors = [
-        random(size)
-        for size in (
+    return [
+        memory.put(np.resize(bits, math.prod(shape)))
+        for shape in (
             convolution.input_shape,
             convolution.filter_shape,
             convolution.output_shape,
+            result_shape(convolution, what),
         )
     ]
-    result = random(result_shape(convolution, what))
-    return interface.launcher(convolution, what, *tensors, result)
 
 
 def result_shape(convolution, what):
@@ -287,8 +292,12 @@ def clock_under_load(gpu, take):
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    while asking.poll() is None:
+    end = time.perf_counter() + CLOCK_SECONDS
+    while asking.poll() is None and time.perf_counter() < end:
         take()
+    if asking.poll() is None:  # In some containers it hangs.
+        asking.kill()
+        return None
     try:
         return float(asking.stdout.read())
     except ValueError:  # Not every GPU says.

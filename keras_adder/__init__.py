@@ -6,36 +6,12 @@ Reference:
     https://arxiv.org/abs/1912.13200) (CVPR 2020)
 """
 
-import os
+from keras_adder._backend import require_tensorflow as _require_tensorflow
 
-
-def _require_tensorflow_backend():
-    """Raises an `ImportError` unless Keras runs on TensorFlow."""
-    remedy = (
-        "keras_adder runs on the TensorFlow backend of Keras only. Install "
-        "TensorFlow (`pip install '.[cpu]'`, or '.[gpu]', in the source folder "
-        "of keras_adder does) and set the environment variable "
-        "`KERAS_BACKEND=tensorflow` before Keras is imported for the first "
-        'time, or `"backend": "tensorflow"` in `~/.keras/keras.json`.'
-    )
-    try:
-        import keras
-
-        backend = keras.config.backend()
-    except Exception as error:
-        # Keras cannot even be imported when its backend is not installed.
-        requested = os.environ.get("KERAS_BACKEND")
-        raise ImportError(
-            f"{remedy} Received: `import keras` failed with "
-            f"{type(error).__name__}: {error} (KERAS_BACKEND={requested})"
-        ) from error
-    if backend != "tensorflow":
-        raise ImportError(f"{remedy} Received: backend={backend}")
-
-
-_require_tensorflow_backend()
+_require_tensorflow()
 
 from keras_adder import applications  # noqa: E402
+from keras_adder import callbacks  # noqa: E402
 from keras_adder import convert  # noqa: E402
 from keras_adder import layers  # noqa: E402
 from keras_adder import ops  # noqa: E402
@@ -45,9 +21,10 @@ from keras_adder.filters import is_adder_filter  # noqa: E402
 from keras_adder.filters import mark_adder_filter  # noqa: E402
 from keras_adder.layers import AdderConv2D  # noqa: E402
 from keras_adder.layers import AdderDense  # noqa: E402
+from keras_adder.operations import summary  # noqa: E402
 from keras_adder.optimizers import ALR  # noqa: E402
 from keras_adder.optimizers import ILR  # noqa: E402
-from keras_adder.summary import summary  # noqa: E402
+from keras_adder.optimizers import WithALR  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -56,8 +33,10 @@ __all__ = [
     "ILR",
     "AdderConv2D",
     "AdderDense",
+    "WithALR",
     "__version__",
     "applications",
+    "callbacks",
     "convert",
     "is_adder_filter",
     "layers",

@@ -7,7 +7,6 @@ library by that path before the model.
 Example:
 
 ```python
-from typing import Any
 import tensorflow as tf
 
 tf.load_op_library("/path/that/was/printed/libkeras_adder_ops.so")

@@ -21,7 +21,8 @@ FOLDER = ROOT / "build" / "tests"
 RELEASE = ROOT / "build" / "cmake"
 
 CORE_TEST = "keras_adder_core_test"
-EMULATION = RELEASE / "libkeras_adder_cuda_emulated.so"
+EMULATION_TARGET = "keras_adder_cuda_emulated"
+EMULATION = RELEASE / f"lib{EMULATION_TARGET}.so"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +46,16 @@ class Build:
 
 
 def _core_test(folder, *options):
-    # What is beside this interpreter comes first, whatever PATH says.
-    tools = str(pathlib.Path(sys.executable).parent)
-    path = os.pathsep.join([tools, os.environ.get("PATH", "")])
-    cmake = shutil.which("cmake", path=path)
-    ninja = shutil.which("ninja", path=path)
-    build = (cmake, "--build", folder, "--target", CORE_TEST, "-j", "2")
+    # What is beside this interpreter, whatever PATH says.
+    tools = pathlib.Path(sys.executable).parent
+    cmake = (tools / "cmake",)
+    targets = (CORE_TEST, *([] if options else [EMULATION_TARGET]))
+    build = (*cmake, "--build", folder, "-j", "2", "--target", *targets)
     if not options:
         return (build,)
-    configure = (cmake, "-S", "tf_ops", "-B", folder, "-G", "Ninja")
-    return ((*configure, f"-DCMAKE_MAKE_PROGRAM={ninja}", *options), build)
+    configure = (*cmake, "-S", "tf_ops", "-B", folder, "-G", "Ninja")
+    ninja = f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}"
+    return ((*configure, ninja, *options), build)
 
 
 def _package(call):
@@ -95,9 +96,10 @@ BUILDS = {
             "qemu-aarch64": "qemu-user",
         },
     ),
-    # In one folder of CMake's, and so one after the other.
+    # In one folder of CMake's, and so one after the other. The packages first:
+    # they start it afresh if it was made for something else.
     "release": Build(
-        _core_test(RELEASE) + _packages(FOLDER / "release"),
+        _packages(FOLDER / "release") + _core_test(RELEASE),
     ),
     "driver": _driver("driver"),
     "old_driver": _driver("old_driver", "-DOLD"),

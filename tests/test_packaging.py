@@ -148,6 +148,7 @@ def test_sdist_contains_all_that_builds_and_tests(sdist):
     folders = (".ci", "examples", "keras_adder", "tests", "tf_ops")
     assert source_files(*folders) <= names
     assert {"LICENSE", "Makefile", "README.md", "constraints.txt"} <= names
+    assert ".clang-format" in names
     assert {"MANIFEST.in", "pyproject.toml", "setup.py"} <= names
     assert not BUILT & {pathlib.PurePath(name).name for name in names}
     assert not any(name.startswith("build/") for name in names)

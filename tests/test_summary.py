@@ -15,7 +15,7 @@ from keras_adder.applications import LeNet5
 from keras_adder.applications import ResNet20
 from keras_adder.applications import ResNet50
 from keras_adder.applications import VGGSmall
-from keras_adder.summary import Operations
+from keras_adder.operations import Operations
 
 
 def summarize(model, twin=None):

@@ -10,7 +10,14 @@ STANDARD_DEVIATION = (0.2023, 0.1994, 0.2010)
 
 
 def cifar_images(min_size, any_size):
-    return ImageSpec(size=32, channels=3, min_size=min_size, any_size=any_size)
+    return ImageSpec(
+        size=32,
+        channels=3,
+        min_size=min_size,
+        any_size=any_size,
+        mean=MEAN,
+        standard_deviation=STANDARD_DEVIATION,
+    )
 
 
 def preprocess_input(x: Tensor, data_format: str | None = None) -> Tensor:

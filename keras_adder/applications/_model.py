@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import numbers
 import os
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,9 @@ Args:
     adder: whether to build the AdderNet. If `False`, the model is its CNN
         twin: the same layers and names, with `keras.layers.Conv2D` and
         `keras.layers.Dense` in place of the adder layers.
+    include_preprocessing: whether to have the model take pixels in the range
+        [0, 255], and to begin with what `preprocess_input` of its module does
+        to them.
     name: The name of the model (string).
 
 Returns:
@@ -71,12 +75,25 @@ class ImageSpec(NamedTuple):
         min_size: int, the least width and height.
         any_size: bool, whether the classifier takes features of any size, and
             so images of a size that is known only when the model is called.
+        mean: tuple of floats, of the pixels of each channel, in units of 255.
+        standard_deviation: tuple of floats, likewise.
     """
 
     size: int
     channels: int
     min_size: int
     any_size: bool
+    mean: tuple[float, ...]
+    standard_deviation: tuple[float, ...]
+
+    def preprocessing(self):
+        """The layer that does what `preprocess_input` does."""
+        moments = list(zip(self.mean, self.standard_deviation))
+        return keras.layers.Rescaling(
+            scale=[1 / (255 * deviation) for _, deviation in moments],
+            offset=[-mean / deviation for mean, deviation in moments],
+            name="preprocessing",
+        )
 
     def default_shape(self, dynamic=False):
         size = None if dynamic else self.size
@@ -132,6 +149,7 @@ def build_model(
     classes,
     classifier_activation,
     adder,
+    include_preprocessing,
     name,
 ):
     """Builds a model of a family from the arguments of its builder.
@@ -152,7 +170,7 @@ def build_model(
     """
     pretrained = _find_weights(architecture, adder, weights)
     if include_top:
-        _validate_classes(classes)
+        classes = _standardize_classes(classes)
         _validate_activation(classifier_activation, weights)
     elif pooling not in (None, "avg", "max"):
         raise ValueError(
@@ -166,17 +184,23 @@ def build_model(
         _validate_pretrained(
             images, image_shape, include_top, classes, weights, pretrained
         )
+    preprocessing = None
+    if include_preprocessing:
+        _validate_preprocessing(images, image_shape)
+        preprocessing = images.preprocessing()
 
     assemble = functools.partial(
         _assemble, backbone=backbone, top=top, adder=adder, name=name
     )
+    arguments = {
+        "include_top": include_top,
+        "input_shape": image_shape,
+        "pooling": pooling,
+        "classes": classes,
+        "classifier_activation": classifier_activation,
+    }
     model = assemble(
-        include_top=include_top,
-        input_tensor=input_tensor,
-        input_shape=image_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
+        **arguments, input_tensor=input_tensor, preprocessing=preprocessing
     )
     if pretrained is not None:
         donor = assemble(
@@ -185,6 +209,11 @@ def build_model(
         donor.load_weights(
             _pretrained.verified_path(architecture, adder, weights)
         )
+        _copy_weights(donor, model)
+    elif weights is not None and include_preprocessing:
+        # The file is that of a model without.
+        donor = assemble(**arguments)
+        donor.load_weights(weights)
         _copy_weights(donor, model)
     elif weights is not None:
         model.load_weights(weights)
@@ -202,6 +231,7 @@ def _assemble(
     input_tensor=None,
     pooling=None,
     classifier_activation=None,
+    preprocessing=None,
 ):
     """Builds a model from arguments that have been validated."""
     if input_tensor is None:
@@ -215,6 +245,8 @@ def _assemble(
         # A model of one input takes a tensor, not a list of one.
         inputs = inputs[0] if len(inputs) == 1 else inputs
 
+    if preprocessing is not None:
+        image = preprocessing(image)
     x = backbone(image, adder)
     if include_top:
         x = top(x, classes, adder)
@@ -301,11 +333,23 @@ def _copy_weights(donor, model):
             model.get_layer(layer.name).set_weights(layer.get_weights())
 
 
-def _validate_classes(classes):
+def _standardize_classes(classes):
     if not _is_positive_integer(classes):
         raise ValueError(
             "The `classes` argument should be a positive integer. "
             f"Received: classes={classes!r}"
+        )
+    return int(classes)  # Such as NumPy's, of labels that were counted.
+
+
+def _validate_preprocessing(images, image_shape):
+    axis = 0 if keras.config.image_data_format() == "channels_first" else -1
+    if image_shape[axis] != images.channels:
+        raise ValueError(
+            f"The input must have {images.channels} "
+            f"channel{'s' if images.channels > 1 else ''} with "
+            "`include_preprocessing=True`. "
+            f"Received: input_shape={image_shape}"
         )
 
 
@@ -382,4 +426,5 @@ def _shape_of_tensor(input_tensor, input_shape):
 
 
 def _is_positive_integer(value):
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    whole = isinstance(value, numbers.Integral)
+    return whole and not isinstance(value, bool) and value > 0

@@ -18,10 +18,15 @@ MEAN = (0.1307,)
 STANDARD_DEVIATION = (0.3081,)
 
 # Below the least sizes, the last block has nothing left to pool.
-LENET5_IMAGES = ImageSpec(size=32, channels=1, min_size=16, any_size=False)
-LENET_PLUS_PLUS_IMAGES = ImageSpec(
-    size=28, channels=1, min_size=8, any_size=False
+LENET5_IMAGES = ImageSpec(
+    size=32,
+    channels=1,
+    min_size=16,
+    any_size=False,
+    mean=MEAN,
+    standard_deviation=STANDARD_DEVIATION,
 )
+LENET_PLUS_PLUS_IMAGES = LENET5_IMAGES._replace(size=28, min_size=8)
 
 
 @document_arguments(LENET5_IMAGES)
@@ -34,6 +39,7 @@ def LeNet5(
     classes: int = 10,
     classifier_activation: Activation = "softmax",
     adder: bool = True,
+    include_preprocessing: bool = False,
     name: str = "lenet5",
 ) -> keras.Model:
     """Instantiates the LeNet-5-BN architecture, as an AdderNet or as a CNN.
@@ -59,17 +65,8 @@ def LeNet5(
 
     Example:
 
-    >>> model = keras_adder.applications.LeNet5()
-    >>> model.compile(
-    ...     keras_adder.ALR(0.1, nesterov=True),
-    ...     "sparse_categorical_crossentropy",
-    ...     metrics=["accuracy"],
-    ... )
-    >>> images = np.random.rand(4, 32, 32, 1)
-    >>> model.predict(images, verbose=0).shape
-    (4, 10)
-
-    With the weights that come with the package:
+    With the weights that come with the package, on pixels in the range
+    [0, 255] (those in the range [0, 1] would give 57 % of MNIST):
 
     >>> model = keras_adder.applications.LeNet5(weights="mnist")
     >>> digits = np.zeros((4, 28, 28, 1), "uint8")  # or MNIST's
@@ -77,6 +74,18 @@ def LeNet5(
     >>> x = keras_adder.applications.lenet.preprocess_input(x)
     >>> model.predict(x, verbose=0).argmax(-1).shape
     (4,)
+
+    To train:
+
+    >>> model = keras_adder.applications.LeNet5(include_preprocessing=True)
+    >>> model.compile(
+    ...     keras_adder.ALR(0.1, nesterov=True),
+    ...     "sparse_categorical_crossentropy",
+    ...     metrics=["accuracy"],
+    ... )
+    >>> images = np.random.randint(0, 256, (4, 32, 32, 1))
+    >>> model.predict(images, verbose=0).shape
+    (4, 10)
     """
     return build_model(
         "lenet5",
@@ -91,6 +100,7 @@ def LeNet5(
         classes=classes,
         classifier_activation=classifier_activation,
         adder=adder,
+        include_preprocessing=include_preprocessing,
         name=name,
     )
 
@@ -105,6 +115,7 @@ def LeNetPlusPlus(
     classes: int = 10,
     classifier_activation: Activation = "softmax",
     adder: bool = True,
+    include_preprocessing: bool = False,
     name: str = "lenet_plus_plus",
 ) -> keras.Model:
     """Instantiates the LeNet++ architecture, as an AdderNet or as a CNN.
@@ -155,6 +166,7 @@ def LeNetPlusPlus(
         classes=classes,
         classifier_activation=classifier_activation,
         adder=adder,
+        include_preprocessing=include_preprocessing,
         name=name,
     )
 

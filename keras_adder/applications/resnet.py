@@ -24,7 +24,15 @@ __all__ = [
 ]
 
 # At the least size, which is Keras's too, the last stage has one position.
-IMAGES = ImageSpec(size=224, channels=3, min_size=32, any_size=True)
+IMAGES = ImageSpec(
+    size=224,
+    channels=3,
+    min_size=32,
+    any_size=True,
+    # Those of PyTorch, and of `preprocess_input`.
+    mean=(0.485, 0.456, 0.406),
+    standard_deviation=(0.229, 0.224, 0.225),
+)
 
 
 @document_arguments(IMAGES)
@@ -37,6 +45,7 @@ def ResNet18(
     classes: int = 1000,
     classifier_activation: Activation = "softmax",
     adder: bool = True,
+    include_preprocessing: bool = False,
     name: str = "resnet18",
 ) -> keras.Model:
     """Instantiates the ResNet-18 architecture, as an AdderNet or as a CNN.
@@ -85,6 +94,7 @@ def ResNet18(
         classes=classes,
         classifier_activation=classifier_activation,
         adder=adder,
+        include_preprocessing=include_preprocessing,
         name=name,
     )
 
@@ -99,6 +109,7 @@ def ResNet34(
     classes: int = 1000,
     classifier_activation: Activation = "softmax",
     adder: bool = True,
+    include_preprocessing: bool = False,
     name: str = "resnet34",
 ) -> keras.Model:
     """Instantiates the ResNet-34 architecture, as an AdderNet or as a CNN.
@@ -131,6 +142,7 @@ def ResNet34(
         classes=classes,
         classifier_activation=classifier_activation,
         adder=adder,
+        include_preprocessing=include_preprocessing,
         name=name,
     )
 
@@ -145,6 +157,7 @@ def ResNet50(
     classes: int = 1000,
     classifier_activation: Activation = "softmax",
     adder: bool = True,
+    include_preprocessing: bool = False,
     name: str = "resnet50",
 ) -> keras.Model:
     """Instantiates the ResNet-50 architecture, as an AdderNet or as a CNN.
@@ -207,6 +220,7 @@ def ResNet50(
         classes=classes,
         classifier_activation=classifier_activation,
         adder=adder,
+        include_preprocessing=include_preprocessing,
         name=name,
     )
 
@@ -221,6 +235,7 @@ def ResNet101(
     classes: int = 1000,
     classifier_activation: Activation = "softmax",
     adder: bool = True,
+    include_preprocessing: bool = False,
     name: str = "resnet101",
 ) -> keras.Model:
     """Instantiates the ResNet-101 architecture, as an AdderNet or as a CNN.
@@ -256,6 +271,7 @@ def ResNet101(
         classes=classes,
         classifier_activation=classifier_activation,
         adder=adder,
+        include_preprocessing=include_preprocessing,
         name=name,
     )
 

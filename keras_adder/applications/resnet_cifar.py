@@ -30,6 +30,7 @@ def ResNet20(
     classes: int = 10,
     classifier_activation: Activation = "softmax",
     adder: bool = True,
+    include_preprocessing: bool = False,
     name: str = "resnet20",
 ) -> keras.Model:
     """Instantiates the ResNet-20 architecture, as an AdderNet or as a CNN.
@@ -58,10 +59,14 @@ def ResNet20(
 
     Example:
 
-    >>> model = keras_adder.applications.ResNet20(classes=100)
-    >>> images = np.random.rand(4, 32, 32, 3)
-    >>> model.predict(images, verbose=0).shape
-    (4, 100)
+    With the weights that come with the package, on pixels in the range
+    [0, 255]:
+
+    >>> model = keras_adder.applications.ResNet20(weights="cifar10")
+    >>> images = np.random.randint(0, 256, (4, 32, 32, 3), "uint8")
+    >>> x = keras_adder.applications.resnet_cifar.preprocess_input(images)
+    >>> model.predict(x, verbose=0).shape
+    (4, 10)
     """
     return build_model(
         "resnet20",
@@ -76,6 +81,7 @@ def ResNet20(
         classes=classes,
         classifier_activation=classifier_activation,
         adder=adder,
+        include_preprocessing=include_preprocessing,
         name=name,
     )
 
@@ -90,6 +96,7 @@ def ResNet32(
     classes: int = 10,
     classifier_activation: Activation = "softmax",
     adder: bool = True,
+    include_preprocessing: bool = False,
     name: str = "resnet32",
 ) -> keras.Model:
     """Instantiates the ResNet-32 architecture, as an AdderNet or as a CNN.
@@ -120,6 +127,7 @@ def ResNet32(
         classes=classes,
         classifier_activation=classifier_activation,
         adder=adder,
+        include_preprocessing=include_preprocessing,
         name=name,
     )
 

@@ -26,6 +26,7 @@ def VGGSmall(
     classes: int = 10,
     classifier_activation: Activation = "softmax",
     adder: bool = True,
+    include_preprocessing: bool = False,
     name: str = "vgg_small",
 ) -> keras.Model:
     """Instantiates the VGG-small architecture, as an AdderNet or as a CNN.
@@ -70,6 +71,7 @@ def VGGSmall(
         classes=classes,
         classifier_activation=classifier_activation,
         adder=adder,
+        include_preprocessing=include_preprocessing,
         name=name,
     )
 

@@ -1,65 +1,27 @@
+"""Clones a CNN with adder layers in place of its products."""
+
+import io
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import rich.box
+import rich.console
+import rich.table
 
+from keras_adder._calls import is_graph
 from keras_adder._calls import trace
-from keras_adder.layers import AdderConv2D
-from keras_adder.layers import AdderDense
-
-_ADDER_LAYERS: dict[type[keras.layers.Layer], Any] = {
-    keras.layers.Conv2D: AdderConv2D,
-    keras.layers.Dense: AdderDense,
-}
-
-# By these the first and the last layer of a network are known; their
-# subclasses, such as the adder layers, count.
-_WEIGHTED_LAYERS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2D,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3D,
-    keras.layers.Conv3DTranspose,
-    keras.layers.Dense,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.EinsumDense,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
-)
-
-# They subtract a mean. Those that only scale leave values that are never
-# positive as they are.
-_NORMALIZATIONS = (
-    keras.layers.BatchNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
-)
-
-# They hand on values, or means of them, and may stand before the normalization.
-_TRANSPARENT_LAYERS = (
-    keras.layers.AveragePooling2D,
-    keras.layers.Concatenate,
-    keras.layers.Cropping2D,
-    keras.layers.Dropout,
-    keras.layers.Flatten,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.Identity,
-    keras.layers.MaxPooling2D,
-    keras.layers.Permute,
-    keras.layers.Reshape,
-    keras.layers.SpatialDropout2D,
-    keras.layers.UpSampling2D,
-    keras.layers.ZeroPadding2D,
-)
+from keras_adder.convert.selection import ADDER_LAYERS
+from keras_adder.convert.selection import decide
+from keras_adder.convert.selection import normalizations_of_distances
 
 
 def to_adder(
     model: keras.Model,
     predicate: Callable[[keras.layers.Layer], bool] | None = None,
+    insert_batch_norm: bool = True,
+    print_fn: Callable[[str], Any] | None = None,
 ) -> keras.Model:
     """Clones a Keras CNN with adder layers in place of its products.
 
@@ -67,21 +29,30 @@ def to_adder(
     `keras_adder.AdderConv2D`, each `keras.layers.Dense` a
     `keras_adder.AdderDense`, with the same configuration but for the kernel's
     initializer, which is that of adder layers, N(0, 1). Names stay. All other
-    layers, subclasses of the two among them, are cloned as they are.
+    layers, subclasses of the two among them, are cloned with their weights.
 
-    By default all are chosen but the first and the last layers of the network,
-    which the paper leaves ordinary in all but LeNet-5: those with no
-    convolution or dense layer before or after them. A network with two heads
-    has two last layers.
+    By default all are chosen but
 
-    As with `keras.models.clone_model`, which does the cloning, the new model
-    has newly initialized weights, also in the layers that stay (so that a
-    `Normalization` is to be adapted again), and is compiled as `model` is.
-    Compile it anew: adder layers are trained by `keras_adder.ALR`.
+    - the first and the last layers of the network, which the paper leaves
+      ordinary in all but LeNet-5: those with no convolution or dense layer
+      before or after them. A network with two heads has two last layers;
+    - gates: what leads to a sigmoid that multiplies, and to nothing else, as
+      in a squeeze-and-excite block. A gate weighs channels, and between two
+      batch normalizations it would have nothing left to weigh by.
 
-    An adder layer's output is large and never positive, and needs a batch
+    The output of an adder layer is large and never positive, and needs a batch
     normalization right behind it, before any activation: after a ReLU nothing
-    would be left. A warning names the layers that have none.
+    would be left. Where there is none, one is inserted, named as the layer and
+    `_bn`. The layer then has no bias, and its activation moves behind the batch
+    normalization, to a layer named as the layer and `_activation`.
+
+    A batch normalization behind a converted layer keeps its gamma and beta, and
+    begins with new moving statistics, since those of products say nothing of
+    distances. Train the new model, which is compiled as `model` is, by
+    `keras_adder.ALR`.
+
+    A table of all layers with weights that multiply is printed: what becomes of
+    each, and why.
 
     Reference:
 
@@ -95,6 +66,11 @@ def to_adder(
             of `model` that returns whether it becomes an adder layer; it is
             asked for all of them, the first and the last too. Defaults to
             `None`, the choice above.
+        insert_batch_norm: bool, whether to insert a
+            `keras.layers.BatchNormalization` behind the converted layers that
+            have none. If `False`, a warning names them.
+        print_fn: function of a string that prints the table. Defaults to
+            `None`, which is `print`.
 
     Returns:
         A new `keras.Model`.
@@ -108,7 +84,7 @@ def to_adder(
     Example:
 
     >>> cnn = keras.applications.MobileNet(weights=None)
-    >>> model = keras_adder.convert.to_adder(cnn)
+    >>> model = keras_adder.convert.to_adder(cnn, print_fn=lambda table: None)
     >>> type(model.get_layer("conv_pw_1")).__name__
     'AdderConv2D'
     >>> type(model.get_layer("conv1")).__name__  # the first one
@@ -121,43 +97,153 @@ def to_adder(
         )
     calls = trace(model)
     _refuse_subclassed_models(calls)
-    chosen = _choose(calls, predicate)
-    _warn_of_missing_normalizations(calls, chosen)
+    decisions = decide(calls, predicate)
+    if not insert_batch_norm:
+        _warn_of_missing_normalizations(decisions)
+    names = {call.name.rpartition("/")[2] for call in calls}
+    cloner = _Cloner(decisions, names, insert_batch_norm)
+    clone = cloner.clone(model)
+    cloner.copy_weights(normalizations_of_distances(calls, decisions))
+    (print_fn or print)(_table(decisions, insert_batch_norm))
+    return clone
 
-    def clone(layer):
+
+class _Cloner:
+    """Clones models, and remembers what each layer has become."""
+
+    def __init__(self, decisions, names, insert_batch_norm):
+        self._converted = {id(d.layer) for d in decisions if d.converts}
+        self._bare = {
+            id(d.layer)
+            for d in decisions
+            if d.needs_normalization and insert_batch_norm
+        }
+        self._names = names
+        # By the original's id: the original, which is to keep its id, what it
+        # has become, and what stands behind that.
+        self._clones = {}
+        self._behind = {}
+
+    def clone(self, model):
+        """Clones a functional or sequential model without its weights."""
+        if isinstance(model, keras.Sequential):
+            return self._clone_sequential(model)
+        return keras.models.clone_model(
+            model,
+            input_tensors=_clone_inputs(model),
+            clone_function=self._clone_layer,
+            call_function=self._call,
+        )
+
+    def copy_weights(self, without_statistics):
+        """Copies the weights of all layers that were kept.
+
+        Args:
+            without_statistics: Set of ids of layers whose moving statistics
+                are left as they are in a new layer.
+        """
+        for original, clone in self._clones.values():
+            if id(original) in self._converted or is_graph(original):
+                continue
+            if not isinstance(original, keras.layers.Layer):
+                continue  # A function of `keras.ops`.
+            weights = original.get_weights()
+            if id(original) in without_statistics and isinstance(
+                original, keras.layers.BatchNormalization
+            ):
+                weights[-2:] = clone.get_weights()[-2:]
+            clone.set_weights(weights)
+
+    def _clone_sequential(self, model):
+        layers = []
+        for layer in model.layers:
+            clone = self._clone_layer(layer)
+            layers += [clone, *self._behind.get(id(clone), ())]
+        clone = keras.Sequential(
+            [_clone_input(_input_layers(model)[0]), *layers],
+            name=model.name,
+            trainable=model.trainable,
+        )
+        if model.compiled:
+            clone.compile_from_config(model.get_compile_config())
+        return clone
+
+    def _clone_layer(self, layer):
+        if id(layer) in self._clones:  # It is shared.
+            return self._clones[id(layer)][1]
+        if is_graph(layer):
+            clone = self.clone(layer)
+        elif id(layer) in self._converted:
+            clone = self._convert(layer)
+        else:
+            clone = type(layer).from_config(layer.get_config())
+        self._clones[id(layer)] = layer, clone
+        return clone
+
+    def _convert(self, layer):
         config = layer.get_config()
-        if id(layer) not in chosen:
-            return type(layer).from_config(config)
         del config["kernel_initializer"]
-        return _ADDER_LAYERS[type(layer)].from_config(config)
+        bare = id(layer) in self._bare
+        if bare:
+            config |= {"activation": "linear", "use_bias": False}
+        clone = ADDER_LAYERS[type(layer)].from_config(config)
+        if bare:
+            self._behind[id(clone)] = self._layers_behind(layer)
+        return clone
 
-    return keras.models.clone_model(
-        model,
-        input_tensors=_clone_inputs(model),
-        clone_function=clone,
-        recursive=True,
-    )
+    def _layers_behind(self, layer):
+        first = getattr(layer, "data_format", None) == "channels_first"
+        behind = [
+            keras.layers.BatchNormalization(
+                axis=1 if first else -1,
+                dtype=layer.dtype_policy,
+                name=self._new_name(f"{layer.name}_bn"),
+            )
+        ]
+        if layer.activation is not keras.activations.linear:
+            behind.append(
+                keras.layers.Activation(
+                    layer.activation,
+                    dtype=layer.dtype_policy,
+                    name=self._new_name(f"{layer.name}_activation"),
+                )
+            )
+        return behind
+
+    def _new_name(self, name):
+        while name in self._names:
+            name += "_"
+        self._names.add(name)
+        return name
+
+    def _call(self, layer, *args, **kwargs):
+        outputs = layer(*args, **kwargs)
+        for behind in self._behind.get(id(layer), ()):
+            outputs = behind(outputs)
+        return outputs
+
+
+def _input_layers(model):
+    layers = model.layers
+    if isinstance(model, keras.Sequential):
+        # Of these, `layers` leaves it out.
+        layers = [keras.Model(model.inputs, model.outputs).layers[0]]
+    return [x for x in layers if isinstance(x, keras.layers.InputLayer)]
+
+
+def _clone_input(layer):
+    return type(layer).from_config(layer.get_config()).output
 
 
 def _clone_inputs(model):
     """New inputs of a functional model, by the names of its input layers.
 
-    `clone_model` would name them by their tensors. It does right by sequential
-    models.
+    `clone_model` would name them by their tensors.
     """
-    if isinstance(model, keras.Sequential):
-        return None
-    layers = {
-        id(layer.output): layer
-        for layer in model.layers
-        if isinstance(layer, keras.layers.InputLayer)
-    }
-
-    def clone(tensor):
-        layer = layers[id(tensor)]
-        return type(layer).from_config(layer.get_config()).output
-
-    return keras.tree.map_structure(clone, model.input)
+    layers = {id(layer.output): layer for layer in _input_layers(model)}
+    return keras.tree.map_structure(
+        lambda tensor: _clone_input(layers[id(tensor)]), model.input
+    )
 
 
 def _refuse_subclassed_models(calls):
@@ -170,77 +256,44 @@ def _refuse_subclassed_models(calls):
             )
 
 
-def _choose(calls, predicate):
-    """Returns the ids of the layers that become adder layers."""
-    # A layer that is called more than once is asked for once.
-    layers = {
-        id(call.layer): call.layer
-        for call in calls
-        if type(call.layer) in _ADDER_LAYERS
-    }
-    if predicate is None:
-        chosen = set(layers) - _first_and_last(calls)
-    else:
-        chosen = {key for key, layer in layers.items() if predicate(layer)}
-    if not chosen:
-        raise ValueError(
-            "`model` must have a `keras.layers.Conv2D` or `keras.layers.Dense` "
-            "that becomes an adder layer, which without a `predicate` is one "
-            "between the first and the last. Received: model with "
-            f"{[layer.name for layer in layers.values()]}, "
-            f"predicate={predicate}"
-        )
-    return chosen
-
-
-def _first_and_last(calls):
-    """Ids of the layers with nothing weighted before, or after, them."""
-    weighted = [isinstance(call.layer, _WEIGHTED_LAYERS) for call in calls]
-    # Of each call: whether a weighted one is among those that lead to it.
-    has_before: list[bool] = []
-    for call in calls:
-        before = any(weighted[i] or has_before[i] for i in call.sources)
-        has_before.append(before)
-    has_after = [False] * len(calls)
-    for index in reversed(range(len(calls))):
-        for source in calls[index].sources:
-            has_after[source] |= weighted[index] or has_after[index]
-    return {
-        id(call.layer)
-        for call, before, after in zip(calls, has_before, has_after)
-        if not (before and after)
-    }
-
-
-def _warn_of_missing_normalizations(calls, chosen):
-    takers: list[list[int]] = [[] for _ in calls]
-    for index, call in enumerate(calls):
-        for source in call.sources:
-            takers[source].append(index)
-
-    # Of each call: whether all that takes its output normalizes it.
-    is_normalized = [False] * len(calls)
-    for index in reversed(range(len(calls))):
-        is_normalized[index] = bool(takers[index]) and all(
-            isinstance(calls[taker].layer, _NORMALIZATIONS)
-            or isinstance(calls[taker].layer, _TRANSPARENT_LAYERS)
-            and is_normalized[taker]
-            for taker in takers[index]
-        )
-
-    missing = {}
-    for index, call in enumerate(calls):
-        if id(call.layer) not in chosen:
+def _warn_of_missing_normalizations(decisions):
+    missing = []
+    for decision in decisions:
+        if not decision.needs_normalization:
             continue
-        activation = keras.activations.serialize(call.layer.activation)
-        if activation != "linear":
-            missing[call.name] = f"'{call.name}' (activation={activation})"
-        elif not is_normalized[index]:
-            missing[call.name] = f"'{call.name}'"
+        activation = keras.activations.serialize(decision.layer.activation)
+        missing.append(
+            f"'{decision.name}'"
+            if activation == "linear"
+            else f"'{decision.name}' (activation={activation})"
+        )
     if missing:
         warnings.warn(
             "The output of an adder layer is large and never positive, and "
             "should go to a batch normalization first, before any activation. "
-            f"In `model` it does not for: {', '.join(missing.values())}.",
+            f"In `model` it does not for: {', '.join(missing)}.",
             stacklevel=3,
         )
+
+
+def _table(decisions, insert_batch_norm):
+    """What becomes of each layer, and why."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    for title in ("layer", "type", "becomes", "why"):
+        table.add_column(title)
+    for decision in decisions:
+        kind = type(decision.layer)
+        becomes, reason = "the same", decision.reason
+        if decision.converts:
+            becomes, reason = ADDER_LAYERS[kind].__name__, ""
+            if decision.needs_normalization and insert_batch_norm:
+                becomes += " + BatchNormalization"
+                reason = "no batch normalization was behind it"
+        name = rich.markup.escape(decision.name)
+        table.add_row(name, kind.__name__, becomes, reason)
+    text = io.StringIO()
+    console = rich.console.Console(
+        file=text, width=1000, color_system=None, highlight=False
+    )
+    console.print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

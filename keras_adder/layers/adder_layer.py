@@ -1,9 +1,11 @@
 """What all adder layers share."""
 
+import warnings
 from typing import Any
 from typing import NoReturn
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_adder._typing import Shape
@@ -49,6 +51,7 @@ class AdderLayer(keras.layers.Layer):
             )
         super().__init__(*args, **kwargs)
         self.filter_gradient = filter_gradient
+        _warn_of_what_fails_silently(self)
         # The op has no XLA kernel; with this, Keras's `jit_compile="auto"`
         # does not try one.
         self.supports_jit = False
@@ -131,6 +134,54 @@ class AdderLayer(keras.layers.Layer):
             )
         dtype = keras.backend.result_type(inputs.dtype, kernel.dtype)
         return keras.ops.cast(inputs, dtype), keras.ops.cast(kernel, dtype)
+
+
+# What was said already.
+_said: set[str] = set()
+
+
+def _warn_of_what_fails_silently(layer):
+    """Warns of arguments that train, and to nothing."""
+    name = type(layer).__name__
+    if layer.kernel_regularizer is not None and "regularizer" not in _said:
+        _said.add("regularizer")
+        warnings.warn(
+            "`kernel_regularizer` on an adder layer is not weight decay: "
+            "`keras_adder.ALR` rescales the gradient of adder filters, the "
+            "penalty's included, to a fixed norm, so that the penalty decides "
+            "its direction and filters shrink until they tell nothing apart. "
+            "Use `keras_adder.ALR(weight_decay=...)` instead, which decays "
+            "them after the rescaling, as the paper does. This is said once. "
+            f"Received: kernel_regularizer={layer.kernel_regularizer} "
+            f"({name} '{layer.name}')",
+            stacklevel=4,
+        )
+    if _lets_nothing_pass(layer.activation):
+        activation = keras.activations.serialize(layer.activation)
+        warnings.warn(
+            "Nothing will pass this layer: the output of an adder layer is "
+            f"never positive, and activation={activation} is 0 for all that is "
+            "not. Put the activation behind a batch normalization: "
+            f"`{name}(..., use_bias=False)`, "
+            "`keras.layers.BatchNormalization()`, "
+            f"`keras.layers.Activation({activation!r})`. "
+            f"Received: activation={activation} ({name} '{layer.name}')",
+            stacklevel=4,
+        )
+
+
+def _lets_nothing_pass(activation):
+    """Whether a function is 0 for all that is never positive."""
+    if activation in (None, keras.activations.linear):
+        return False
+    distances = -np.logspace(-3, 4, 50, dtype="float32").reshape(5, 10)
+    try:
+        # Whatever graph the layer is made in, the answer is needed now.
+        with tf.init_scope():
+            values = keras.ops.convert_to_numpy(activation(distances))
+    except Exception:  # A function of its own kind, of which nothing is known.
+        return False
+    return bool(np.all(values == 0))
 
 
 def standard_normal():

@@ -59,8 +59,9 @@ int cuCtxSynchronize(void) { return 0; }
 int cuMemAlloc_v2(void** memory, size_t size) {
   if (size == 0) return 1;
   *memory = aligned_alloc(256, (size + 255) / 256 * 256);
+  if (*memory == NULL) return 2;
   memset(*memory, 0x7f, size);
-  return *memory == NULL;
+  return 0;
 }
 
 int cuMemFree_v2(void* memory) {

@@ -28,6 +28,10 @@ def _checks():
         )
 
     yield named(dirty_workspace)
+    for (dtype, output), data_format, kernel in itertools.product(
+        cases.dtypes(), ("NHWC", "NCHW"), gpu_interface.KERNELS
+    ):
+        yield named(every_dtype, dtype, output, data_format, kernel)
     for offset in (1, 2, 3):
         yield named(odd_addresses, offset)
     for kernel, value, where, dtype in itertools.product(
@@ -48,6 +52,7 @@ def _checks():
     for dtype in ("float16", "bfloat16"):
         yield named(sums_over_1e5_positions_in_float32, dtype)
     yield named(halves_are_rounded_as_by_numpy)
+    yield named(sums_of_few_parts_are_those_of_many)
     for splits in (1, 2, 3, 7, 8, 9, 17, 1000):
         yield named(any_number_of_splits, splits)
 
@@ -55,6 +60,21 @@ def _checks():
 def _argument_names(function):
     code = function.__code__
     return code.co_varnames[1 : code.co_argcount]
+
+
+def every_dtype(interface, dtype, output, data_format, kernel):
+    """In each layout and by each kernel."""
+    for geometry in ("groups", "explicit", "vectors", "vectors and groups"):
+        cases.check(
+            interface,
+            dataclasses.replace(
+                cases.ATTRIBUTES[geometry],
+                dtype=dtype,
+                output_dtype=output,
+                data_format=data_format,
+                force=kernel,
+            ),
+        )
 
 
 def dirty_workspace(interface):
@@ -231,6 +251,27 @@ def any_number_of_splits(interface, splits):
                 data.run_bits(interface, "filter_gradient") for _ in range(2)
             )
             assert np.array_equal(first, second), convolution
+
+
+def sums_of_few_parts_are_those_of_many(interface):
+    """Whoever adds up the parts: eight, in their order, and then zeros.
+
+    Nine parts of which the last one is nothing are added by several threads,
+    and eight by one thread; the inputs of the ninth are the filters, so that
+    all its differences are 0.
+    """
+    few = gpu_interface.Convolution(
+        (1, 5, 7, 8 * 64), kernel=(1, 1), filters=20, force="wide", splits=8
+    )
+    many = dataclasses.replace(few, shape=(1, 5, 7, 9 * 64), splits=9)
+    data, more = cases.Data(few), cases.Data(many)
+    more.x[..., : 8 * 64], more.f[:, :, : 8 * 64] = data.x, data.f
+    more.x[..., 8 * 64 :], more.f[:, :, 8 * 64 :] = 1, 1
+    kernels = [interface.kernel(c, "forward") for c in (few, many)]
+    assert [name.partition("/")[2] for name in kernels] == ["8", "9"]
+    assert np.array_equal(
+        data.run_bits(interface, "forward"), more.run_bits(interface, "forward")
+    )
 
 
 class _Changed:

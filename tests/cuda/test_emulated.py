@@ -51,23 +51,6 @@ def test_every_kernel_is_right_for_every_geometry(interface, kernel):
     assert taken == expected[kernel]
 
 
-@pytest.mark.parametrize("kernel", gpu_interface.KERNELS)
-@pytest.mark.parametrize("data_format", ["NHWC", "NCHW"])
-@pytest.mark.parametrize("dtype, output", list(cases.dtypes()))
-def test_every_dtype_and_layout_by_every_kernel(
-    interface, dtype, output, data_format, kernel
-):
-    for geometry in ("groups", "explicit", "vectors", "vectors and groups"):
-        convolution = dataclasses.replace(
-            cases.ATTRIBUTES[geometry],
-            dtype=dtype,
-            output_dtype=output,
-            data_format=data_format,
-            force=kernel,
-        )
-        cases.check(interface, convolution)
-
-
 def test_cases_reach_every_kernel_and_splits(interface):
     names = {
         interface.kernel(convolution, what)

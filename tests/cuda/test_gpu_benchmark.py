@@ -10,11 +10,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+import types
 
 import builds
 import gpu
 import gpu_interface
 import gpu_report
+import gpu_steps
 import gpu_table
 import pytest
 
@@ -80,6 +83,7 @@ def test_nothing_is_begun_without_time(run, tmp_path):
         for step in found.keys() - sanitizers
     )
     assert len(found) == 8
+    assert gpu_steps.STEPS[-1].name in found
     assert "no time was left" in (tmp_path / "gpu.md").read_text("utf-8")
 
 
@@ -98,7 +102,7 @@ def test_all_by_emulation(run, tmp_path):
 
 SANITIZER = """#!/bin/sh
 # Ours is watched, and by the tool that was asked for.
-case "$*" in *"--tool memcheck"*"--kernel-regex kns=keras_adder"*gpu.py*)
+case "$*" in *"--tool memcheck --error-exitcode 9 --report-api-errors no "*)
   while [ "$1" != -u ]; do last=$1; shift; done
   "$last" "$@" && echo "========= ERROR SUMMARY: 0 errors";;
 *) echo "========= RACECHECK SUMMARY: 2 hazards displayed"; exit 9;;
@@ -123,7 +127,8 @@ def test_all_with_a_driver(run, tmp_path):
     flags = ("--all", f"--output={output}")
     text = run(*flags, status=1, PATH=path, LD_LIBRARY_PATH=driver)
     found = outcomes(output)
-    assert found.pop("memcheck") == "done: ERROR SUMMARY: 0 errors"
+    outcome = found.pop("memcheck")
+    assert re.fullmatch(r"done: (\d+) of \1, ERROR SUMMARY: 0 errors", outcome)
     assert found.pop("racecheck") == (
         "wrong: RACECHECK SUMMARY: 2 hazards displayed, exit status 9"
     )
@@ -132,6 +137,46 @@ def test_all_with_a_driver(run, tmp_path):
     assert "- gpu: A GPU\n" in text
     assert "| 1980 (assumed) |" in text
     assert "nvidia-smi` gave no clock" in text
+
+
+SLEEPER = """#!/bin/sh
+# A launcher, whose child would go on without it.
+sh -c 'sleep 8; touch "$0"' "$SLEEPER_WAS_HERE" &
+wait
+"""
+
+
+@pytest.mark.slow
+def test_a_step_without_time_is_ended_with_all_that_it_started(run, tmp_path):
+    program = tmp_path / "compute-sanitizer"
+    program.write_text(SLEEPER)
+    program.chmod(0o755)
+    touched = tmp_path / "touched"
+    begin = time.monotonic()
+    steps = [
+        gpu_steps.Step("memcheck", gpu_steps.SHORT_CHECK, 5, "memcheck"),
+        gpu_steps.Step("short check", gpu_steps.SHORT_CHECK, 60),
+    ]
+    args = types.SimpleNamespace(
+        library=builds.EMULATION, build_dir=tmp_path, quick=True, emulate=False
+    )
+    environment = {
+        "PATH": os.pathsep.join([str(tmp_path), os.environ["PATH"]]),
+        "SLEEPER_WAS_HERE": str(touched),
+        "LD_LIBRARY_PATH": str(builds.folder("driver")),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        steps_run = gpu_steps.Run(args, tmp_path, time.monotonic() + 60)
+        for step in steps:
+            steps_run.take(step)
+    steps_run.write()
+    found = outcomes(tmp_path)
+    assert found["memcheck"] == "cut short: nothing"
+    assert found["short check"].startswith("done: ")
+    time.sleep(max(0, 9 - (time.monotonic() - begin)))
+    assert not touched.exists()
 
 
 @pytest.mark.slow

@@ -95,9 +95,10 @@ class LongSum {
     Flush();
     return total_;
   }
-  // Which no further term changes.
+  // Which no further term changes. Of the parts so far and the current one, so
+  // that most terms cost a comparison of `Sum`.
   KERAS_ADDER_HD bool IsNaN() const {
-    return part_ != part_ || total_ != total_;
+    return part_ != part_ || (terms_ == 0 && total_ != total_);
   }
 
  private:

@@ -217,7 +217,7 @@ def summary(
             `None`, which means `print`.
 
     Returns:
-        A `keras_adder.summary.Summary`; its `as_dict()` is for JSON.
+        A `keras_adder.operations.Summary`; its `as_dict()` is for JSON.
 
     Raises:
         TypeError: If `model` or `twin` is not a `keras.Model`.
