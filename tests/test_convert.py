@@ -14,18 +14,22 @@ from keras import layers
 from keras_adder import ALR
 from keras_adder import AdderConv2D
 from keras_adder import AdderDense
+from keras_adder import WithALR
 from keras_adder import applications
 from keras_adder import is_adder_filter
 from keras_adder.applications import LeNet5
 from keras_adder.applications import ResNet20
 from keras_adder.applications import VGGSmall
+from keras_adder.callbacks import recalibrate_batch_normalization
 from keras_adder.convert import load_torch_state_dict
 from keras_adder.convert import to_adder
+from keras_adder.layers import adder_layer
 
 
 @pytest.fixture(autouse=True)
-def no_warnings():
+def no_warnings(monkeypatch):
     """A warning fails the test, unless the test expects it."""
+    monkeypatch.setattr(adder_layer, "_said", set())
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         yield
@@ -123,7 +127,8 @@ def test_the_configuration_carries_over():
     x = layers.Conv2D(**arguments, kernel_initializer="he_normal")(inputs)
     x = layers.BatchNormalization(axis=1)(x)
     model = keras.Model(inputs, layers.BatchNormalization()(dilated(x)))
-    clone = to_adder(model, lambda layer: True)
+    with pytest.warns(UserWarning, match="kernel_regularizer"):
+        clone = to_adder(model, lambda layer: True)
     layer = clone.get_layer("grouped")
     expected = AdderConv2D(**arguments).get_config()
     assert layer.get_config() == expected
@@ -292,20 +297,236 @@ def test_a_missing_normalization_is_warned_of(after, message):
             layers.Conv2D(4, 1, name="last"),
         ]
     )
+    clone = to_adder(model)
+    inserted = "middle_bn" in types(clone)
+    assert inserted == (message is not None)
     if message is None:
-        to_adder(model)
+        to_adder(model, insert_batch_norm=False)
         return
+    assert (
+        clone.get_layer("middle_bn").input is clone.get_layer("middle").output
+    )
     with pytest.warns(UserWarning, match=f"normalization.*{message}") as caught:
-        to_adder(model)
+        plain = to_adder(model, insert_batch_norm=False)
     assert caught[0].filename == __file__
+    assert types(plain).keys() == types(model).keys()
 
 
 def test_an_activation_before_the_normalization_is_warned_of():
     model = small_cnn()
     model.get_layer("middle").activation = keras.activations.relu
-    with pytest.warns(UserWarning, match=r"'middle' \(activation=relu\)") as w:
-        to_adder(model)
+    with (
+        pytest.warns(UserWarning, match="Nothing will pass"),
+        pytest.warns(UserWarning, match=r"'middle' \(activation=relu\)") as w,
+    ):
+        to_adder(model, insert_batch_norm=False)
     assert "hidden" not in str(w[0].message)
+
+
+def test_an_activation_moves_behind_the_normalization_that_is_inserted():
+    model = small_cnn()
+    model.get_layer("middle").activation = keras.activations.relu
+    clone = to_adder(model)
+    names = [layer.name for layer in clone.layers]
+    index = names.index("middle")
+    assert names[index + 1 : index + 3] == ["middle_bn", "middle_activation"]
+    middle, activation = clone.layers[index], clone.layers[index + 2]
+    assert not middle.use_bias
+    assert middle.activation is keras.activations.linear
+    assert activation.activation is keras.activations.relu
+    assert len(clone.layers) == len(model.layers) + 2
+
+
+def test_layers_that_stay_keep_their_weights():
+    model = small_cnn()
+    for variable in model.weights:
+        variable.assign(
+            np.random.default_rng(0).normal(size=variable.shape) ** 2
+        )
+    clone = to_adder(model)
+    for name in ("first", "last"):
+        for old, new in zip(
+            model.get_layer(name).get_weights(),
+            clone.get_layer(name).get_weights(),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(old, new)
+    kernel = model.get_layer("middle").get_weights()[0]
+    assert not np.any(clone.get_layer("middle").get_weights()[0] == kernel)
+    # Behind the first layer products are normalized, and then distances.
+    old, new = (
+        [i for i in m.layers if isinstance(i, layers.BatchNormalization)]
+        for m in (model, clone)
+    )
+    for index, (one, other) in enumerate(zip(old, new, strict=True)):
+        np.testing.assert_array_equal(one.gamma, other.gamma)
+        np.testing.assert_array_equal(one.beta, other.beta)
+        kept = np.array_equal(one.moving_mean, other.moving_mean)
+        assert kept == (index == 0)
+        if index:
+            assert not np.any(other.moving_mean)
+            assert np.all(other.moving_variance.numpy() == 1)
+
+
+def test_adapted_layers_keep_what_they_were_adapted_to():
+    inputs = keras.Input((6, 6, 3))
+    normalize = layers.Normalization(name="adapted")
+    normalize.adapt(images(20, 6, 6, 3))
+    x = layers.Conv2D(3, 3, name="first")(normalize(inputs))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3, name="middle")(x))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    clone = to_adder(model)
+    x = images(2, 6, 6, 3)
+    old, new = (
+        keras.Model(m.input, m.get_layer("first").output)(x)
+        for m in (model, clone)
+    )
+    np.testing.assert_array_equal(old, new)
+
+
+def squeeze_and_excite(x, channels, form):
+    gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    gate = layers.Conv2D(2, 1, activation="relu", name="squeeze")(gate)
+    if form == "argument":
+        gate = layers.Conv2D(channels, 1, activation="sigmoid", name="excite")(
+            gate
+        )
+    else:
+        gate = layers.Conv2D(channels, 1, name="excite")(gate)
+    if form == "layer":
+        gate = layers.Activation("hard_sigmoid")(gate)
+    if form == "MobileNetV3":
+        gate = layers.ReLU(6.0)(gate + 3.0) * (1.0 / 6.0)
+    if form == "function":
+        return keras.ops.multiply(x, layers.Activation("sigmoid")(gate))
+    return layers.Multiply()([x, gate])
+
+
+@pytest.mark.parametrize(
+    "form", ["argument", "layer", "MobileNetV3", "function"]
+)
+def test_gates_stay(form):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, name="first")(inputs)
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3, name="middle")(x))
+    x = squeeze_and_excite(x, 4, form)
+    model = keras.Model(inputs, layers.Conv2D(2, 1, name="last")(x))
+    printed = []
+    clone = to_adder(model, print_fn=printed.append)
+    assert converted(clone) == {"middle"}
+    assert printed[0].count("part of a gate") == 2
+    # Unless they are asked for.
+    clone = to_adder(model, lambda layer: layer.name == "squeeze")
+    assert converted(clone) == {"squeeze"}
+
+
+def test_what_only_passes_by_a_gate_is_none():
+    """As hard swish, x times a clipped x: its convolution is like any."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, name="first")(inputs)
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3, name="middle")(x))
+    x = layers.Multiply()([x, layers.ReLU(6.0)(x + 3.0)])
+    x = layers.BatchNormalization()(layers.Conv2D(4, 1, name="other")(x))
+    # A sigmoid that is added, and not multiplied by.
+    y = layers.Conv2D(4, 1, activation="sigmoid", name="added")(x)
+    model = keras.Model(inputs, layers.Conv2D(2, 1, name="last")(x + y))
+    assert converted(to_adder(model)) == {"middle", "other", "added"}
+
+
+def test_the_table_says_what_and_why(capsys):
+    inputs = keras.Input((10, 10, 4))
+    x = layers.Conv2D(4, 3, name="first")(inputs)
+    x = layers.DepthwiseConv2D(3, name="depthwise")(x)
+    x = layers.Conv2D(4, 1, activation="relu", name="bare")(x)
+    x = layers.BatchNormalization()(layers.Conv2D(4, 1, name="middle")(x))
+    x = layers.BatchNormalization()(AdderConv2D(4, 1, name="adder")(x))
+    model = keras.Model(inputs, layers.Conv2D(3, 1, name="last")(x))
+    to_adder(model)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = {row[0]: " ".join(row[1:]) for row in rows if len(row) > 1}
+    assert rows == {
+        "layer": "type becomes why",
+        "first": "Conv2D the same the first layer",
+        "depthwise": "DepthwiseConv2D the same there is no adder form of "
+        "DepthwiseConv2D",
+        "bare": "Conv2D AdderConv2D + BatchNormalization "
+        "no batch normalization was behind it",
+        "middle": "Conv2D AdderConv2D",
+        "adder": "AdderConv2D the same an adder layer already",
+        "last": "Conv2D the same the last layer",
+    }
+
+
+def test_names_that_are_taken():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(4, 3, name="first"),
+            layers.Conv2D(4, 3, name="middle"),
+            layers.ReLU(name="middle_bn"),
+            layers.Conv2D(4, 1, name="last"),
+        ]
+    )
+    assert "middle_bn_" in types(to_adder(model))
+
+
+def test_channels_first_is_normalized_along_its_channels():
+    inputs = keras.Input((3, 8, 8))
+    kwargs = {"data_format": "channels_first"}
+    x = layers.Conv2D(4, 3, name="first", **kwargs)(inputs)
+    x = layers.Conv2D(5, 3, activation="relu", name="middle", **kwargs)(x)
+    model = keras.Model(inputs, layers.Conv2D(4, 1, name="last", **kwargs)(x))
+    assert to_adder(model).get_layer("middle_bn").axis == 1
+
+
+APPLICATIONS = {
+    "MobileNetV2": 32,
+    "VGG16": 32,
+    "ResNet50": 32,
+    "EfficientNetB0": 32,
+    "DenseNet121": 32,
+    "Xception": 71,
+}
+
+
+def constant_layers(model, x):
+    """Layers whose output is the same for all images."""
+    inner = [i for i in model.layers if not isinstance(i, layers.InputLayer)]
+    probe = keras.Model(model.input, [layer.output for layer in inner])
+    return [
+        layer.name
+        for layer, output in zip(inner, probe(x, training=False), strict=True)
+        if not np.any(np.ptp(keras.ops.convert_to_numpy(output), axis=0))
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if n == "MobileNetV2" else pytest.mark.slow)
+        for n in APPLICATIONS
+    ],
+)
+def test_nothing_is_dead_in_keras_applications(name):
+    size = APPLICATIONS[name]
+    cnn = getattr(keras.applications, name)(
+        weights=None, input_shape=(size, size, 3), classes=5
+    )
+    labels = np.arange(16) % 5
+    x = 30 * np.random.default_rng(0).normal(size=(16, size, size, 3)) + 120
+    x = (x + 30 * labels[:, None, None, None]).astype("float32")
+    model = to_adder(cnn, print_fn=lambda table: None)
+    assert len(converted(model)) >= 5
+    recalibrate_batch_normalization(model, x, batch_size=16)
+    assert constant_layers(model, x) == []
+    model.compile(
+        WithALR(keras.optimizers.Adam(1e-3), ALR(0.05)),
+        "sparse_categorical_crossentropy",
+    )
+    for _ in range(3):
+        assert np.isfinite(model.train_on_batch(x, labels))
+    recalibrate_batch_normalization(model, x, batch_size=16)
+    assert constant_layers(model, x) == []
 
 
 def test_a_normalization_behind_a_concatenation_is_enough():
@@ -326,8 +547,9 @@ def test_one_branch_without_normalization_is_enough_to_warn():
     y = layers.Conv2D(3, 1, name="middle")(x)
     y = layers.Add()([y, layers.BatchNormalization()(y)])
     model = keras.Model(inputs, layers.Conv2D(1, 1)(y))
+    assert "middle_bn" in types(to_adder(model))
     with pytest.warns(UserWarning, match="'middle'"):
-        to_adder(model)
+        to_adder(model, insert_batch_norm=False)
 
 
 class Subclassed(keras.Model):

@@ -153,6 +153,9 @@ class _Cloner:
             ):
                 weights[-2:] = clone.get_weights()[-2:]
             clone.set_weights(weights)
+            # What an adapted layer computes with is derived from its weights.
+            if hasattr(clone, "finalize_state"):
+                clone.finalize_state()
 
     def _clone_sequential(self, model):
         layers = []

@@ -157,7 +157,8 @@ def _warn_of_what_fails_silently(layer):
             stacklevel=4,
         )
     if _lets_nothing_pass(layer.activation):
-        activation = keras.activations.serialize(layer.activation)
+        # Not serialized, which would warn of a function without a name.
+        activation = getattr(layer.activation, "__name__", layer.activation)
         warnings.warn(
             "Nothing will pass this layer: the output of an adder layer is "
             f"never positive, and activation={activation} is 0 for all that is "
