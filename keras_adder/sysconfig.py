@@ -14,6 +14,7 @@ model = tf.saved_model.load("exported_model")
 ```
 """
 
+import ctypes
 import functools
 import json
 import os
@@ -109,6 +110,32 @@ def build_info() -> dict[str, Any]:
             "The compiled ops of keras_adder have not been built: "
             f"{_BUILD_INFO} cannot be read ({error}). {_HOW_TO_BUILD}."
         ) from error
+
+
+def instruction_sets() -> dict[str, Any]:
+    """Returns which instruction sets the kernels for CPUs may use, and do.
+
+    Returns:
+        A dict: `"compiled"`, the names of those that the library was built
+        with; `"supported"`, of those that this processor runs, the best one
+        last; and `"chosen"`, the name of the one that is used: the best, or
+        what the environment variable `KERAS_ADDER_ISA` names. It is `None` if
+        that names none of them, and then `"error"` says so.
+
+    Raises:
+        ImportError: If the library has not been built, or cannot be loaded.
+    """
+    load_library()
+    describe = ctypes.CDLL(get_lib()).keras_adder_instruction_sets
+    describe.restype = ctypes.c_char_p
+    lines = describe().decode().splitlines()
+    found = dict(line.split(" ", 1) for line in lines)
+    return {
+        "compiled": found["compiled"].split(),
+        "supported": found["supported"].split(),
+        "chosen": found.get("chosen"),
+        **({"error": found["error"]} if "error" in found else {}),
+    }
 
 
 @functools.cache

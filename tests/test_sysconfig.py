@@ -7,6 +7,7 @@ and the rest is doctored.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import sys
 import pytest
 import tensorflow as tf
 
+import keras_adder
 from keras_adder import sysconfig
 
 MINOR = ".".join(tf.__version__.split(".")[:2])
@@ -144,3 +146,41 @@ def test_no_tensorflow(package):
     error = import_error(package.parent, hide + LOAD)
     assert "needs TensorFlow" in error
     assert "pip install '.[cpu]'" in error
+
+
+def test_instruction_sets():
+    found = sysconfig.instruction_sets()
+    assert set(found["supported"]) <= set(found["compiled"])
+    assert found["compiled"][0] == found["supported"][0] == "baseline"
+    wanted = os.environ.get("KERAS_ADDER_ISA") or found["supported"][-1]
+    assert found["chosen"] == wanted
+
+
+def describe(**environment):
+    return subprocess.run(
+        [sys.executable, "-m", "keras_adder"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_what_to_paste_into_a_report():
+    done = describe()
+    assert done.returncode == 0, done.stderr
+    for line in (
+        rf"keras_adder +{re.escape(keras_adder.__version__)}, /.*\.so",
+        rf"built for +TensorFlow {re.escape(tf.__version__)}, CUDA .*",
+        r"instruction set +\w+",
+        r"this processor has +baseline.*",
+        r"a known sum +right",
+    ):
+        assert re.search(f"^{line}$", done.stdout, re.M), done.stdout
+
+
+@pytest.mark.slow
+def test_what_does_not_work_is_in_the_report():
+    done = describe(KERAS_ADDER_ISA="abacus")
+    assert done.returncode == 1
+    assert "instruction set     none: The environment variable" in done.stdout
+    assert "a known sum         failed: FailedPrecondition" in done.stdout

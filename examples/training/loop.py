@@ -35,7 +35,7 @@ NOT_SETTINGS = (
     "verbose",
 )
 
-# At a momentum of 0.9 they leave 3e-5 of what was there before.
+# Batches by which batch normalization's statistics are renewed.
 RENEWAL_STEPS = 100
 
 
@@ -390,9 +390,9 @@ def _renew_statistics(model, data, args):
     batches, _ = data.training_batches(
         args.batch_size, args.seed, args.epochs, args.epochs + RENEWAL_STEPS
     )
-    forward = tf.function(lambda images: model(images, training=True))
-    for images, _ in batches.take(RENEWAL_STEPS):
-        forward(images)
+    keras_adder.callbacks.recalibrate_batch_normalization(
+        model, batches, RENEWAL_STEPS
+    )
 
 
 def settings(args):

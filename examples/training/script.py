@@ -4,6 +4,7 @@ import os
 import pathlib
 import platform
 import sys
+import textwrap
 
 import keras
 import tensorflow as tf
@@ -14,6 +15,10 @@ from training import export
 from training import loop
 from training import prepared
 from training import runs
+
+# A test accuracy that is lower than the training accuracy by so much is worth a
+# word.
+GAP = 0.15
 
 
 def run(main, remedy=""):
@@ -89,4 +94,16 @@ def finish(model, data, args, title):
         f"exported       {args.output / 'saved_model'}\n"
         f"served         in another process, with {server} alone: "
         f"{served['images']} predictions, {agreement}"
+    )
+    if history and history[-1]["accuracy"] > metrics["accuracy"] + GAP:
+        print(_what_a_gap_may_be(history[-1]["accuracy"]))
+
+
+def _what_a_gap_may_be(training_accuracy):
+    return "\n" + textwrap.fill(
+        f"The training accuracy is {training_accuracy:.2%}, far above. Either "
+        "batch normalization's moving averages lag behind, as they do after "
+        "few steps or at a high learning rate: train for longer, or renew them "
+        "by keras_adder.callbacks.recalibrate_batch_normalization. Or the "
+        "network knows its training images by heart: pass more --weight-decay."
     )

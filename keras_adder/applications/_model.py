@@ -10,6 +10,7 @@ from typing import NamedTuple
 from typing import TypeVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_adder.applications import _pretrained
@@ -88,10 +89,13 @@ class ImageSpec(NamedTuple):
 
     def preprocessing(self):
         """The layer that does what `preprocess_input` does."""
-        moments = list(zip(self.mean, self.standard_deviation))
+        first = keras.config.image_data_format() == "channels_first"
+        shape = (-1, 1, 1) if first else (-1,)
+        deviation = np.reshape(self.standard_deviation, shape)
+        mean = np.reshape(self.mean, shape)
         return keras.layers.Rescaling(
-            scale=[1 / (255 * deviation) for _, deviation in moments],
-            offset=[-mean / deviation for mean, deviation in moments],
+            scale=(1 / (255 * deviation)).tolist(),
+            offset=(-mean / deviation).tolist(),
             name="preprocessing",
         )
 

@@ -38,6 +38,13 @@ class AdderConv2D(AdderLayer, keras.layers.Conv2D):
     smaller than those of other weights; train them with `keras_adder.ALR`,
     which finds the filters by `keras_adder.is_adder_filter(layer.kernel)`.
 
+    Note on batch normalization: `keras_adder.ALR` moves the output of this
+    layer by steps of a fixed norm, which the moving averages of a
+    `keras.layers.BatchNormalization` with its default momentum of 0.99 do not
+    follow while the learning rate is high, or over some hundred steps. Where
+    validation is far worse than training, measure them anew:
+    `keras_adder.callbacks.RecalibrateBatchNormalization` does it in `fit()`.
+
     Note on half precision: sums are accumulated in float32 and then rounded to
     the layer's `compute_dtype`. Distances are large numbers with small
     differences: of a distance near 5000, `"mixed_float16"` keeps steps of 4
@@ -78,6 +85,8 @@ class AdderConv2D(AdderLayer, keras.layers.Conv2D):
             concatenation of all the `groups` results along the channel axis.
             Input channels and `filters` must both be divisible by `groups`.
         activation: Activation function. If `None`, no activation is applied.
+            A ReLU lets nothing pass here, as outputs are never positive: it
+            belongs behind the batch normalization.
         use_bias: bool, if `True`, bias will be added to the output.
         kernel_initializer: Initializer for the convolution kernel. If `None`,
             the default initializer, the standard normal
@@ -85,6 +94,8 @@ class AdderConv2D(AdderLayer, keras.layers.Conv2D):
         bias_initializer: Initializer for the bias vector. If `None`, the
             default initializer (`"zeros"`) will be used.
         kernel_regularizer: Optional regularizer for the convolution kernel.
+            With `keras_adder.ALR` it does not do what it does elsewhere: use
+            `ALR(weight_decay=...)`.
         bias_regularizer: Optional regularizer for the bias vector.
         activity_regularizer: Optional regularizer function for the output.
         kernel_constraint: Optional projection function to be applied to the

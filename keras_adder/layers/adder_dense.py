@@ -43,6 +43,13 @@ class AdderDense(AdderLayer, keras.layers.Dense):
     a `kernel` with shape `(d1, units)`, and the output has shape
     `(batch_size, d0, units)`.
 
+    Note on batch normalization: `keras_adder.ALR` moves the output of this
+    layer by steps of a fixed norm, which the moving averages of a
+    `keras.layers.BatchNormalization` with its default momentum of 0.99 do not
+    follow while the learning rate is high, or over some hundred steps. Where
+    validation is far worse than training, measure them anew:
+    `keras_adder.callbacks.RecalibrateBatchNormalization` does it in `fit()`.
+
     Note on half precision: sums are accumulated in float32 and then rounded to
     the layer's `compute_dtype`. Distances are large numbers with small
     differences: of a distance near 5000, `"mixed_float16"` keeps steps of 4
@@ -57,14 +64,17 @@ class AdderDense(AdderLayer, keras.layers.Dense):
         units: Positive integer, dimensionality of the output space.
         activation: Activation function to use.
             If you don't specify anything, no activation is applied
-            (ie. "linear" activation: `a(x) = x`).
+            (ie. "linear" activation: `a(x) = x`). A ReLU lets nothing pass
+            here, as outputs are never positive: it belongs behind the batch
+            normalization.
         use_bias: Boolean, whether the layer uses a bias vector.
         kernel_initializer: Initializer for the `kernel` weights matrix. If
             `None`, the default initializer, the standard normal
             `RandomNormal(mean=0.0, stddev=1.0)`, will be used.
         bias_initializer: Initializer for the bias vector.
         kernel_regularizer: Regularizer function applied to
-            the `kernel` weights matrix.
+            the `kernel` weights matrix. With `keras_adder.ALR` it does not do
+            what it does elsewhere: use `ALR(weight_decay=...)`.
         bias_regularizer: Regularizer function applied to the bias vector.
         activity_regularizer: Regularizer function applied to
             the output of the layer (its "activation").

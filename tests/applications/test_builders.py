@@ -310,3 +310,69 @@ def test_a_step_of_training_moves_every_filter(build, adder):
         new = layer.kernel.numpy()
         assert np.isfinite(new).all()
         assert (new != old).any(), layer.name
+
+
+def preprocess(build, x):
+    module = inspect.getmodule(inspect.unwrap(build))
+    return module.preprocess_input(np.copy(x))
+
+
+@pytest.mark.parametrize("build", tiered([*DISTINCT, ResNet18]))
+@pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
+def test_preprocessing_may_be_part_of_the_model(
+    build, first, request, tmp_path
+):
+    if first:
+        request.getfixturevalue("channels_first")
+    shape = least_shape(build, channels_first=first)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *shape))
+    pixels = pixels.astype("float32")
+    plain = small(build, input_shape=shape, weights=None)
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    whole = small(
+        build,
+        input_shape=shape,
+        include_preprocessing=True,
+        weights=tmp_path / "plain.weights.h5",
+    )
+    assert whole.get_layer("preprocessing").output.shape[1:] == shape
+    np.testing.assert_allclose(
+        whole(pixels), plain(preprocess(build, pixels)), rtol=1e-3, atol=1e-5
+    )
+    whole.save(tmp_path / "whole.keras")
+    loaded = keras.saving.load_model(tmp_path / "whole.keras")
+    np.testing.assert_array_equal(loaded(pixels), whole(pixels))
+
+
+@pytest.mark.parametrize(
+    "build, weights", [(LeNet5, "mnist"), (ResNet20, "cifar10")]
+)
+def test_shipped_weights_with_the_preprocessing_inside(build, weights):
+    plain = build(weights=weights)
+    whole = build(weights=weights, include_preprocessing=True)
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (4, *plain.input_shape[1:])
+    )
+    np.testing.assert_allclose(
+        whole(pixels), plain(preprocess(build, pixels)), rtol=1e-3, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("build", MODELS)
+def test_preprocessing_knows_its_channels(build):
+    with pytest.raises(ValueError, match="include_preprocessing=True"):
+        build(include_preprocessing=True, input_shape=(64, 64, 7))
+
+
+@pytest.mark.parametrize("classes", [np.int64(7), np.uint8(7)])
+def test_classes_may_be_a_number_of_numpys(classes):
+    model = LeNet5(classes=classes)
+    assert model.output_shape == (None, 7)
+    assert type(model.get_layer("fc3_dense").units) is int
+
+
+@pytest.mark.parametrize("build", [LeNet5, ResNet20])
+def test_the_first_example_with_shipped_weights_preprocesses(build):
+    example = build.__doc__.partition("Example:")[2].split("\n\n")[1:3]
+    assert "weights=" in "".join(example)
+    assert "preprocess_input" in "".join(example)

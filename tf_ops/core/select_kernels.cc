@@ -28,6 +28,17 @@ bool IsZen4() {
 
 }  // namespace
 
+std::vector<const KernelSet*> CompiledKernels() {
+#if defined(__x86_64__)
+  return {&kBaselineKernels, &kAvx2Kernels, &kAvx512Kernels,
+          &kAvx512OperandKernels};
+#elif defined(__aarch64__)
+  return {&kBaselineKernels, &kNeonKernels};
+#else
+  return {&kBaselineKernels};
+#endif
+}
+
 // The best one last.
 std::vector<const KernelSet*> SupportedKernels() {
   std::vector<const KernelSet*> sets = {&kBaselineKernels};

@@ -10,6 +10,9 @@
 
 namespace keras_adder {
 
+// All that this library was compiled with, whatever this processor runs.
+std::vector<const KernelSet*> CompiledKernels();
+
 // What this processor runs, slowest first.
 std::vector<const KernelSet*> SupportedKernels();
 
