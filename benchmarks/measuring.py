@@ -138,10 +138,9 @@ def machine(threads, isa):
 
 def best_isa():
     """The kernels that the op picks when KERAS_ADDER_ISA names none."""
-    flags = _cpu_flags()
-    if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= flags:
-        return "avx512"
-    return "avx2" if {"avx2", "fma"} <= flags else "baseline"
+    from keras_adder import sysconfig
+
+    return sysconfig.instruction_sets()["supported"][-1]
 
 
 def _optional_versions():
@@ -164,10 +163,6 @@ def _cpu_info():
         return {}
     # Of all cores alike.
     return {key.strip(): value.strip() for key, _, value in lines}
-
-
-def _cpu_flags():
-    return set(_cpu_info().get("flags", "").split())
 
 
 def _processor():

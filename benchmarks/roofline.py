@@ -60,7 +60,13 @@ def _registers(isa, threads):
     with tempfile.TemporaryDirectory() as folder:
         program = os.path.join(folder, "peak")
         command = [compiler, "-O3", "-std=c++17", "-ffp-contract=fast"]
-        command += ["-pthread", *FLAGS[isa], str(SOURCE), "-o", program]
+        command += [
+            "-pthread",
+            *FLAGS[isa.removesuffix("_operand")],
+            str(SOURCE),
+            "-o",
+            program,
+        ]
         try:
             subprocess.run(command, check=True, capture_output=True)
             done = subprocess.run(

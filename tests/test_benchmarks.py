@@ -91,30 +91,30 @@ def test_pipeline(measured):
 
 
 @pytest.mark.slow
-def test_readme_follows_the_figures(measured, tmp_path):
+def test_the_page_follows_the_figures(measured, tmp_path):
     _, folder = measured
-    readme = tmp_path / "README.md"
-    flags = (f"--readme={readme}", f"--results={folder}")
+    page = tmp_path / "speed.md"
+    flags = (f"--page={page}", f"--results={folder}")
 
-    readme.write_text("# Without markers\n", "utf-8")
-    done = run("readme.py", *flags)
+    page.write_text("# Without markers\n", "utf-8")
+    done = run("page.py", *flags)
     assert done.returncode != 0
     begin, end = re.findall("<!-- .* -->", done.stderr)
 
-    readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n", "utf-8")
-    assert run("readme.py", "--check", *flags).returncode != 0
-    assert "old" in readme.read_text("utf-8")
-    done = run("readme.py", *flags)
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n", "utf-8")
+    assert run("page.py", "--check", *flags).returncode != 0
+    assert "old" in page.read_text("utf-8")
+    done = run("page.py", *flags)
     assert done.returncode == 0, done.stderr
-    written = readme.read_text("utf-8")
+    written = page.read_text("utf-8")
     assert written.startswith("before\n") and written.endswith("after\n")
     assert "old" not in written
     assert "| forward, eager | " in written and "| training | " in written
-    assert run("readme.py", "--check", *flags).returncode == 0
+    assert run("page.py", "--check", *flags).returncode == 0
 
 
-def test_this_readme_says_what_was_measured():
+def test_this_page_says_what_was_measured():
     if not (ROOT / "results" / "speed" / "conv2d.json").exists():
         pytest.skip("the figures of this checkout have not been taken")
-    done = run("readme.py", "--check")
+    done = run("page.py", "--check")
     assert done.returncode == 0, done.stderr

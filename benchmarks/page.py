@@ -1,9 +1,9 @@
-"""Writes the README's speed section from the figures in `results/speed`.
+"""Writes docs/speed.md from the figures in `results/speed`.
 
-    python benchmarks/readme.py            # writes
-    python benchmarks/readme.py --check    # fails where they differ
+    python benchmarks/page.py            # writes
+    python benchmarks/page.py --check    # fails where they differ
 
-The section is what stands between the two markers below.
+The tables are what stands between the two markers below.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
-BEGIN = "<!-- speed: begin, written by benchmarks/readme.py -->"
+BEGIN = "<!-- speed: begin, written by benchmarks/page.py -->"
 END = "<!-- speed: end -->"
 
 
@@ -22,28 +22,28 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--readme", type=pathlib.Path, default=ROOT / "README.md"
+        "--page", type=pathlib.Path, default=ROOT / "docs/speed.md"
     )
     parser.add_argument(
         "--results", type=pathlib.Path, default=ROOT / "results/speed"
     )
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    old = args.readme.read_text("utf-8")
+    old = args.page.read_text("utf-8")
     new = replaced(old, section(args.results))
     if args.check and new != old:
         sys.exit(
-            f"{args.readme} is out of step with {args.results}: run "
-            "`python benchmarks/readme.py`"
+            f"{args.page} is out of step with {args.results}: run "
+            "`python benchmarks/page.py`"
         )
-    args.readme.write_text(new, "utf-8")
+    args.page.write_text(new, "utf-8")
 
 
-def replaced(readme, text):
-    """`readme` with `text` between the markers."""
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        sys.exit(f"The README needs these two lines, once:\n{BEGIN}\n{END}")
-    before, _, rest = readme.partition(BEGIN)
+def replaced(page, text):
+    """`page` with `text` between the markers."""
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        sys.exit(f"The page needs these two lines, once:\n{BEGIN}\n{END}")
+    before, _, rest = page.partition(BEGIN)
     after = rest.partition(END)[2]
     return f"{before}{BEGIN}\n\n{text}\n{END}{after}"
 
