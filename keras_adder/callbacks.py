@@ -8,6 +8,7 @@ inference does. With the default momentum of 0.99, a network that has 100 % on
 its training data may have 50 % on its test data.
 """
 
+import numbers
 from typing import Any
 
 import keras
@@ -26,11 +27,13 @@ def recalibrate_batch_normalization(
     The model is called on batches of data as in training, and for each
     `keras.layers.BatchNormalization` the `moving_mean` and `moving_variance`
     become the mean and the variance over all of them, whatever the layer's
-    momentum. No other weight changes. This is the "precise batch
+    momentum. No other variable changes. This is the "precise batch
     normalization" of Wu and Johnson.
 
-    Layers that are not trainable, and so normalize by their moving statistics
-    in training as well, are left alone.
+    Layers that are not trainable, or are called with `training=False`, and so
+    normalize by their moving statistics in training as well, are left alone.
+    Of a layer that the model calls more than once, the statistics are those of
+    all its calls.
 
     Reference:
 
@@ -50,8 +53,8 @@ def recalibrate_batch_normalization(
             ones make better estimates.
 
     Raises:
-        ValueError: If `steps` is `None` and `data` has no end, or if there is
-            no batch.
+        ValueError: If `steps` is `None` and `data` has no end, if there is no
+            batch, or if `model` has not been built.
 
     Example:
 
@@ -59,17 +62,18 @@ def recalibrate_batch_normalization(
     >>> recalibrate_batch_normalization(model, x)
     >>> model.evaluate(x_test, y_test)
     """
-    _check_steps(steps)
+    _check(steps, batch_size)
     _Recalibration(model).run(_batches(data, steps, batch_size))
 
 
 class RecalibrateBatchNormalization(keras.callbacks.Callback):
     """Renews batch normalization's statistics before they are used.
 
-    That is before each validation, so that `val_accuracy` is that of the
-    weights at the end of the epoch, and at the end of the training. The
-    training itself is not affected, but for the time of calling the model on
-    `data`, which `steps` can limit.
+    That is at the end of each epoch, before the validation, so that
+    `val_accuracy` is that of the weights as they are then, and once more at the
+    end of the training, when Keras may have put averages in the weights' place.
+    The training itself is not affected, but for the time of calling the model
+    on `data`, which `steps` can limit.
 
     A callback that keeps or restores weights, such as
     `keras.callbacks.ModelCheckpoint`, comes after this one.
@@ -96,35 +100,43 @@ class RecalibrateBatchNormalization(keras.callbacks.Callback):
         self, data: Any, steps: int | None = None, batch_size: int = 32
     ) -> None:
         super().__init__()
-        _check_steps(steps)
+        _check(steps, batch_size)
         self.data = data
         self.steps = steps
         self.batch_size = batch_size
         self._training = False
-        self._stale = False
+        self._stale = self._trained = False
         self._recalibration: _Recalibration | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._training = True
-        self._recalibration = _Recalibration(self.model)
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        self._stale = True
+        self._stale = self._trained = True
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         # An evaluation that is not part of a training finds the weights alone.
         if self._training:
             self._recalibrate()
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         self._recalibrate()
-        self._training = False
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        # The weights need not be those that the last epoch left.
+        self._stale = self._trained
+        self._recalibrate()
+        self._training = self._trained = False
         self._recalibration = None
 
     def _recalibrate(self):
-        if self._stale and self._recalibration is not None:
+        if self._stale:
+            if self._recalibration is None:  # The model is built by now.
+                self._recalibration = _Recalibration(self.model)
             self._recalibration.run(
                 _batches(self.data, self.steps, self.batch_size)
             )
@@ -135,6 +147,11 @@ class _Recalibration:
     """Measures the statistics of a model as often as is asked for."""
 
     def __init__(self, model):
+        if not model.built:
+            raise ValueError(
+                "`model` must have been built. Received: "
+                f"model={model} (named '{model.name}')"
+            )
         self._model = model
         self._layers = [
             layer
@@ -148,37 +165,66 @@ class _Recalibration:
         """Sets the moving statistics to those of some batches of inputs."""
         if not self._layers:
             return
-        kept = [_statistics(layer) for layer in self._layers]
-        momenta = [layer.momentum for layer in self._layers]
+        # A call in training changes more than statistics: seeds, for example.
+        variables = self._model.variables
+        kept = [keras.ops.convert_to_numpy(variable) for variable in variables]
         try:
-            for layer in self._layers:
-                layer.momentum = 0.0  # Each batch leaves its own statistics.
-            self._assign(self._average(batches))
-        except BaseException:
-            self._assign(kept)
-            raise
+            statistics = self._average(batches)
         finally:
-            for layer, momentum in zip(self._layers, momenta):
-                layer.momentum = momentum
+            for variable, value in zip(variables, kept):
+                variable.assign(value)
+        for layer, (mean, variance) in statistics:
+            _assign(layer, (mean, np.maximum(variance, 0)))
 
     def _average(self, batches):
-        """Means and variances over all batches, a pair for each layer."""
+        """Pairs of a layer and its mean and variance over all batches."""
         images = 0
         # Sums of the means, and of the squares, over all images. A mean may be
         # a hundred times the deviation, hence float64.
         sums = [np.zeros((2, *x.moving_mean.shape)) for x in self._layers]
+        shares = None
         for inputs in batches:
+            if shares is None:
+                shares = self._shares(inputs)
+            for layer, share in zip(self._layers, shares):
+                if share:
+                    _assign(layer, np.zeros((2, *layer.moving_mean.shape)))
             size = self._call(inputs)
-            for layer, total in zip(self._layers, sums):
-                mean, variance = _statistics(layer)
-                total += size * np.stack([mean, variance + mean**2])
+            for layer, total, share in zip(self._layers, sums, shares):
+                if share:
+                    mean, variance = _statistics(layer) / share
+                    total += size * np.stack([mean, variance + mean**2])
             images += size
-        if images == 0:
+        if shares is None:
             raise ValueError("`data` must have at least one batch.")
         return [
-            (mean / images, square / images - (mean / images) ** 2)
-            for mean, square in sums
+            (layer, (mean / images, square / images - (mean / images) ** 2))
+            for layer, (mean, square), share in zip(self._layers, sums, shares)
+            if share
         ]
+
+    def _shares(self, inputs):
+        """How much of a layer's moving averages a call of the model replaces.
+
+        It depends on the momentum, and on how often the model calls the layer:
+        not at all, as in training, in a model that is called with
+        `training=False`. What is left of a huge variance says how much, in
+        whatever way the layer was traced.
+        """
+        kept = [_statistics(layer) for layer in self._layers]
+        huge = [float(_max_of(layer) / 4) for layer in self._layers]
+        for layer, (mean, variance), value in zip(self._layers, kept, huge):
+            _assign(layer, (mean, np.full(variance.shape, value)))
+        self._call(inputs)
+        shares = []
+        for layer, before, value in zip(self._layers, kept, huge):
+            left = np.min(_statistics(layer)[1]) / value
+            _assign(layer, before)
+            momentum = float(layer.momentum)
+            if left > 1e-3 and 0 < momentum < 1:  # To the digits of float16.
+                left = momentum ** round(np.log(left) / np.log(momentum))
+            shares.append(1 - left if left < 1 else 0)
+        return shares
 
     def _call(self, inputs):
         """Calls the model as in training; returns the size of the batch."""
@@ -201,11 +247,6 @@ class _Recalibration:
         self._functions[specs](*flat)
         return int(flat[0].shape[0])
 
-    def _assign(self, statistics):
-        for layer, (mean, variance) in zip(self._layers, statistics):
-            layer.moving_mean.assign(mean)
-            layer.moving_variance.assign(np.maximum(variance, 0))
-
 
 def _sublayers(layer):
     """A layer and all that it is made of, each once."""
@@ -224,13 +265,16 @@ def _sublayers(layer):
     return list(found.values())
 
 
-def _check_steps(steps):
-    whole = isinstance(steps, int) and not isinstance(steps, bool)
-    if steps is not None and not (whole and steps > 0):
-        raise ValueError(
-            "`steps` must be a positive integer or `None`. "
-            f"Received: steps={steps}"
-        )
+def _check(steps, batch_size):
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        whole = isinstance(value, numbers.Integral)
+        valid = whole and not isinstance(value, bool) and value > 0
+        if not valid and not (name == "steps" and value is None):
+            or_none = " or `None`" if name == "steps" else ""
+            raise ValueError(
+                f"`{name}` must be a positive integer{or_none}. "
+                f"Received: {name}={value}"
+            )
 
 
 def _batches(data, steps, batch_size):
@@ -256,6 +300,12 @@ def _batches(data, steps, batch_size):
 
 def _batches_of_arrays(arrays, steps, batch_size):
     flat = keras.tree.flatten(arrays)
+    if not all(hasattr(array, "shape") for array in flat):
+        raise ValueError(
+            "`data` must be arrays, a `tf.data.Dataset`, a "
+            "`keras.utils.PyDataset` or a generator of batches. "
+            f"Received: data of type {type(arrays)}"
+        )
     size = len(flat[0])
     if any(len(array) != size for array in flat):
         raise ValueError(
@@ -283,7 +333,18 @@ def _endless(data):
 
 
 def _statistics(layer):
-    return tuple(
-        keras.ops.convert_to_numpy(variable).astype("float64")
-        for variable in (layer.moving_mean, layer.moving_variance)
+    return np.stack(
+        [
+            keras.ops.convert_to_numpy(variable).astype("float64")
+            for variable in (layer.moving_mean, layer.moving_variance)
+        ]
     )
+
+
+def _assign(layer, statistics):
+    layer.moving_mean.assign(statistics[0])
+    layer.moving_variance.assign(statistics[1])
+
+
+def _max_of(layer):
+    return tf.as_dtype(layer.moving_variance.dtype).max

@@ -14,6 +14,7 @@ import rich.markup
 import rich.table
 
 from keras_adder._calls import trace
+from keras_adder._printing import print_text
 from keras_adder.layers import AdderConv2D
 from keras_adder.layers import AdderDense
 
@@ -234,7 +235,7 @@ def summary(
     result = _summarize(model)
     if twin is not None:
         result = dataclasses.replace(result, twin=_summarize(twin))
-    (print if print_fn is None else print_fn)(str(result))
+    (print_text if print_fn is None else print_fn)(str(result))
     return result
 
 

@@ -189,6 +189,7 @@ def test_a_failure_leaves_the_statistics_as_they_were():
     [
         (lambda x: x, 0, "`steps` must be a positive integer"),
         (lambda x: x, 2.0, "`steps` must be a positive integer"),
+        (lambda x: x.tolist(), None, "`data` must be arrays, a `tf.data"),
         (lambda x: x[:0], None, "`data` must have at least one batch"),
         (lambda x: [x, x[:3]], None, "`data` must be arrays of one length"),
         (lambda x: iter([x]), None, "`steps` must be given"),
@@ -203,6 +204,88 @@ def test_wrong_arguments_are_named(values, steps, message):
     model, (x, _) = network(), data()
     with pytest.raises(ValueError, match=message):
         recalibrate_batch_normalization(model, values(x), steps)
+
+
+def test_other_arguments_are_named():
+    x, _ = data()
+    with pytest.raises(ValueError, match="`batch_size` must be a positive"):
+        recalibrate_batch_normalization(network(), x, batch_size=0)
+    with pytest.raises(ValueError, match="`model` must have been built"):
+        recalibrate_batch_normalization(
+            keras.Sequential([layers.BatchNormalization()]), x
+        )
+    recalibrate_batch_normalization(network(), x, steps=np.int64(2))
+
+
+class Graph(Subclassed):
+    @tf.function
+    def call(self, x, training=None):
+        return self.parts["normalize"][0](x, training=training)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.99, 0.999])
+def test_any_momentum_and_a_call_that_was_traced_before(momentum):
+    x, _ = data()
+    model = Graph()
+    (layer,) = model.parts["normalize"]
+    layer.momentum = momentum
+    model(x, training=True)
+    recalibrate_batch_normalization(model, x)
+    np.testing.assert_allclose(statistics(layer), population(x), rtol=1e-4)
+    assert layer.momentum == momentum
+
+
+def test_a_shared_layer_has_the_statistics_of_all_its_calls():
+    x, _ = data()
+    shared = layers.BatchNormalization()
+    left, right = keras.Input((6, 6, 3)), keras.Input((6, 6, 3))
+    model = keras.Model([left, right], shared(left) - shared(right))
+    recalibrate_batch_normalization(model, [x, 3 * x], batch_size=SIZE)
+    expected = (population(x)[0] + population(3 * x)[0]) / 2
+    np.testing.assert_allclose(shared.moving_mean, expected, rtol=0.01)
+
+
+class Inference(Subclassed):
+    def call(self, x, training=None):
+        return self.parts["normalize"][0](x, training=False)
+
+
+def test_what_is_called_for_inference_is_left_alone():
+    x, _ = data()
+    model = Inference()
+    model(x)
+    (layer,) = model.parts["normalize"]
+    layer.moving_mean.assign([1, 2, 3])
+    before = statistics(layer)
+    recalibrate_batch_normalization(model, x)
+    np.testing.assert_array_equal(statistics(layer), before)
+
+
+def test_pure_half_precision():
+    x, _ = data()
+    layer = layers.BatchNormalization(dtype="float16")
+    model = keras.Sequential([keras.Input((6, 6, 3)), layer])
+    recalibrate_batch_normalization(model, x)
+    np.testing.assert_allclose(statistics(layer), population(x), rtol=0.05)
+
+
+def test_seeds_and_other_variables_stay():
+    """What else a call in training changes is put back."""
+    x, _ = data()
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            layers.SpectralNormalization(layers.Conv2D(3, 3)),
+            layers.Dropout(0.5),
+            layers.BatchNormalization(name="normalize"),
+        ]
+    )
+    before = {v.path: v.numpy() for v in model.variables}
+    recalibrate_batch_normalization(model, x)
+    changed = {
+        v.path for v in model.variables if np.any(before[v.path] != v.numpy())
+    }
+    assert len(changed) == 2 and all("/moving_" in path for path in changed)
 
 
 def compiled():
@@ -232,11 +315,71 @@ def test_validation_sees_the_new_statistics():
     )
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_callbacks_that_keep_weights(tmp_path, first):
+    """Without validation data as well."""
+    x, y = data()
+    model = compiled()
+    kept = [
+        keras.callbacks.EarlyStopping(
+            monitor="loss", min_delta=10, patience=1, restore_best_weights=True
+        ),
+        keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras"),
+    ]
+    recalibrate = RecalibrateBatchNormalization(x)
+    order = [kept[0], recalibrate, kept[1]]
+    if first:
+        order = [recalibrate, *kept]
+    model.fit(
+        *(x, y),
+        epochs=4,
+        verbose=0,
+        callbacks=order,
+    )
+    stopped = keras.saving.load_model(tmp_path / "1.keras")
+    for trained in (model, stopped):
+        np.testing.assert_allclose(
+            statistics(trained.get_layer("first")), population(x), rtol=1e-4
+        )
+    assert len(list(tmp_path.glob("*.keras"))) == 2
+    # The best epoch was the first.
+    for one, other in zip(
+        model.trainable_variables, stopped.trainable_variables, strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    renewed = model.get_weights()
+    recalibrate_batch_normalization(model, x)
+    for one, other in zip(renewed, model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_averages_of_weights_get_statistics_of_their_own(validate):
+    x, y = data()
+    model = compiled()
+    model.compile(ALR(0.05, use_ema=True, ema_momentum=0.5), model.loss)
+    model.fit(
+        *(x, y),
+        epochs=2,
+        verbose=0,
+        validation_data=(x, y) if validate else None,
+        callbacks=[RecalibrateBatchNormalization(x)],
+    )
+    renewed = statistics(model.get_layer("second"))
+    recalibrate_batch_normalization(model, x)
+    np.testing.assert_allclose(
+        renewed, statistics(model.get_layer("second")), rtol=1e-5
+    )
+
+
 def test_training_is_not_affected():
     x, y = data()
     weights = []
     for callbacks in ([], [RecalibrateBatchNormalization(x, steps=1)]):
-        model = compiled()
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential([*network().layers, layers.Dropout(0.5)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(ALR(0.05), loss)
         model.fit(
             *(x, y),
             epochs=2,
@@ -261,6 +404,7 @@ def test_an_evaluation_apart_finds_the_statistics_alone():
     assert len(other) == len(model.get_weights())
 
 
+@pytest.mark.slow
 @pytest.mark.own_process
 def test_mirrored_strategy():
     """Each replica has statistics of its own; all of them are renewed."""

@@ -1,5 +1,6 @@
 """Adder models from Keras CNNs, and from the authors' PyTorch weights."""
 
+import io
 import sys
 import warnings
 
@@ -127,10 +128,13 @@ def test_the_configuration_carries_over():
     x = layers.Conv2D(**arguments, kernel_initializer="he_normal")(inputs)
     x = layers.BatchNormalization(axis=1)(x)
     model = keras.Model(inputs, layers.BatchNormalization()(dilated(x)))
-    with pytest.warns(UserWarning, match="kernel_regularizer"):
-        clone = to_adder(model, lambda layer: True)
+    printed = []
+    clone = to_adder(model, lambda layer: True, print_fn=printed.append)
     layer = clone.get_layer("grouped")
-    expected = AdderConv2D(**arguments).get_config()
+    # A penalty is no decay there, and new filters have to be trained.
+    assert "its kernel_regularizer is left out" in printed[0]
+    changed = {"kernel_regularizer": None, "trainable": True}
+    expected = AdderConv2D(**arguments | changed).get_config()
     assert layer.get_config() == expected
     expected = model.get_layer("dilated").get_config()
     standard_normal = keras.initializers.serialize(
@@ -265,7 +269,9 @@ def test_the_original_is_left_alone():
     model = small_cnn()
     model.compile("sgd", "mse")
     weights, output = model.get_weights(), model.get_layer("middle").output
-    clone = to_adder(model)
+    with pytest.warns(UserWarning, match="optimizer hardly moves.*SGD") as w:
+        clone = to_adder(model)
+    assert w[0].filename == __file__
     assert model.get_layer("middle").output is output
     for old, new in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -457,6 +463,51 @@ def test_the_table_says_what_and_why(capsys):
     }
 
 
+@pytest.mark.parametrize("optimizer", [ALR, lambda: WithALR("adam")])
+def test_a_model_that_is_compiled_for_adder_filters_is_not_warned_of(optimizer):
+    model = small_cnn()
+    model.compile(optimizer(), "mse")
+    assert type(to_adder(model).optimizer) is type(model.optimizer)
+
+
+def test_a_frozen_base_that_was_called_for_inference_learns():
+    """As in transfer learning: converted, it has everything to learn."""
+    base = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            *block(layers.Conv2D(4, 3, name="first")),
+            *block(layers.Conv2D(4, 3, name="middle")),
+            layers.Conv2D(4, 1, activation="relu", name="bare"),
+            layers.GlobalAveragePooling2D(),
+        ],
+        name="base",
+    )
+    base.trainable = False
+    inputs = keras.Input((8, 8, 3))
+    x = base(inputs, training=False)
+    model = keras.Model(inputs, layers.Dense(3, name="last")(x))
+    clone = to_adder(model)
+    base = clone.get_layer("base")
+    trainable = {layer.name for layer in base.layers if layer.trainable_weights}
+    normalizations = [
+        layer.name
+        for layer in base.layers
+        if isinstance(layer, layers.BatchNormalization)
+    ]
+    assert trainable == {"middle", "bare", *normalizations[1:]}
+    x = images(8, 8, 8, 3)
+    recalibrate_batch_normalization(clone, x)
+    assert np.all(np.ptp(base(x), axis=0) > 0)
+
+
+def test_a_stream_that_has_no_lines_to_draw_with(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+    assert converted(to_adder(small_cnn())) == {"middle", "hidden"}
+    stream.flush()
+    assert b"AdderConv2D" in stream.buffer.getvalue()
+
+
 def test_names_that_are_taken():
     model = keras.Sequential(
         [
@@ -503,7 +554,8 @@ def constant_layers(model, x):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=() if n == "MobileNetV2" else pytest.mark.slow)
+        # A minute on two slow cores.
+        pytest.param(n, marks=pytest.mark.slow)
         for n in APPLICATIONS
     ],
 )

@@ -12,9 +12,12 @@ import rich.table
 
 from keras_adder._calls import is_graph
 from keras_adder._calls import trace
+from keras_adder._printing import print_text
 from keras_adder.convert.selection import ADDER_LAYERS
 from keras_adder.convert.selection import decide
 from keras_adder.convert.selection import normalizations_of_distances
+from keras_adder.optimizers import WithALR
+from keras_adder.optimizers.adder_sgd import AdderSGD
 
 
 def to_adder(
@@ -48,8 +51,15 @@ def to_adder(
 
     A batch normalization behind a converted layer keeps its gamma and beta, and
     begins with new moving statistics, since those of products say nothing of
-    distances. Train the new model, which is compiled as `model` is, by
-    `keras_adder.ALR`.
+    distances. Both are trainable, whatever was frozen, and a nested model with
+    converted layers is no longer called with `training=False`.
+
+    A `kernel_regularizer` of a converted layer is left out: it is not weight
+    decay there, which `keras_adder.ALR(weight_decay=...)` is.
+
+    The new model is compiled as `model` is. Compile it anew: adder filters
+    need `keras_adder.ALR`, and what stays is trained well by what trained it
+    before, so `keras_adder.WithALR` is for both.
 
     A table of all layers with weights that multiply is printed: what becomes of
     each, and why.
@@ -100,18 +110,36 @@ def to_adder(
     decisions = decide(calls, predicate)
     if not insert_batch_norm:
         _warn_of_missing_normalizations(decisions)
-    names = {call.name.rpartition("/")[2] for call in calls}
-    cloner = _Cloner(decisions, names, insert_batch_norm)
+    cloner = _Cloner(
+        decisions,
+        normalizations_of_distances(calls, decisions),
+        {call.name.rpartition("/")[2] for call in calls},
+        insert_batch_norm,
+    )
     clone = cloner.clone(model)
-    cloner.copy_weights(normalizations_of_distances(calls, decisions))
-    (print_fn or print)(_table(decisions, insert_batch_norm))
+    cloner.copy_weights()
+    (print_fn or print_text)(_table(decisions, insert_batch_norm))
+    if clone.compiled and not isinstance(clone.optimizer, _OPTIMIZERS):
+        warnings.warn(
+            "`model` was compiled, and the clone is compiled alike, but its "
+            "optimizer hardly moves adder filters. Compile it anew, with "
+            "`keras_adder.ALR(...)`, or `keras_adder.WithALR(optimizer)` to "
+            "keep an optimizer for all else. "
+            f"Received: optimizer={type(clone.optimizer).__name__}",
+            stacklevel=2,
+        )
     return clone
+
+
+# By which adder filters are trained.
+_OPTIMIZERS = (AdderSGD, WithALR)
 
 
 class _Cloner:
     """Clones models, and remembers what each layer has become."""
 
-    def __init__(self, decisions, names, insert_batch_norm):
+    def __init__(self, decisions, normalizations, names, insert_batch_norm):
+        self._normalizations = normalizations
         self._converted = {id(d.layer) for d in decisions if d.converts}
         self._bare = {
             id(d.layer)
@@ -135,20 +163,16 @@ class _Cloner:
             call_function=self._call,
         )
 
-    def copy_weights(self, without_statistics):
-        """Copies the weights of all layers that were kept.
-
-        Args:
-            without_statistics: Set of ids of layers whose moving statistics
-                are left as they are in a new layer.
-        """
+    def copy_weights(self):
+        """Copies the weights of all layers that were kept."""
         for original, clone in self._clones.values():
             if id(original) in self._converted or is_graph(original):
                 continue
             if not isinstance(original, keras.layers.Layer):
                 continue  # A function of `keras.ops`.
             weights = original.get_weights()
-            if id(original) in without_statistics and isinstance(
+            # Statistics of products say nothing of distances.
+            if id(original) in self._normalizations and isinstance(
                 original, keras.layers.BatchNormalization
             ):
                 weights[-2:] = clone.get_weights()[-2:]
@@ -179,13 +203,16 @@ class _Cloner:
         elif id(layer) in self._converted:
             clone = self._convert(layer)
         else:
-            clone = type(layer).from_config(layer.get_config())
+            config = layer.get_config()
+            if id(layer) in self._normalizations:
+                config["trainable"] = True
+            clone = type(layer).from_config(config)
         self._clones[id(layer)] = layer, clone
         return clone
 
     def _convert(self, layer):
-        config = layer.get_config()
-        del config["kernel_initializer"]
+        config = layer.get_config() | {"trainable": True}
+        del config["kernel_initializer"], config["kernel_regularizer"]
         bare = id(layer) in self._bare
         if bare:
             config |= {"activation": "linear", "use_bias": False}
@@ -220,10 +247,20 @@ class _Cloner:
         return name
 
     def _call(self, layer, *args, **kwargs):
+        if kwargs.get("training") is False and self._has_converted(layer):
+            del kwargs["training"]
         outputs = layer(*args, **kwargs)
         for behind in self._behind.get(id(layer), ()):
             outputs = behind(outputs)
         return outputs
+
+    def _has_converted(self, clone):
+        """Whether the clone of a nested model has adder layers."""
+        adder_layers = tuple(ADDER_LAYERS.values())
+        return isinstance(clone, keras.Model) and any(
+            isinstance(layer, adder_layers) or self._has_converted(layer)
+            for layer in clone.layers
+        )
 
 
 def _input_layers(model):
@@ -292,6 +329,9 @@ def _table(decisions, insert_batch_norm):
             if decision.needs_normalization and insert_batch_norm:
                 becomes += " + BatchNormalization"
                 reason = "no batch normalization was behind it"
+        if decision.converts and decision.layer.kernel_regularizer is not None:
+            left_out = "its kernel_regularizer is left out: ALR(weight_decay=)"
+            reason = f"{reason}; {left_out}" if reason else left_out
         name = rich.markup.escape(decision.name)
         table.add_row(name, kind.__name__, becomes, reason)
     text = io.StringIO()

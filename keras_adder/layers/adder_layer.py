@@ -159,13 +159,17 @@ def _warn_of_what_fails_silently(layer):
     if _lets_nothing_pass(layer.activation):
         # Not serialized, which would warn of a function without a name.
         activation = getattr(layer.activation, "__name__", layer.activation)
+        known = layer.activation is getattr(
+            keras.activations, str(activation), None
+        )
+        behind = f"Activation({activation!r})" if known else "Activation(...)"
         warnings.warn(
             "Nothing will pass this layer: the output of an adder layer is "
             f"never positive, and activation={activation} is 0 for all that is "
             "not. Put the activation behind a batch normalization: "
             f"`{name}(..., use_bias=False)`, "
             "`keras.layers.BatchNormalization()`, "
-            f"`keras.layers.Activation({activation!r})`. "
+            f"`keras.layers.{behind}`. "
             f"Received: activation={activation} ({name} '{layer.name}')",
             stacklevel=4,
         )

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import NoReturn
 
 import keras
@@ -32,11 +33,15 @@ class WithALR(keras.optimizers.MultiOptimizer):
     `keras.callbacks.LearningRateScheduler` and
     `keras.callbacks.ReduceLROnPlateau` do, scales both: that of `alr` keeps
     the ratio to it that it had in the beginning. As in any Keras optimizer, a
-    learning rate that is a schedule cannot be set.
+    learning rate that is a schedule cannot be set. (An assignment to the
+    variable, `learning_rate.assign(...)`, changes that of `optimizer` alone.)
+
+    With `use_ema=True` in both, averages replace the weights when `fit()` ends;
+    `keras.callbacks.SwapEMAWeights` is not supported.
 
     Args:
-        optimizer: A `keras.optimizers.Optimizer`, for all variables that are
-            not adder filters.
+        optimizer: A `keras.optimizers.Optimizer` or the name of one, for all
+            variables that are not adder filters.
         alr: A `keras_adder.ALR`, for the adder filters. Defaults to `None`,
             which is `keras_adder.ALR()`.
         loss_scale_factor: `None` or float. As in `keras.optimizers.Optimizer`;
@@ -64,6 +69,8 @@ class WithALR(keras.optimizers.MultiOptimizer):
         loss_scale_factor: float | None = None,
         name: str = "WithALR",
     ) -> None:
+        if isinstance(optimizer, str):
+            optimizer = keras.optimizers.get(optimizer)
         wrappers = (
             keras.optimizers.LossScaleOptimizer,
             keras.optimizers.MultiOptimizer,
@@ -92,6 +99,15 @@ class WithALR(keras.optimizers.MultiOptimizer):
         self.alr = alr
         self._ratio = _ratio_of(alr, optimizer)
 
+    def exclude_from_weight_decay(
+        self,
+        var_list: Sequence[Variable] | None = None,
+        var_names: Sequence[str] | None = None,
+    ) -> None:
+        """Exclude variables from the weight decay of both optimizers."""
+        for optimizer in (self.optimizer, self.alr):
+            optimizer.exclude_from_weight_decay(var_list, var_names)
+
     @property
     def optimizers(self) -> NoReturn:
         # By this callbacks know a `MultiOptimizer`, and then give both of its
@@ -106,9 +122,18 @@ class WithALR(keras.optimizers.MultiOptimizer):
 
     @learning_rate.setter
     def learning_rate(self, learning_rate: Tensor) -> None:
+        if self._ratio is None:
+            raise TypeError(
+                "The learning rate of `WithALR` can be set where those of "
+                "`optimizer` and `alr` were numbers, and that of `optimizer` "
+                "was not 0: `alr` keeps its ratio to it. Received: "
+                f"optimizer.learning_rate={_rate_of(self.optimizer)}, "
+                f"alr.learning_rate={_rate_of(self.alr)}. Set "
+                "`optimizer.optimizer.learning_rate` and "
+                "`optimizer.alr.learning_rate` instead."
+            )
         self.optimizer.learning_rate = learning_rate
-        if self._ratio is not None:
-            self.alr.learning_rate = learning_rate * self._ratio
+        self.alr.learning_rate = learning_rate * self._ratio
 
     def get_config(self) -> dict:
         serialize = keras.saving.serialize_keras_object
@@ -138,7 +163,11 @@ class WithALR(keras.optimizers.MultiOptimizer):
 
 def _ratio_of(alr, optimizer):
     """The ratio of learning rates that are numbers, None if one is not."""
-    rates = [o.get_config()["learning_rate"] for o in (alr, optimizer)]
+    rates = [_rate_of(alr), _rate_of(optimizer)]
     if not all(isinstance(rate, float) for rate in rates) or rates[1] == 0:
         return None
     return rates[0] / rates[1]
+
+
+def _rate_of(optimizer):
+    return optimizer.get_config()["learning_rate"]

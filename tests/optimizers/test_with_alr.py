@@ -148,12 +148,34 @@ def test_the_ratio_outlives_a_learning_rate_of_zero():
 
 def test_a_schedule_cannot_be_set():
     schedule = keras.optimizers.schedules.CosineDecay(0.05, 40)
-    optimizer = WithALR(keras.optimizers.Adam(schedule), ALR(0.05))
-    with pytest.raises(TypeError, match="not settable"):
-        optimizer.learning_rate = 0.1
-    optimizer = WithALR(keras.optimizers.Adam(0.01), ALR(schedule))
-    optimizer.learning_rate = 0.1  # The other one goes by its schedule.
-    assert float(optimizer.optimizer.learning_rate) == pytest.approx(0.1)
+    for adam, alr in ((schedule, 0.05), (0.01, schedule), (0.0, 0.05)):
+        optimizer = WithALR(keras.optimizers.Adam(adam), ALR(alr))
+        with pytest.raises(TypeError, match="`alr` keeps its ratio to it"):
+            optimizer.learning_rate = 0.1
+
+
+def test_an_optimizer_may_be_a_name():
+    assert type(WithALR("adam").optimizer) is keras.optimizers.Adam
+
+
+def test_weight_decay_is_excluded_of_both():
+    model = compiled(
+        WithALR(
+            keras.optimizers.AdamW(0.0, weight_decay=0.5),
+            ALR(1e-9, weight_decay=0.5),
+        )
+    )
+    model.optimizer.exclude_from_weight_decay(var_names=["kernel"])
+    assert model.optimizer.alr.get_config()["exclude_from_weight_decay"] == {
+        "var_names": ["kernel"],
+        "var_paths": [],
+        "var_indices": [],
+        "var_count": None,
+    }
+    before = [v.numpy() for v in model.trainable_variables]
+    fit(model, epochs=1)
+    for old, new in zip(before, model.trainable_variables, strict=True):
+        np.testing.assert_allclose(old, new, atol=1e-6)
 
 
 def test_accumulation():
@@ -209,6 +231,7 @@ def test_mixed_precision(policy):
     assert all(np.all(np.isfinite(v)) for v in model.trainable_variables)
 
 
+@pytest.mark.slow
 @pytest.mark.own_process
 def test_two_replicas_fit_as_one():
     results = []
@@ -231,7 +254,7 @@ def test_two_replicas_fit_as_one():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("adam",), "`optimizer` must be a `keras.optimizers.Optimizer`"),
+        ((0.1,), "`optimizer` must be a `keras.optimizers.Optimizer`"),
         (
             (keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()),),
             "`optimizer` must be .* none that wraps another",
