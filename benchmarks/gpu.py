@@ -66,7 +66,9 @@ def parse():
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--all", action="store_true", help="all that follows, step by step"
+        "--all",
+        action="store_true",
+        help="all that follows, step by step, at its own pace",
     )
     what.add_argument(
         "--build", action="store_true", help="the library, whose path is shown"
