@@ -9,6 +9,10 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+sys.path += [str(ROOT / "benchmarks"), str(ROOT / "tests" / "cuda")]
+
+import bits  # noqa: E402
+import cases  # noqa: E402
 
 
 def run(script, *arguments):
@@ -118,3 +122,23 @@ def test_this_page_says_what_was_measured():
         pytest.skip("the figures of this checkout have not been taken")
     done = run("page.py", "--check")
     assert done.returncode == 0, done.stderr
+
+
+def test_bits_that_moved_are_named(capsys):
+    before = {"avx2": {"a": "1", "b": "2"}, "neon": {"a": "3"}}
+    after = {"avx2": {"a": "1", "b": "4"}, "avx512": {"a": "5", "b": "6"}}
+    assert bits.compare(before, before) == 0
+    assert bits.compare(before, after) == 1
+    assert (
+        "moved, avx2: b\n1 moved, of 2 in ['avx2']" in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_a_hash_is_that_of_all_results(dtype):
+    convolution = cases.default(dtype=dtype, padding="SAME")
+    data = cases.Data(convolution)
+    first = bits.hash_of(data)
+    assert bits.hash_of(cases.Data(convolution)) == first
+    data.g[0, 0, 0, 0] += 1  # Which the output does not depend on.
+    assert bits.hash_of(data) != first

@@ -1,0 +1,558 @@
+// The micro-kernels of the forward pass: sums of distances, of a block of
+// pixels by planes of filters. See ForwardBlock in kernels.h.
+
+#ifndef KERAS_ADDER_CORE_KERNELS_FORWARD_KERNELS_H_
+#define KERAS_ADDER_CORE_KERNELS_FORWARD_KERNELS_H_
+
+#include <limits>
+
+#include "core/kernels/kernels.h"
+#include "core/kernels/lanes.h"
+#include "core/kernels/vector.h"
+
+namespace keras_adder {
+namespace {
+
+// A term of a forward sum, subtracted. With both operands exact, the error is
+// that of a plain sum.
+template <typename C>
+struct Direct {
+  static inline Vector<C> Factor() { return Vector<C>{}; }
+  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter, const C* source,
+                              Vector<C>) {
+    return sum - AbsoluteDifference<C>(filter, Broadcast(*source));
+  }
+};
+
+// Less 2 max(filter, source): one instruction, and one more on another port.
+// The source is an operand of each maximum or, where several filters meet it, a
+// register.
+template <typename C, bool kOperand>
+struct Maximum {
+  static inline Vector<C> Factor() { return Opaque<C>(-2); }
+  static inline Vector<C> Add(Vector<C> sum, Vector<C> filter, const C* source,
+                              Vector<C> minus_two) {
+    if constexpr (kOperand) {
+      return Fma(MaxBroadcast(filter, source), minus_two, sum);
+    } else {
+      return Fma(Max(filter, BroadcastLoad(source)), minus_two, sum);
+    }
+  }
+};
+
+// The shape of a block: pixels of each run, runs, planes of destinations; and
+// whether sources are operands.
+template <int kRun_, int kRuns_, int kPlanes_, bool kOperand_>
+struct Shape {
+  static constexpr int kRun = kRun_;
+  static constexpr int kRuns = kRuns_;
+  static constexpr int kPlanes = kPlanes_;
+  static constexpr bool kOperand = kOperand_;
+  static constexpr int kPixels = kRun * kRuns;
+  // The first and the last pixel of a run may meet fewer taps than others.
+  static constexpr bool IsFirst(int p) { return p % kRun == 0; }
+  static constexpr bool IsLast(int p) { return p % kRun == kRun - 1; }
+};
+
+using OnePixel = Shape<1, 1, 1, false>;
+
+// The vectors of all planes of destinations of a block.
+template <typename C, typename S>
+constexpr int kSpan = S::kPlanes * kVectors<C>;
+
+// Where vector v lies in an array that has the next plane `plane` elements on.
+template <typename C>
+inline ptrdiff_t VectorAt(int v, ptrdiff_t plane) {
+  return v / kVectors<C> * plane + v % kVectors<C> * kWidth<C>;
+}
+
+// One sum for each pixel and each vector of the planes of destinations.
+template <typename C, typename S>
+struct Sums {
+  Vector<C> at[S::kPixels][kSpan<C, S>];
+};
+
+// The two runs of a block, or one twice.
+template <typename C>
+struct TwoRuns {
+  const C* first;
+  const C* second;
+};
+
+template <typename C, typename S>
+inline const C* PixelOf(const TwoRuns<C>& runs, int p, ptrdiff_t step) {
+  return p < S::kRun ? runs.first + p * step
+                     : runs.second + (p - S::kRun) * step;
+}
+
+// The sources of `kCount` neighbouring pixels. Every third has a pointer of its
+// own: an address takes one or two steps in its stride, but no more.
+template <typename C, int kCount>
+struct Sources {
+  const C* thirds[(kCount + 2) / 3];
+  ptrdiff_t step;
+
+  inline __attribute__((always_inline)) Sources(const C* first, ptrdiff_t step)
+      : step(step) {
+#pragma GCC unroll 16
+    for (int i = 0; i < (kCount + 2) / 3; ++i) {
+      thirds[i] = first + 3 * i * step;
+    }
+  }
+  inline const C* Of(int p) const { return thirds[p / 3] + p % 3 * step; }
+  inline __attribute__((always_inline)) void NextChannel() {
+#pragma GCC unroll 16
+    for (int i = 0; i < (kCount + 2) / 3; ++i) ++thirds[i];
+  }
+};
+
+// Adds the terms of some taps, for `channels` of one plane of sources, to the
+// sums of pixels kFirst ... kEnd - 1 of each run. The filters of one tap follow
+// those of the one before, most of the time, and stream from the second-level
+// cache; unrolling makes up for the instructions that are not arithmetic.
+template <typename C, typename Step, typename S, int kFirst, int kEnd>
+inline __attribute__((always_inline)) void AddTaps(
+    const ForwardTap* taps, int64_t count, const TwoRuns<C>& sources,
+    ptrdiff_t pixel, const C* filters, ptrdiff_t next_filters, int64_t channels,
+    Vector<C> factor, Sums<C, S>& sums) {
+  if constexpr (kFirst >= kEnd) return;
+  // In the order that needs the fewest registers at a time.
+  constexpr bool kByPixels = !kBroadcastOperands || !S::kOperand;
+  for (const ForwardTap* tap = taps; tap < taps + count; ++tap) {
+    Sources<C, S::kRun> first(sources.first + tap->source, pixel);
+    Sources<C, S::kRun> second(sources.second + tap->source, pixel);
+    const C* filter = filters + tap->filter;
+    const C* const end = filter + channels * kLanes;
+#pragma GCC unroll 4
+    for (; filter < end; filter += kLanes) {
+#pragma GCC unroll 64
+      for (int i = 0; i < S::kPixels * kSpan<C, S>; ++i) {
+        const int p = kByPixels ? i / kSpan<C, S> : i % S::kPixels;
+        const int v = kByPixels ? i % kSpan<C, S> : i / S::kPixels;
+        if (p % S::kRun < kFirst || p % S::kRun >= kEnd) continue;
+        sums.at[p][v] = Step::Add(
+            sums.at[p][v], Load(filter + VectorAt<C>(v, next_filters)),
+            p < S::kRun ? first.Of(p) : second.Of(p - S::kRun), factor);
+      }
+      first.NextChannel();
+      if constexpr (S::kRuns > 1) second.NextChannel();
+    }
+  }
+}
+
+// Adds all taps and channels of the block to sums that stay in registers.
+template <typename C, typename Step, typename S>
+inline __attribute__((always_inline)) Sums<C, S> SumOverTaps(
+    const ForwardBlock<C>& block, TwoRuns<C> sources, Sums<C, S> sums) {
+  const Vector<C> factor = Step::Factor();
+  const ptrdiff_t pixel = block.source_pixel;
+  const ForwardTap* const leading = block.taps;
+  const ForwardTap* const inner = leading + block.leading;
+  const ForwardTap* const trailing = inner + block.inner;
+  const C* filters = block.filters;
+  for (int64_t left = block.channels; left > 0; left -= kLanes) {
+    const int64_t channels = left < kLanes ? left : kLanes;
+    AddTaps<C, Step, S, 1, S::kRun>(leading, block.leading, sources, pixel,
+                                    filters, block.next_filters, channels,
+                                    factor, sums);
+    AddTaps<C, Step, S, 0, S::kRun>(inner, block.inner, sources, pixel, filters,
+                                    block.next_filters, channels, factor, sums);
+    AddTaps<C, Step, S, 0, S::kRun - 1>(trailing, block.trailing, sources,
+                                        pixel, filters, block.next_filters,
+                                        channels, factor, sums);
+    sources.first += block.source_plane;
+    sources.second += block.source_plane;
+    filters += block.filter_plane;
+  }
+  return sums;
+}
+
+// The columns of taps that RowSums takes at once.
+constexpr int kRowColumns = 3;
+
+// Adds the terms of a row of taps whose sources are neighbours, for `channels`
+// of one plane of sources. Each source is then the next pixel's, too.
+template <typename C, typename S, bool kLeads, bool kTrails>
+inline __attribute__((always_inline)) void AddRow(
+    const C* source, ptrdiff_t pixel, const C* filter, ptrdiff_t next_column,
+    ptrdiff_t next_filters, int64_t channels, Vector<C> minus_two,
+    Sums<C, S>& sums) {
+  constexpr int kSources = S::kRun + kRowColumns - 1;
+  constexpr int kV = kSpan<C, S>;
+  // One plane goes on from several pixels in turns: its three additions to a
+  // sum, one behind the other, would wait for each other.
+  constexpr int kPart = kV == 1 && S::kRun > 4 ? 4 : S::kRun;
+  constexpr int kParts = (S::kRun + kPart - 1) / kPart;
+  Sources<C, kSources> sources(source, pixel);
+  for (const C* const end = filter + channels * kLanes; filter < end;
+       filter += kLanes) {
+    Vector<C> filters[kRowColumns][kV];
+#pragma GCC unroll 16
+    for (int i = 0; i < kRowColumns * kV; ++i) {
+      const int t = i / kV, v = i % kV;
+      filters[t][v] =
+          Load(filter + t * next_column + VectorAt<C>(v, next_filters));
+    }
+#pragma GCC unroll 64
+    for (int i = 0; i < kParts * (kPart + kRowColumns - 1); ++i) {
+      const int first = i % kParts * kPart;
+      const int end = first + kPart < S::kRun ? first + kPart : S::kRun;
+      const int at = first + i / kParts;
+      if (at >= end + kRowColumns - 1) continue;
+      // The padding: in the tensor, there is no such source.
+      if ((kLeads && at == 0) || (kTrails && at == kSources - 1)) continue;
+      const Vector<C> value = BroadcastLoad(sources.Of(at));
+#pragma GCC unroll 16
+      for (int j = 0; j < kRowColumns * kV; ++j) {
+        const int t = j / kV, v = j % kV, p = at - t;
+        if (p < first || p >= end) continue;
+        sums.at[p][v] =
+            Fma(Max(filters[t][v], value), minus_two, sums.at[p][v]);
+      }
+    }
+    sources.NextChannel();
+  }
+}
+
+template <typename C, typename S, bool kLeads, bool kTrails>
+inline __attribute__((always_inline)) Sums<C, S> SumOverRows(
+    const ForwardBlock<C>& block, const C* source, Sums<C, S> sums) {
+  const Vector<C> minus_two = Opaque<C>(-2);
+  const int64_t rows =
+      (block.leading + block.inner + block.trailing) / kRowColumns;
+  const ptrdiff_t next_column = block.taps[rows].filter - block.taps[0].filter;
+  const C* filters = block.filters;
+  for (int64_t left = block.channels; left > 0; left -= kLanes) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const ForwardTap& tap = block.taps[row];
+      AddRow<C, S, kLeads, kTrails>(
+          source + tap.source, block.source_pixel, filters + tap.filter,
+          next_column, block.next_filters, left < kLanes ? left : kLanes,
+          minus_two, sums);
+    }
+    source += block.source_plane;
+    filters += block.filter_plane;
+  }
+  return sums;
+}
+
+// How sums come about: from the block's list of taps,
+template <typename C, typename S>
+struct TapSums {
+  static inline __attribute__((always_inline)) Sums<C, S> Of(
+      const ForwardBlock<C>& block, const TwoRuns<C>& sources,
+      Sums<C, S> sums) {
+    return SumOverTaps<C, Maximum<C, S::kOperand>, S>(block, sources, sums);
+  }
+};
+
+// or from rows of three columns, of which one at most leads and one trails.
+template <typename C, typename S>
+struct RowSums {
+  static inline __attribute__((always_inline)) Sums<C, S> Of(
+      const ForwardBlock<C>& block, const TwoRuns<C>& sources,
+      Sums<C, S> sums) {
+    const C* const source = sources.first;
+    if (block.inner + block.leading + block.trailing == 0) return sums;
+    if (block.leading > 0 && block.trailing > 0) {
+      return SumOverRows<C, S, true, true>(block, source, sums);
+    }
+    if (block.leading > 0) {
+      return SumOverRows<C, S, true, false>(block, source, sums);
+    }
+    if (block.trailing > 0) {
+      return SumOverRows<C, S, false, true>(block, source, sums);
+    }
+    return SumOverRows<C, S, false, false>(block, source, sums);
+  }
+};
+
+// What `values` says of pixel p of each run.
+template <typename C, typename S>
+inline const C* ValuesOf(const LaneValues<C>& values, int p) {
+  if (S::IsFirst(p)) return values.first;
+  return S::IsLast(p) ? values.last : values.inner;
+}
+
+// What sums of maxima are subtracted from: the sums of filters and sources.
+// Partial sums then run from there to minus the distance, and stay small on the
+// way.
+template <typename C, typename S>
+inline __attribute__((always_inline)) Sums<C, S> Reach(
+    const ForwardBlock<C>& block, const TwoRuns<C>& source_sums) {
+  Sums<C, S> sums;
+#pragma GCC unroll 32
+  for (int p = 0; p < S::kPixels; ++p) {
+    const C* const filters = ValuesOf<C, S>(block.filter_sums, p);
+    const Vector<C> source = Broadcast(*PixelOf<C, S>(source_sums, p, 1));
+#pragma GCC unroll 8
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      sums.at[p][v] = Load(filters + v * kWidth<C>) + source;
+    }
+  }
+  return sums;
+}
+
+// How many times smaller than the sum of all magnitudes a distance may be
+// before it is summed directly: each doubling costs a bit of its accuracy.
+constexpr int kCancellation = 4;
+
+// The lanes whose distance sums of maxima do not give: those that cancel, and
+// those in which anything overflows or is infinite or NaN.
+template <typename C>
+inline unsigned Inexact(Vector<C> magnitudes, Vector<C> minus_distances) {
+  // Below this, no sum of two or three of them overflows.
+  constexpr C kLarge = std::numeric_limits<C>::max() / 16;
+  return NotLessEqual(
+      magnitudes, Min(Broadcast<C>(kLarge), -kCancellation * minus_distances));
+}
+
+// The largest of the source magnitudes of a block; infinite if one is NaN. Up
+// to kWidth<C> - 1 values behind a run are read.
+template <typename C, typename S>
+inline __attribute__((always_inline)) C MostMagnitude(const TwoRuns<C>& runs) {
+  Vector<C> most = {};
+  unsigned unordered = 0;
+#pragma GCC unroll 2
+  for (int run = 0; run < S::kRuns; ++run) {
+    const C* const magnitudes = run > 0 ? runs.second : runs.first;
+#pragma GCC unroll 32
+    for (int p = 0; p < S::kRun; p += kWidth<C>) {
+      // The last whole vector overlaps the one before.
+      const bool whole = S::kRun >= kWidth<C>;
+      const int at = whole && p + kWidth<C> > S::kRun ? S::kRun - kWidth<C> : p;
+      Vector<C> next = Load(magnitudes + at);
+      if (!whole) next = KeepLanes<C, S::kRun>(next);
+      unordered |= NotLessEqual(next, next);
+      most = Max(most, next);
+    }
+  }
+  if (__builtin_expect(unordered != 0, 0)) {
+    return std::numeric_limits<C>::infinity();
+  }
+  return LargestLane<C>(most);
+}
+
+// The largest of the sums of all pixels.
+template <typename C, typename S>
+inline __attribute__((always_inline)) Vector<C> Largest(const Sums<C, S>& sums,
+                                                        int v) {
+  constexpr int kChains = S::kPixels < 4 ? S::kPixels : 4;
+  Vector<C> largest[kChains];
+#pragma GCC unroll 32
+  for (int p = 0; p < S::kPixels; ++p) {
+    Vector<C>& chain = largest[p % kChains];
+    chain = p < kChains ? sums.at[p][v] : Max(chain, sums.at[p][v]);
+  }
+#pragma GCC unroll 4
+  for (int chain = 1; chain < kChains; ++chain) {
+    largest[0] = Max(largest[0], largest[chain]);
+  }
+  return largest[0];
+}
+
+// Whether any sum of a block may have to be replaced: its largest magnitudes
+// and smallest distances tell.
+template <typename C, typename S>
+inline __attribute__((always_inline)) bool MayBeInexact(
+    const ForwardBlock<C>& block, const TwoRuns<C>& source_magnitudes,
+    const Sums<C, S>& sums) {
+  const C magnitude = MostMagnitude<C, S>(source_magnitudes);
+  unsigned inexact = 0;
+#pragma GCC unroll 8
+  for (int v = 0; v < kSpan<C, S>; ++v) {
+    inexact |=
+        Inexact<C>(Load(block.filter_magnitudes + v * kWidth<C>) + magnitude,
+                   Largest<C, S>(sums, v));
+  }
+  return inexact != 0;
+}
+
+// The sums of one pixel, directly.
+template <typename C, typename S>
+Sums<C, OnePixel> DirectSums(const ForwardBlock<C>& block,
+                             const TwoRuns<C>& sources, int p, int plane) {
+  ForwardBlock<C> pixel = block;
+  pixel.filters += plane * block.next_filters;
+  pixel.inner += block.leading + block.trailing;
+  pixel.leading = pixel.trailing = 0;
+  if (S::IsFirst(p)) {
+    pixel.taps += block.leading;
+    pixel.inner -= block.leading;
+  }
+  if (S::IsLast(p)) pixel.inner -= block.trailing;
+  const C* const source = PixelOf<C, S>(sources, p, block.source_pixel);
+  return SumOverTaps<C, Direct<C>, OnePixel>(pixel, {source, source}, {});
+}
+
+// Replaces what cancelled in `sums`, kSpan vectors for each pixel.
+template <typename C, typename S>
+__attribute__((noinline)) void ReplaceInexact(const ForwardBlock<C>& block,
+                                              const TwoRuns<C>& sources,
+                                              const TwoRuns<C>& magnitudes,
+                                              C* sums) {
+  for (int p = 0; p < S::kPixels; ++p) {
+    const C source = *PixelOf<C, S>(magnitudes, p, 1);
+    for (int plane = 0; plane < S::kPlanes; ++plane, sums += kLanes) {
+      unsigned inexact[kVectors<C>], any = 0;
+      for (int v = 0; v < kVectors<C>; ++v) {
+        const C* const filters =
+            block.filter_magnitudes + plane * kLanes + v * kWidth<C>;
+        inexact[v] =
+            Inexact<C>(Load(filters) + source, Load(sums + v * kWidth<C>));
+        any |= inexact[v];
+      }
+      if (!any) continue;
+      const auto exact = DirectSums<C, S>(block, sources, p, plane);
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int v = lane / kWidth<C>, i = lane % kWidth<C>;
+        if (inexact[v] >> i & 1) sums[lane] = exact.at[0][v][i];
+      }
+    }
+  }
+}
+
+// Out of registers and back: sums whose address others know would not stay in
+// them.
+template <typename C, typename S>
+inline __attribute__((always_inline)) Sums<C, S> Mended(
+    const ForwardBlock<C>& block, const TwoRuns<C>& sources,
+    const TwoRuns<C>& magnitudes, const Sums<C, S>& sums) {
+  C values[S::kPixels * kSpan<C, S> * kWidth<C>];
+  Sums<C, S> mended;
+  for (int p = 0; p < S::kPixels; ++p) {
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      Store(sums.at[p][v], values + (p * kSpan<C, S> + v) * kWidth<C>);
+    }
+  }
+  ReplaceInexact<C, S>(block, sources, magnitudes, values);
+  for (int p = 0; p < S::kPixels; ++p) {
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      mended.at[p][v] = Load(values + (p * kSpan<C, S> + v) * kWidth<C>);
+    }
+  }
+  return mended;
+}
+
+// Subtracts the padding of the first and the last pixels, or of those between.
+template <typename C, typename S, bool kBetween>
+inline __attribute__((always_inline)) void SubtractPadding(
+    const LaneValues<C>& padding, Sums<C, S>& sums) {
+#pragma GCC unroll 32
+  for (int p = 0; p < S::kPixels; ++p) {
+    if (kBetween == (S::IsFirst(p) || S::IsLast(p))) continue;
+#pragma GCC unroll 8
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      sums.at[p][v] -= Load(ValuesOf<C, S>(padding, p) + v * kWidth<C>);
+    }
+  }
+}
+
+template <typename C, typename S>
+inline __attribute__((always_inline)) void AddBefore(const TwoRuns<C>& before,
+                                                     ptrdiff_t plane,
+                                                     Sums<C, S>& sums) {
+#pragma GCC unroll 32
+  for (int p = 0; p < S::kPixels; ++p) {
+    const C* const from = PixelOf<C, S>(before, p, kLanes);
+#pragma GCC unroll 8
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      sums.at[p][v] = Load(from + VectorAt<C>(v, plane)) + sums.at[p][v];
+    }
+  }
+}
+
+template <typename C, typename S>
+inline __attribute__((always_inline)) void WriteSums(const Sums<C, S>& sums,
+                                                     C* first, C* second,
+                                                     ptrdiff_t pixel,
+                                                     ptrdiff_t plane) {
+#pragma GCC unroll 32
+  for (int p = 0; p < S::kPixels; ++p) {
+    C*& output = p < S::kRun ? first : second;
+#pragma GCC unroll 8
+    for (int v = 0; v < kSpan<C, S>; ++v) {
+      Store(sums.at[p][v], output + VectorAt<C>(v, plane));
+    }
+    output += pixel;
+  }
+}
+
+template <typename C, typename S>
+inline __attribute__((always_inline)) void Finish(const ForwardBlock<C>& block,
+                                                  const RunStart& first,
+                                                  const RunStart& second,
+                                                  int64_t done,
+                                                  Sums<C, S> sums) {
+  SubtractPadding<C, S, false>(block.padding, sums);
+  if (block.padded) SubtractPadding<C, S, true>(block.padding, sums);
+  if (block.before != nullptr) {
+    const C* const before = block.before + done * kLanes;
+    AddBefore<C, S>({before + first.total, before + second.total},
+                    block.before_plane, sums);
+  }
+  C* const output = block.output + done * block.output_pixel;
+  WriteSums<C, S>(sums, output + first.*block.start,
+                  output + second.*block.start, block.output_pixel,
+                  block.output_plane);
+}
+
+// Distances of one block, `done` pixels behind its starts, from sums of maxima.
+// What depends on a pixel and a lane depends on nothing else of the block, so
+// that any tiling gives the same bits: the block's largest magnitudes and
+// smallest distances only tell whether to look closer.
+template <typename C, typename S, template <typename, typename> class Sum>
+inline __attribute__((always_inline)) void ForwardRuns(
+    const ForwardBlock<C>& block, const RunStart& first, const RunStart& second,
+    int64_t done) {
+  const auto runs = [&](const C* values) {
+    values += done;
+    return TwoRuns<C>{values + first.pixel, values + second.pixel};
+  };
+  const C* const source = block.source + done * block.source_pixel;
+  const TwoRuns<C> sources{source + first.source, source + second.source};
+  if constexpr (kDirectForward) {
+    Finish<C, S>(block, first, second, done,
+                 SumOverTaps<C, Direct<C>, S>(block, sources, {}));
+  } else {
+    const auto sums = Sum<C, S>::Of(
+        block, sources, Reach<C, S>(block, runs(block.source_sums)));
+    const TwoRuns<C> magnitudes = runs(block.source_magnitudes);
+    if (__builtin_expect(MayBeInexact<C, S>(block, magnitudes, sums), 0)) {
+      Finish<C, S>(block, first, second, done,
+                   Mended<C, S>(block, sources, magnitudes, sums));
+    } else {
+      Finish<C, S>(block, first, second, done, sums);
+    }
+  }
+}
+
+template <typename C, typename S, template <typename, typename> class Sum>
+void Forward(const ForwardBlock<C>& block, const RunStart* starts,
+             int64_t count, int64_t times) {
+  for (int64_t i = 0; i < count; i += S::kRuns) {
+    for (int64_t done = 0; done < times * S::kRun; done += S::kRun) {
+      ForwardRuns<C, S, Sum>(block, starts[i], starts[i + S::kRuns - 1], done);
+    }
+  }
+}
+
+// Calls the instance for `pixels` (of each run) out of 1 ... kMost.
+template <typename C, int kMost, int kRuns, int kPlanes, bool kOperand,
+          template <typename, typename> class Sum>
+void ForwardUpTo(const ForwardBlock<C>& block, const RunStart* starts,
+                 int64_t count, int64_t times, int pixels) {
+  if (pixels == kMost) {
+    using S = Shape<kMost, kRuns, kPlanes, kOperand>;
+    return Forward<C, S, Sum>(block, starts, count, times);
+  }
+  if constexpr (kMost > 1) {
+    ForwardUpTo<C, kMost - 1, kRuns, kPlanes, kOperand, Sum>(
+        block, starts, count, times, pixels);
+  }
+}
+
+}  // namespace
+}  // namespace keras_adder
+
+#endif  // KERAS_ADDER_CORE_KERNELS_FORWARD_KERNELS_H_
