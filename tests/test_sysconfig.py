@@ -122,6 +122,7 @@ def test_no_build(package, name):
     assert "`make build`" in error
 
 
+@pytest.mark.slow
 def test_library_that_lacks_a_symbol(package):
     """What an unexpected TensorFlow looks like to the dynamic linker."""
     library = package / "libkeras_adder_ops.so"

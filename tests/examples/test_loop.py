@@ -201,6 +201,7 @@ def train(data, output, *flags):
     return loop.train(build_model, data, args), args
 
 
+@pytest.mark.slow
 def test_averaged_weights_replace_the_trained_ones(data, tmp_path):
     flags = ("--network=cnn", "--epochs=4", "--ema", "--verbose=0")
     model, args = train(data, tmp_path, *flags)

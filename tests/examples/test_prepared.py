@@ -33,6 +33,7 @@ def test_unavailable_data_is_one_plain_line(name, tmp_path, no_network):
     assert "cannot be reached (ConnectionError)" in message
 
 
+@pytest.mark.slow
 def test_the_script_offers_the_digits(tmp_path):
     # Nothing that could be reached: the port is never open.
     process = subprocess.run(

@@ -488,6 +488,7 @@ np.savez(sys.argv[2], **results)
             assert np.array_equal(dx[part], part_dx[part])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set(isa):
     """The same checks again, in a process that is held to less."""
