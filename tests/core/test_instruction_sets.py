@@ -7,7 +7,6 @@ file comes first: if that is the one for AVX-512, every processor gets it.
 import json
 import platform
 import re
-import shutil
 import subprocess
 
 import builds
@@ -17,10 +16,6 @@ OBJECTS = builds.RELEASE / "CMakeFiles" / "keras_adder_core.dir" / "core"
 
 needs_x86 = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the files of x86-64 are tested"
-)
-needs_binutils = pytest.mark.skipif(
-    shutil.which("nm") is None or shutil.which("readelf") is None,
-    reason="there are no binutils",
 )
 
 
@@ -48,7 +43,6 @@ def reachable(path):
 
 
 @needs_x86
-@needs_binutils
 @pytest.mark.parametrize(
     "file, tables",
     [
@@ -68,7 +62,6 @@ def test_only_the_tables_lead_to_an_instruction_set(file, tables):
 
 
 @needs_x86
-@needs_binutils
 def test_other_files_would_not_pass():
     """Those may have functions that the linker merges."""
     path = OBJECTS / "correlation.cc.o"
