@@ -104,43 +104,38 @@ class RecalibrateBatchNormalization(keras.callbacks.Callback):
         self.data = data
         self.steps = steps
         self.batch_size = batch_size
-        self._training = False
-        self._stale = self._trained = False
+        # Whether there was a step since the statistics were renewed.
+        self._stale = False
         self._recalibration: _Recalibration | None = None
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._training = True
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        self._stale = self._trained = True
+        self._stale = True
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        # An evaluation that is not part of a training finds the weights alone.
-        if self._training:
+        if self._stale:  # As it is not in an evaluation by itself.
             self._recalibrate()
 
     def on_epoch_end(
         self, epoch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        self._recalibrate()
+        if self._stale:
+            self._recalibrate()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         # The weights need not be those that the last epoch left.
-        self._stale = self._trained
-        self._recalibrate()
-        self._training = self._trained = False
+        if self._recalibration is not None:
+            self._recalibrate()
         self._recalibration = None
 
     def _recalibrate(self):
-        if self._stale:
-            if self._recalibration is None:  # The model is built by now.
-                self._recalibration = _Recalibration(self.model)
-            self._recalibration.run(
-                _batches(self.data, self.steps, self.batch_size)
-            )
-            self._stale = False
+        if self._recalibration is None:  # The model is built by now.
+            self._recalibration = _Recalibration(self.model)
+        self._recalibration.run(
+            _batches(self.data, self.steps, self.batch_size)
+        )
+        self._stale = False
 
 
 class _Recalibration:

@@ -105,7 +105,7 @@ class Batches(keras.utils.PyDataset):
         ),
         (Batches, None),
         (lambda x, y: ((x[i::3], y[i::3]) for i in range(3)), 3),
-        (lambda x, y: x.tolist() and x, None),
+        (lambda x, y: x, None),
     ],
     ids=["inputs", "pairs", "endless", "PyDataset", "generator", "array"],
 )
@@ -397,11 +397,9 @@ def test_an_evaluation_apart_finds_the_statistics_alone():
     model = compiled()
     callback = RecalibrateBatchNormalization(x)
     model.fit(x, y, epochs=1, verbose=0, callbacks=[callback])
-    other = model.get_weights()
     model.get_layer("first").moving_mean.assign([1, 2, 3])
     model.evaluate(x, y, verbose=0, callbacks=[callback])
     assert model.get_layer("first").moving_mean.numpy().tolist() == [1, 2, 3]
-    assert len(other) == len(model.get_weights())
 
 
 @pytest.mark.slow
