@@ -116,9 +116,10 @@ def machine(threads, isa):
     import tensorflow as tf
 
     import keras_adder
+    from keras_adder.__main__ import processor
 
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": cores(),
         "threads": threads,
         "isa": isa or f"best the processor has ({best_isa()})",
@@ -153,21 +154,3 @@ def _optional_versions():
         except metadata.PackageNotFoundError:
             found[package] = None
     return found
-
-
-def _cpu_info():
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            lines = [line.partition(":") for line in file]
-    except OSError:
-        return {}
-    # Of all cores alike.
-    return {key.strip(): value.strip() for key, _, value in lines}
-
-
-def _processor():
-    info = _cpu_info()
-    name = info.get("model name") or platform.processor() or platform.machine()
-    if "cpu family" in info:
-        name += f" (family {info['cpu family']}, model {info['model']})"
-    return name

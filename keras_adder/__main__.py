@@ -26,7 +26,7 @@ def main() -> int:
         f"on {keras.config.backend()}, NumPy {np.__version__}, "
         f"Python {platform.python_version()}",
         "system": f"{platform.platform(terse=True)}, {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "instruction set": sets["chosen"] or f"none: {sets['error']}",
         "this processor has": ", ".join(sets["supported"]),
         "the library has": ", ".join(sets["compiled"]),
@@ -51,16 +51,19 @@ def _check():
     return right, "right" if right else f"wrong: {value} and not -189.0"
 
 
-def _processor():
+def processor() -> str:
+    """What /proc/cpuinfo says of the processor, or Python does."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                name, _, value = line.partition(":")
-                if name.strip() == "model name":
-                    return value.strip()
+            lines = [line.partition(":") for line in file]
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        lines = []
+    # Of all cores alike.
+    info = {key.strip(): value.strip() for key, _, value in lines}
+    name = info.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in info:
+        name += f" (family {info['cpu family']}, model {info['model']})"
+    return name
 
 
 if __name__ == "__main__":
