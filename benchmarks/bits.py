@@ -102,30 +102,10 @@ def takes(convolution):
 
 
 def hash_of(data):
-    import tensorflow as tf
+    import tensorflow_op
 
-    from keras_adder.ops import adder_conv2d
-
-    convolution = data.convolution
-    x, f = (tf.cast(array, convolution.dtype) for array in (data.x, data.f))
-    padding = convolution.padding
-    with tf.GradientTape() as tape:
-        tape.watch([x, f])
-        y = adder_conv2d(
-            x,
-            f,
-            strides=convolution.strides,
-            padding=padding.lower() if isinstance(padding, str) else padding,
-            data_format="channels_first"
-            if convolution.data_format == "NCHW"
-            else "channels_last",
-            dilation_rate=convolution.dilations,
-            filter_gradient="sign" if convolution.sign else "full_precision",
-        )
-    g = tf.cast(data.g, y.dtype)
-    results = (y, *tape.gradient(y, [x, f], output_gradients=g))
     digest = hashlib.sha256()
-    for result in results:
+    for result in tensorflow_op.run(data.convolution, data):
         digest.update(result.numpy().tobytes())
     return digest.hexdigest()[:16]
 

@@ -12,6 +12,7 @@ import gpu_interface
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_op
 
 from keras_adder import sysconfig
 from keras_adder.ops import adder_conv2d
@@ -32,27 +33,7 @@ def test_library_has_kernels_for_the_gpu_that_is_there():
 def run(convolution, data, device="GPU:0"):
     """Output, input gradient and filter gradient, as the op computes them."""
     with tf.device(device):
-        x, f = (tf.cast(a, convolution.dtype) for a in (data.x, data.f))
-        g = tf.cast(data.g, convolution.result_dtype)
-        with tf.GradientTape() as tape:
-            tape.watch([x, f])
-            y = adder_conv2d(
-                x,
-                f,
-                strides=convolution.strides,
-                padding=convolution.padding
-                if not isinstance(convolution.padding, str)
-                else convolution.padding.lower(),
-                data_format="channels_first"
-                if convolution.data_format == "NCHW"
-                else "channels_last",
-                dilation_rate=convolution.dilations,
-                filter_gradient="sign"
-                if convolution.sign
-                else "full_precision",
-                output_dtype=convolution.result_dtype,
-            )
-        results = (y, *tape.gradient(y, [x, f], output_gradients=g))
+        results = tensorflow_op.run(convolution, data)
     kind = tf.DeviceSpec.from_string(device).device_type
     assert all(f"{kind}:" in result.device for result in results)
     return results
