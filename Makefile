@@ -69,7 +69,7 @@ clean: ## Delete the environment and all that was built
 # Editable: a change of Python code is seen at once, and of the rest below.
 $(VENV)/.built: $(VENV)/.installed setup.py pyproject.toml $(SOURCES) \
 		$(BUILD_INFO) $(EMULATION)
-	@echo "Compiling the ops (about a minute the first time)."
+	@echo "Compiling the ops (a minute or two the first time)."
 	@$(VENV_PYTHON) -m pip install -qq --no-build-isolation --no-deps -e .
 	@$(VENV)/bin/cmake --build build/cmake \
 		--target keras_adder_cuda_emulated > /dev/null
