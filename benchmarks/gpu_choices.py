@@ -7,7 +7,7 @@ import gpu_interface
 import gpu_table
 import shapes
 
-TILES = ("narrow", "wide")
+TILES = ("narrow", "medium", "wide")
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128)
 
 # A turn of calls lasts at least this long: there are hundreds of choices.

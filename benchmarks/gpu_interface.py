@@ -16,7 +16,7 @@ import weakref
 import numpy as np
 
 PASSES = ("forward", "input_gradient", "filter_gradient")
-KERNELS = ("auto", "general", "narrow", "wide")
+KERNELS = ("auto", "general", "narrow", "wide", "medium")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 

@@ -273,7 +273,7 @@ def turn(memory, run, least_seconds=TURN_SECONDS):
         more = math.ceil(1.2 * calls * least_seconds / max(seconds, 1e-9))
         calls = min(max(more, 2 * calls), MAX_CALLS)
 
-    def take():
+    def take(run=run):  # whose tensors a graph does not keep alive
         return memory.seconds(repeated) / calls
 
     return take

@@ -241,7 +241,7 @@ def halves_are_rounded_as_by_numpy(interface):
 def any_number_of_splits(interface, splits):
     """What the plan would not choose is right as well, and as deterministic."""
     for name in ("filters beyond shared memory", "long batch", "depthwise"):
-        for kernel in ("narrow", "wide"):
+        for kernel in ("narrow", "medium", "wide"):
             convolution = dataclasses.replace(
                 cases.EXTREMES[name], force=kernel, splits=splits
             )

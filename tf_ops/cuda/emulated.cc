@@ -18,7 +18,10 @@ class Block {
   using Thread = TileThread<Operation, Tile>;
 
   explicit Block(const Plan& plan)
-      : plan_(plan), threads_(Tile::kThreads), shared_(2) {}
+      : plan_(plan),
+        threads_(Tile::kThreads),
+        totals_(Tile::kThreads),
+        shared_(2) {}
 
   // As TileKernel of kernels.cu: what it writes between two barriers is a loop
   // over all threads here.
@@ -26,8 +29,8 @@ class Block {
     int thread = 0;
     ForEach([&](Thread& t) {
       ThreadPlace place;
-      place.Set(thread++, x, y, z);
-      t.Begin(plan_, place);
+      place.Set(thread, x, y, z);
+      t.Begin(plan_, place, &totals_[thread++]);
     });
     if (threads_[0].left() > 0) {
       ForEach([&](Thread& t) { t.Load(plan_); });
@@ -53,6 +56,7 @@ class Block {
 
   const Plan& plan_;
   std::vector<Thread> threads_;
+  std::vector<Totals<Tile>> totals_;
   std::vector<SharedTile<Tile>> shared_;
 };
 
@@ -111,7 +115,7 @@ const char* LaunchGeneral(const Request& request, int64_t result_size, void*) {
 }
 
 const char* LaunchTiles(const Plan& plan, const Launch& launch, void*) {
-  Dispatch(plan, launch.narrow, Emulator{plan, launch});
+  Dispatch(plan, launch, Emulator{plan, launch});
   for (int64_t i = 0; plan.splits > 1 && i < launch.result_size; ++i) {
     if (plan.splits > kSumLanes) {
       float parts[kSumLanes];

@@ -39,7 +39,9 @@ enum {
   KERAS_ADDER_AUTO = 0,
   KERAS_ADDER_GENERAL = 1,
   KERAS_ADDER_NARROW = 2,
-  KERAS_ADDER_WIDE = 3
+  KERAS_ADDER_WIDE = 3,
+  /* Wide and medium are one for both gradients. */
+  KERAS_ADDER_MEDIUM = 4
 };
 
 /* One spatial axis. Position `o` of the output and tap `k` of the filters meet

@@ -14,16 +14,19 @@ namespace {
 // Blocks of 128 threads that share a multiprocessor: what registers allow
 // without spills.
 template <typename Operation, typename Tile>
-constexpr int kBlocks = Tile::kThreadColumns == 8 ? 2
-                        : Operation::kHasFixed    ? 3
-                                                  : 4;
+constexpr int kBlocks =
+    Tile::kThreadColumns == 8 ||
+            (Operation::kHasFixed && (Tile::kDepth > 8 || Tile::kRows > 128))
+        ? 3
+        : 4;
 
 template <typename Operation, typename Tile>
 __global__ void __launch_bounds__(kTileThreads, kBlocks<Operation, Tile>)
     TileKernel(const __grid_constant__ Plan plan) {
   __shared__ SharedTile<Tile> shared[2];
+  Totals<Tile> totals;
   TileThread<Operation, Tile> thread;
-  thread.Begin(plan, ThreadPlace());
+  thread.Begin(plan, ThreadPlace(), &totals);
   if (thread.left() > 0) {
     thread.Load(plan);
     thread.Store(plan, &shared[0]);
@@ -208,7 +211,7 @@ const char* LaunchGeneral(const Request& request, int64_t result_size,
 
 const char* LaunchTiles(const Plan& plan, const Launch& launch, void* stream) {
   const cudaStream_t on = static_cast<cudaStream_t>(stream);
-  Dispatch(plan, launch.narrow, Launcher{plan, launch, on});
+  Dispatch(plan, launch, Launcher{plan, launch, on});
   if (plan.splits > kSumLanes) {
     SumPartialsKernel<<<GridOf(launch.result_size, kSumElements),
                         kGeneralThreads, 0, on>>>(plan);

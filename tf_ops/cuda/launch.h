@@ -4,6 +4,7 @@
 #ifndef KERAS_ADDER_CUDA_LAUNCH_H_
 #define KERAS_ADDER_CUDA_LAUNCH_H_
 
+#include "cuda/partials.h"
 #include "cuda/plan.h"
 #include "cuda/tile.h"
 
@@ -18,26 +19,34 @@ const char* LaunchGeneral(const Request& request, int64_t result_size,
                           void* stream);
 const char* LaunchTiles(const Plan& plan, const Launch& launch, void* stream);
 
-// Calls launch.Run<Operation, Tile>() with those of a plan.
+template <typename Operation, typename Launcher>
+struct WithOperation {
+  const Launcher& launcher;
+
+  template <typename Tile>
+  void Run() const {
+    launcher.template Run<Operation, Tile>();
+  }
+};
+
+// Calls launcher.Run<Operation, Tile>() with those of a plan.
 template <typename Launcher>
-void Dispatch(const Plan& plan, bool narrow, const Launcher& launcher) {
-  switch (plan.request.call.pass) {
-    case KERAS_ADDER_FORWARD:
-      narrow ? launcher.template Run<Forward, NarrowTile>()
-             : launcher.template Run<Forward, ForwardTile>();
-      break;
-    case KERAS_ADDER_INPUT_GRADIENT:
-      narrow ? launcher.template Run<InputGradient, NarrowTile>()
-             : launcher.template Run<InputGradient, GradientTile>();
-      break;
-    default:
-      if (plan.request.call.sign) {
-        narrow ? launcher.template Run<SignFilterGradient, NarrowTile>()
-               : launcher.template Run<SignFilterGradient, GradientTile>();
-      } else {
-        narrow ? launcher.template Run<FilterGradient, NarrowTile>()
-               : launcher.template Run<FilterGradient, GradientTile>();
-      }
+void Dispatch(const Plan& plan, const Launch& launch,
+              const Launcher& launcher) {
+  const auto run = [&](auto operation) {
+    using Operation = decltype(operation);
+    WithTile<Operation::kPass>(launch.tile,
+                               WithOperation<Operation, Launcher>{launcher});
+  };
+  const KerasAdderCall& call = plan.request.call;
+  if (call.pass == KERAS_ADDER_FORWARD) {
+    run(Forward());
+  } else if (call.pass == KERAS_ADDER_INPUT_GRADIENT) {
+    run(InputGradient());
+  } else if (call.sign) {
+    run(SignFilterGradient());
+  } else {
+    run(FilterGradient());
   }
 }
 

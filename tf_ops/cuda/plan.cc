@@ -11,11 +11,19 @@ namespace keras_adder {
 namespace cuda {
 namespace {
 
-// Tiles that keep every multiprocessor of a large GPU busy. More than half of
-// these is left alone: to write and sum up parts costs as much as it gains.
-constexpr int64_t kWantedBlocks = 512;
-// A split is worth its while from so many steps on.
-constexpr int64_t kMinStepsPerSplit = 16;
+// How many blocks parts are made for. Forward passes and input gradients have
+// parts as large as an image: only until every multiprocessor of a large GPU
+// has two or three blocks. Parts of filters are small, and many blocks leave no
+// multiprocessor without work while the last ones run. Found by
+// `benchmarks/gpu.py --choices` on an H200.
+constexpr int64_t kWantedBlocks = 320;
+constexpr int64_t kMinStepsPerSplit = 32;
+constexpr int64_t kWantedFilterBlocks = 4096;
+constexpr int64_t kMinStepsPerFilterSplit = 64;
+// Shorter filter parts, which cost more for their sum than they gain, as long
+// as blocks are few.
+constexpr int64_t kFewFilterBlocks = 768;
+constexpr int64_t kMinStepsPerFewFilterSplits = 12;
 constexpr int64_t kMaxPartialBytes = int64_t{256} << 20;
 // Fewer columns would leave most of a tile idle.
 constexpr int64_t kMinColumns = 4;
@@ -141,24 +149,70 @@ int64_t MaxTaps(const Walk* walks, int32_t phases) {
   return taps;
 }
 
-// The narrow tile loads more for each difference, and is taken to be a fifth
-// slower.
-bool IsNarrowTile(int32_t kernel, int64_t columns, int64_t wide) {
-  if (kernel != KERAS_ADDER_AUTO) return kernel == KERAS_ADDER_NARROW;
-  const int64_t narrow = NarrowTile::kColumns;
-  return CeilDiv(columns, narrow) * narrow * 6 <
-         CeilDiv(columns, wide) * wide * 5;
+// The size of tile whose columns, those beyond the last included, take least
+// time. Smaller tiles load more for each difference.
+int32_t TileSize(int32_t kernel, bool forward, int64_t columns) {
+  const auto padded = [=](int64_t tile) {
+    return CeilDiv(columns, tile) * tile;
+  };
+  if (kernel != KERAS_ADDER_AUTO) {
+    return !forward && kernel == KERAS_ADDER_WIDE ? KERAS_ADDER_MEDIUM : kernel;
+  }
+  const int64_t narrow = padded(16) * 6;
+  const int64_t medium = padded(32) * 5;
+  const int64_t wide = forward ? padded(64) * 4 : medium + 1;
+  const int64_t least = std::min({narrow, medium, wide});
+  return least == wide     ? KERAS_ADDER_WIDE
+         : least == medium ? KERAS_ADDER_MEDIUM
+                           : KERAS_ADDER_NARROW;
 }
 
-void MakeSplits(int64_t blocks, int64_t depth, int64_t result_size,
+struct TileShape {
+  Launch* launch;
+
+  template <typename Tile>
+  void Run() const {
+    launch->tile_rows = Tile::kRows;
+    launch->tile_columns = Tile::kColumns;
+    launch->tile_depth = Tile::kDepth;
+  }
+};
+
+void ChooseTile(const KerasAdderCall& call, int64_t columns, Launch* launch) {
+  launch->tile =
+      TileSize(call.kernel, call.pass == KERAS_ADDER_FORWARD, columns);
+  switch (call.pass) {
+    case KERAS_ADDER_FORWARD:
+      return WithTile<KERAS_ADDER_FORWARD>(launch->tile, TileShape{launch});
+    case KERAS_ADDER_INPUT_GRADIENT:
+      return WithTile<KERAS_ADDER_INPUT_GRADIENT>(launch->tile,
+                                                  TileShape{launch});
+    default:
+      return WithTile<KERAS_ADDER_FILTER_GRADIENT>(launch->tile,
+                                                   TileShape{launch});
+  }
+}
+
+// Into how many parts the sums of so many blocks are best divided.
+int64_t WantedSplits(bool filters, int64_t blocks, int64_t steps) {
+  blocks = std::max<int64_t>(blocks, 1);
+  if (!filters) {
+    return std::min(kWantedBlocks / blocks, steps / kMinStepsPerSplit);
+  }
+  return std::max(
+      std::min(kWantedFilterBlocks / blocks, steps / kMinStepsPerFilterSplit),
+      std::min(kFewFilterBlocks / blocks, steps / kMinStepsPerFewFilterSplits));
+}
+
+void MakeSplits(int64_t blocks, int64_t steps, int64_t result_size,
                 Plan* plan) {
-  const int64_t steps = CeilDiv(depth, ForwardTile::kDepth);
+  const KerasAdderCall& call = plan->request.call;
   const int64_t partial_bytes =
       std::max<int64_t>(result_size, 1) * int64_t{sizeof(float)};
-  int64_t splits = plan->request.call.splits;
+  int64_t splits = call.splits;
   if (splits == 0) {
-    splits = std::min(kWantedBlocks / std::max<int64_t>(blocks, 1),
-                      steps / kMinStepsPerSplit);
+    splits =
+        WantedSplits(call.pass == KERAS_ADDER_FILTER_GRADIENT, blocks, steps);
   }
   splits = std::min(splits, steps);
   splits = std::min(splits, kMaxPartialBytes / partial_bytes);
@@ -191,7 +245,6 @@ Launch MakePlan(const KerasAdderCall& call, Plan* plan) {
   if (!FitsTiles(call)) return launch;
 
   const bool filters = call.pass == KERAS_ADDER_FILTER_GRADIENT;
-  const bool forward = call.pass == KERAS_ADDER_FORWARD;
   plan->batch = static_cast<int32_t>(call.batch);
   plan->groups = static_cast<int32_t>(call.groups);
   plan->group_in = static_cast<int32_t>(call.in_channels / call.groups);
@@ -220,7 +273,7 @@ Launch MakePlan(const KerasAdderCall& call, Plan* plan) {
   plan->filter_channel = from_output ? 1 : out_channels;
   plan->filter_column = from_output ? out_channels : 1;
   // Groups begin at multiples of `channels`, pixels at multiples of all.
-  plan->vectors = !nchw && !filters && plan->channels % 4 == 0;
+  plan->vectors = !nchw && plan->channels % 4 == 0;
 
   int64_t rows, depth;
   if (filters) {
@@ -232,16 +285,13 @@ Launch MakePlan(const KerasAdderCall& call, Plan* plan) {
     depth = MaxTaps(plan->height, plan->height_phases) *
             MaxTaps(plan->width, plan->width_phases) * plan->channels;
   }
-  const int wide = forward ? ForwardTile::kColumns : GradientTile::kColumns;
-  launch.narrow = IsNarrowTile(call.kernel, plan->columns, wide);
-  launch.tile_columns = launch.narrow ? NarrowTile::kColumns : wide;
-  launch.tile_rows = launch.narrow ? NarrowTile::kRows : ForwardTile::kRows;
+  ChooseTile(call, plan->columns, &launch);
   launch.blocks_x = CeilDiv(rows, launch.tile_rows);
   launch.blocks_y = CeilDiv(plan->columns, launch.tile_columns);
   const int64_t images =
       call.groups * int64_t{plan->height_phases} * plan->width_phases;
-  MakeSplits(launch.blocks_x * launch.blocks_y * images, depth,
-             launch.result_size, plan);
+  MakeSplits(launch.blocks_x * launch.blocks_y * images,
+             CeilDiv(depth, launch.tile_depth), launch.result_size, plan);
   launch.blocks_z = images * plan->splits;
   launch.general = rows > kMaxIndex || depth > kMaxIndex ||
                    launch.blocks_y > kMaxGrid || launch.blocks_z > kMaxGrid;
@@ -263,7 +313,7 @@ const char* CheckCall(const KerasAdderCall& call) {
   if (call.type < KERAS_ADDER_FLOAT16 || call.type > KERAS_ADDER_FLOAT64) {
     return "`type` must be one of the four types";
   }
-  if (call.kernel < KERAS_ADDER_AUTO || call.kernel > KERAS_ADDER_WIDE) {
+  if (call.kernel < KERAS_ADDER_AUTO || call.kernel > KERAS_ADDER_MEDIUM) {
     return "`kernel` must be one of the kernels";
   }
   if (call.splits < 0) return "`splits` must not be negative";

@@ -11,6 +11,8 @@
 #ifndef KERAS_ADDER_CUDA_PLAN_H_
 #define KERAS_ADDER_CUDA_PLAN_H_
 
+#include <type_traits>
+
 #include "cuda/general.h"
 
 namespace keras_adder {
@@ -18,30 +20,49 @@ namespace cuda {
 
 // A block of threads computes kRows x kColumns results, kDepth terms a step;
 // a thread computes kThreadRows x kThreadColumns of them, in registers.
-template <int rows, int columns, int thread_rows, int thread_columns>
+template <int rows, int columns, int thread_rows, int thread_columns, int depth>
 struct Tile {
   static constexpr int kRows = rows;
   static constexpr int kColumns = columns;
   static constexpr int kThreadRows = thread_rows;
   static constexpr int kThreadColumns = thread_columns;
-  static constexpr int kDepth = 8;
+  static constexpr int kDepth = depth;
   static constexpr int kThreadsAcross = columns / thread_columns;
   static constexpr int kThreads = rows / thread_rows * kThreadsAcross;
 };
 
-// Register blocks of the gradients are smaller: an input gradient has a third
-// array, the inputs, beside its two of sums.
-using ForwardTile = Tile<128, 64, 8, 8>;
-using GradientTile = Tile<128, 32, 8, 4>;
-using NarrowTile = Tile<256, 16, 8, 4>;
+// Register blocks of the gradients are smaller: they have an array more, the
+// inputs or filters that belong to the place of a result. On an H200 longer
+// steps pay for their registers in filter gradients, whose places in the depth
+// take most to compute. A narrow tile of longer steps would leave room for one
+// block in the 64 KiB of shared memory of a compute capability of 7.5.
+using WideTile = Tile<128, 64, 8, 8, 8>;
+template <int depth>
+using MediumTile = Tile<128, 32, 8, 4, depth>;
+using NarrowTile = Tile<256, 16, 8, 4, 8>;
 constexpr int kTileThreads = 128;
-static_assert(ForwardTile::kThreads == kTileThreads);
-static_assert(GradientTile::kThreads == kTileThreads);
+static_assert(WideTile::kThreads == kTileThreads);
+static_assert(MediumTile<8>::kThreads == kTileThreads);
 static_assert(NarrowTile::kThreads == kTileThreads);
 
-// Sums are moved to a second set of registers after so many steps, so that no
-// chain of additions gets long.
-constexpr int kStepsPerChain = 16;
+// Calls user.Run<Tile>() with the tile that a pass takes of a size, which is
+// KERAS_ADDER_NARROW, _MEDIUM or _WIDE. Gradients have no wide one.
+template <int pass, typename User>
+void WithTile(int32_t size, const User& user) {
+  constexpr bool forward = pass == KERAS_ADDER_FORWARD;
+  constexpr int depth = pass == KERAS_ADDER_FILTER_GRADIENT ? 16 : 8;
+  if (size == KERAS_ADDER_NARROW) {
+    user.template Run<NarrowTile>();
+  } else if (forward && size == KERAS_ADDER_WIDE) {
+    user.template Run<
+        std::conditional_t<forward, WideTile, MediumTile<depth>>>();
+  } else {
+    user.template Run<MediumTile<depth>>();
+  }
+}
+
+// A chain of additions ends after so many terms, and goes to a second sum.
+constexpr int kTermsPerChain = 128;
 
 // Strides beyond this are the general kernel's business in input gradients. A
 // power of two, which tiles divide by.
@@ -100,9 +121,10 @@ struct Plan {
 // What a launch needs beside the plan.
 struct Launch {
   bool general;
-  bool narrow;
+  int32_t tile;  // KERAS_ADDER_NARROW, _MEDIUM or _WIDE
   int tile_rows;
   int tile_columns;
+  int tile_depth;
   int64_t blocks_x;  // tiles of rows
   int64_t blocks_y;  // tiles of columns
   int64_t blocks_z;  // groups x phases x splits

@@ -81,6 +81,15 @@ struct SharedTile {
   }
 };
 
+// A thread's sums of the chains that have ended. They are needed once in
+// kTermsPerChain terms, and registers that are free of them make room for
+// another block on the multiprocessor: so they live in a GPU's local memory,
+// where `volatile` keeps them.
+template <typename Tile>
+struct Totals {
+  volatile float values[Tile::kThreadRows][Tile::kThreadColumns];
+};
+
 // A place in the depth: its three indices, the first one fastest.
 struct Cursor {
   int32_t inner;
@@ -145,15 +154,20 @@ class TileThread {
   using Shared = SharedTile<Tile>;
 
   // `place` is set on machines that do not know it.
-  KERAS_ADDER_HD void Begin(const Plan& plan, const ThreadPlace& place) {
+  KERAS_ADDER_HD void Begin(const Plan& plan, const ThreadPlace& place,
+                            Totals<Tile>* totals) {
     place_ = place;
+    totals_ = totals;
     BeginImage(plan);
     BeginDepth(plan);
     BeginRows(plan);
     KERAS_ADDER_UNROLL
     for (int i = 0; i < kThreadRows; ++i) {
       KERAS_ADDER_UNROLL
-      for (int j = 0; j < kThreadColumns; ++j) sums_[i][j] = totals_[i][j] = 0;
+      for (int j = 0; j < kThreadColumns; ++j) {
+        sums_[i][j] = 0;
+        totals_->values[i][j] = 0;
+      }
     }
     if (Operation::kHasFixed) LoadFixed(plan);
   }
@@ -164,9 +178,9 @@ class TileThread {
 
   KERAS_ADDER_HD void Load(const Plan& plan) {
     if (RowType(plan) == KERAS_ADDER_FLOAT32) {
-      plan.vectors ? LoadRows<Words4>(plan) : LoadRows<uint32_t>(plan);
+      plan.vectors ? LoadPacked(plan, Words4()) : LoadRows<uint32_t>(plan);
     } else {
-      plan.vectors ? LoadRows<Words2>(plan) : LoadRows<uint16_t>(plan);
+      plan.vectors ? LoadPacked(plan, Words2()) : LoadRows<uint16_t>(plan);
     }
     if (ColumnType(plan) == KERAS_ADDER_FLOAT32) {
       LoadColumns<uint32_t>(plan);
@@ -177,13 +191,13 @@ class TileThread {
   }
 
   KERAS_ADDER_HD void Store(const Plan& plan, Shared* shared) const {
+    const bool packed = plan.vectors != 0;
     if (RowType(plan) == KERAS_ADDER_FLOAT32) {
-      StoreRows(shared,
+      StoreRows(shared, packed,
                 [](const uint32_t* words, int k) { return AsFloat(words[k]); });
     } else {
       const int32_t type = RowType(plan);
-      const bool packed = plan.vectors != 0;
-      StoreRows(shared, [=](const uint32_t* words, int k) {
+      StoreRows(shared, packed, [=](const uint32_t* words, int k) {
         const uint32_t pair = words[k / 4 * 4 + k % 4 / 2];
         const uint32_t element = pair >> (k % 2 * 16) & 0xffff;
         return ToFloat(packed ? element : words[k], type);
@@ -205,7 +219,7 @@ class TileThread {
       for (int k = 0; k < left_; ++k) AccumulateOne(shared, k);
     }
     left_ -= Tile::kDepth;
-    if (++steps_ == kStepsPerChain) EndChain();
+    if (++steps_ == kTermsPerChain / Tile::kDepth) EndChain();
   }
 
   KERAS_ADDER_HD void Finish(const Plan& plan) {
@@ -218,7 +232,8 @@ class TileThread {
       for (int j = 0; j < kThreadColumns; ++j) {
         const int32_t column = first_column() + ColumnOf(j);
         if (column < plan.columns) {
-          Write(plan, offset + column * ResultColumnStep(plan), totals_[i][j]);
+          Write(plan, offset + column * ResultColumnStep(plan),
+                totals_->values[i][j]);
         }
       }
     }
@@ -231,13 +246,17 @@ class TileThread {
   // Threads that load one term of all columns.
   static constexpr int kLoaders = Tile::kThreads / Tile::kDepth;
   static constexpr int kColumnsPerThread = Tile::kColumns / kLoaders;
+  // Threads that load four neighbouring rows each, of one term of all rows.
+  static constexpr int kQuadsAcross = Tile::kRows / 4;
+  static constexpr int kQuadDepths = Tile::kThreads / kQuadsAcross;
+  static constexpr int kQuadsPerThread = Tile::kDepth / kQuadDepths;
   static constexpr bool kFilters =
       Operation::kPass == KERAS_ADDER_FILTER_GRADIENT;
   static constexpr bool kPhases =
       Operation::kPass == KERAS_ADDER_INPUT_GRADIENT;
   // Neighbours in memory of a column's terms: by depth, or by column.
   static constexpr bool kDepthFirst = kPhases;
-  static_assert(Tile::kDepth == 8 && kThreadRows == 8);
+  static_assert(Tile::kDepth % 8 == 0 && kThreadRows == 8);
   static_assert(kThreadColumns == 4 || kThreadColumns == 8);
 
   // Divides a block's z among groups, phases and splits. Only input gradients
@@ -326,7 +345,10 @@ class TileThread {
     KERAS_ADDER_UNROLL
     for (int i = 0; i < kRowsPerThread; ++i) {
       SourceRow& row = rows_[i];
-      const int32_t index = first_row() + place_.thread() + i * Tile::kThreads;
+      const int32_t index =
+          first_row() + (kFilters && plan.vectors
+                             ? place_.thread() % kQuadsAcross * 4
+                             : place_.thread() + i * Tile::kThreads);
       row.offset = Product(group() * plan.channels, plan.source.channel);
       row.height = kNowhere;
       row.width = 0;
@@ -383,6 +405,21 @@ class TileThread {
     return kPhases ? plan.request.gradient : plan.request.input;
   }
 
+  // Four channels of a row at once. Those of a filter gradient are four rows,
+  // at a pixel of the depth; a step's pixels are dealt to the threads in turns.
+  template <int count>
+  KERAS_ADDER_HD void LoadPacked(const Plan& plan, Words<count>) {
+    if (!kFilters) return LoadRows<Words<count>>(plan);
+    Cursor cursor = row_cursor_;
+    cursor.Advance(place_.thread() / kQuadsAcross, inners_, middles_);
+    KERAS_ADDER_UNROLL
+    for (int q = 0; q < kQuadsPerThread; ++q) {
+      LoadQuads<count, 1>(plan, rows_[0], cursor, QuadWords(q));
+      cursor.Advance(kQuadDepths, inners_, middles_);
+    }
+    row_cursor_.Advance(Tile::kDepth, inners_, middles_);
+  }
+
   template <typename Unit>
   KERAS_ADDER_HD void LoadRows(const Plan& plan) {
     KERAS_ADDER_UNROLL
@@ -418,7 +455,7 @@ class TileThread {
     const bool inside = SourceOffset(plan, row, cursor, &offset);
     const Words<count>* source =
         static_cast<const Words<count>*>(Source(plan)) +
-        (offset + cursor.inner) / 4;
+        (kFilters ? offset : offset + cursor.inner) / 4;
     KERAS_ADDER_UNROLL
     for (int q = 0; q < quads; ++q) {
       Words<count> quad = {};
@@ -466,8 +503,28 @@ class TileThread {
     }
   }
 
+  // The words of a thread's `q`th quad.
+  KERAS_ADDER_HD uint32_t* QuadWords(int q) {
+    return row_words_[q * 4 / Tile::kDepth] + q * 4 % Tile::kDepth;
+  }
+  KERAS_ADDER_HD const uint32_t* QuadWords(int q) const {
+    return row_words_[q * 4 / Tile::kDepth] + q * 4 % Tile::kDepth;
+  }
+
   template <typename Convert>
-  KERAS_ADDER_HD void StoreRows(Shared* shared, const Convert& convert) const {
+  KERAS_ADDER_HD void StoreRows(Shared* shared, bool packed,
+                                const Convert& convert) const {
+    if (kFilters && packed) {
+      KERAS_ADDER_UNROLL
+      for (int q = 0; q < kQuadsPerThread; ++q) {
+        Quad quad;
+        KERAS_ADDER_UNROLL
+        for (int i = 0; i < 4; ++i) quad.values[i] = convert(QuadWords(q), i);
+        shared->rows[place_.thread() / kQuadsAcross + q * kQuadDepths]
+                    [place_.thread() % kQuadsAcross] = quad;
+      }
+      return;
+    }
     KERAS_ADDER_UNROLL
     for (int i = 0; i < kRowsPerThread; ++i) {
       KERAS_ADDER_UNROLL
@@ -542,7 +599,7 @@ class TileThread {
     for (int i = 0; i < kThreadRows; ++i) {
       KERAS_ADDER_UNROLL
       for (int j = 0; j < kThreadColumns; ++j) {
-        totals_[i][j] += sums_[i][j];
+        totals_->values[i][j] = totals_->values[i][j] + sums_[i][j];
         sums_[i][j] = 0;
       }
     }
@@ -607,6 +664,7 @@ class TileThread {
   }
 
   ThreadPlace place_;
+  Totals<Tile>* totals_;
   // The group and, for input gradients, two phases: digits of one number, so
   // that no step has to divide by more than a power of two.
   uint32_t image_;
@@ -621,50 +679,9 @@ class TileThread {
   uint32_t row_words_[kRowsPerThread][Tile::kDepth];
   uint32_t column_words_[kColumnsPerThread];
   float sums_[kThreadRows][kThreadColumns];
-  float totals_[kThreadRows][kThreadColumns];
   float fixed_[Operation::kHasFixed ? kThreadRows : 1]
               [Operation::kHasFixed ? kThreadColumns : 1];
 };
-
-// One element of a result that was split is the sum of kSumLanes sums, of every
-// kSumLanes-th part each, in their order. Who adds which is a matter of speed:
-// of few parts there are many elements, and one thread adds up all of an
-// element's; of many parts there are few elements, and kSumLanes threads share
-// one. The bits are the same.
-constexpr int kSumLanes = 8;
-
-KERAS_ADDER_HD float SumPartials(const Plan& plan, int64_t index, int lane) {
-  float sum = 0;
-  for (int32_t split = lane; split < plan.splits; split += kSumLanes) {
-    sum += plan.partials[split * plan.result_size + index];
-  }
-  return sum;
-}
-
-KERAS_ADDER_HD void StoreSum(const Plan& plan, int64_t index,
-                             const float* parts, int step) {
-  float sum = 0;
-  KERAS_ADDER_UNROLL
-  for (int lane = 0; lane < kSumLanes; ++lane) sum += parts[lane * step];
-  const KerasAdderCall& call = plan.request.call;
-  StoreFloat(plan.request.result,
-             call.pass == KERAS_ADDER_FORWARD ? call.output_type : call.type,
-             index, sum);
-}
-
-// An element whose parts are kSumLanes at the most: each sum of a lane is one
-// part, or 0, and no load waits for another.
-KERAS_ADDER_HD void SumFewPartials(const Plan& plan, int64_t index) {
-  float parts[kSumLanes];
-  KERAS_ADDER_UNROLL
-  for (int lane = 0; lane < kSumLanes; ++lane) {
-    parts[lane] = 0;
-    if (lane < plan.splits) {
-      parts[lane] += plan.partials[lane * plan.result_size + index];
-    }
-  }
-  StoreSum(plan, index, parts, 1);
-}
 
 }  // namespace cuda
 }  // namespace keras_adder
