@@ -8,15 +8,17 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <random>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "core/engine.h"
 #include "core/geometry.h"
-#include "core/passes.h"
 #include "core/reference.h"
 #include "core/select_kernels.h"
+#include "core/workspace.h"
 
 namespace keras_adder {
 namespace {
@@ -84,32 +86,102 @@ void Expect(const char* what, const std::string& where,
               where.c_str());
 }
 
+// Runs the engine of a problem, with scratch memory of just the size it wants.
+void Run(const Problem& problem, const Tensors& tensors) {
+  Threads pool(problem.threads);
+  const auto engine = MakeEngine(problem);
+  Workspace workspace(engine->workspace_bytes(false));
+  engine->Run(pool, tensors, workspace.get());
+}
+
+// The same with filters that were packed before: to the last bit.
+template <typename C>
+void CheckPacked(const Problem& problem, const Tensors& tensors,
+                 const std::vector<C>& output, const std::string& where) {
+  Threads pool(problem.threads);
+  const auto engine = MakeEngine(problem);
+  Workspace packed(engine->packed_filters_bytes());
+  if (packed.get() == nullptr) return;  // of an empty output
+  engine->PackFilters(pool, tensors.filters, packed.get());
+  std::vector<C> actual(output.size(), NAN);
+  Tensors with_packed = tensors;
+  with_packed.filters = nullptr;
+  with_packed.packed_filters = packed.get();
+  with_packed.output = actual.data();
+  Workspace workspace(engine->workspace_bytes(true));
+  engine->Run(pool, with_packed, workspace.get());
+  ++checks;
+  if (std::memcmp(actual.data(), output.data(), output.size() * sizeof(C)) ==
+      0) {
+    return;
+  }
+  ++failures;
+  std::printf("FAILED packed filters: %s\n", where.c_str());
+}
+
+// An epilogue is what it would be if done afterwards: to the last bit.
+template <typename C>
+void CheckEpilogue(const Problem& problem, const Tensors& tensors,
+                   const std::vector<C>& output, const std::string& where) {
+  const Geometry& geometry = problem.geometry;
+  const std::vector<float> multiplier = Random<float>(geometry.out_channels);
+  const std::vector<float> offset = Random<float>(geometry.out_channels);
+  Epilogue epilogue{multiplier.data(), offset.data(), -3, 2.5f};
+  if (checks % 3 == 0) epilogue.multiplier = nullptr;
+  if (checks % 5 == 0) epilogue.offset = nullptr;
+  std::vector<C> actual(output.size(), NAN);
+  Tensors with_epilogue = tensors;
+  with_epilogue.output = actual.data();
+  with_epilogue.epilogue = &epilogue;
+  Run(problem, with_epilogue);
+  ++checks;
+  const Strides& strides = geometry.output;
+  for (size_t i = 0; i < output.size(); ++i) {
+    const int64_t channel = i / strides.channel % geometry.out_channels;
+    C expected = output[i];
+    if (epilogue.multiplier) expected *= epilogue.multiplier[channel];
+    if (epilogue.offset) expected += epilogue.offset[channel];
+    expected = std::fmin(std::fmax(expected, -3), C(2.5));
+    if (actual[i] == expected) continue;
+    ++failures;
+    std::printf("FAILED epilogue: %g instead of %g, %s\n", double(actual[i]),
+                double(expected), where.c_str());
+    return;
+  }
+}
+
 template <typename C>
 void Check(const KernelSet& set, const Geometry& geometry, int threads,
            const std::string& where) {
   const std::vector<C> x = Random<C>(geometry.input_size());
   const std::vector<C> f = Random<C>(geometry.filter_size());
   const std::vector<C> g = Random<C>(geometry.output_size());
-  Threads pool(threads);
+  Problem problem;
+  problem.geometry = geometry;
+  problem.type = problem.output_type = DataTypeOf<C>();
+  problem.kernels = &set;
+  problem.threads = threads;
+  Tensors tensors;
+  tensors.input = x.data();
+  tensors.filters = f.data();
 
   std::vector<double> expected(geometry.output_size());
-  std::vector<C> actual(geometry.output_size());
-  {
-    const AdderForward<C, C> pass(geometry, set, threads);
-    Workspace workspace(pass.workspace_bytes());
-    pass.Run(pool, x.data(), f.data(), actual.data(), workspace.get());
-  }
+  std::vector<C> actual(geometry.output_size(), NAN);
+  tensors.output = actual.data();
+  Run(problem, tensors);
   reference::Forward(geometry, x.data(), f.data(), expected.data());
   Expect("forward", where, actual, expected);
+  CheckPacked(problem, tensors, actual, where);
+  CheckEpilogue(problem, tensors, actual, where);
 
+  std::vector<C> filter(geometry.filter_size());
+  tensors.output_gradient = g.data();
   expected.resize(geometry.input_size());
   actual.assign(geometry.input_size(), NAN);
-  {
-    const AdderInputGradient<C, C> pass(geometry, set, threads);
-    Workspace workspace(pass.workspace_bytes());
-    pass.Run(pool, x.data(), f.data(), g.data(), actual.data(),
-             workspace.get());
-  }
+  tensors.input_gradient = actual.data();
+  tensors.filter_gradient = filter.data();
+  problem.pass = Pass::kInputGradient;
+  Run(problem, tensors);
   reference::InputGradient(geometry, x.data(), f.data(), g.data(),
                            expected.data());
   Expect("input gradient", where, actual, expected);
@@ -117,23 +189,18 @@ void Check(const KernelSet& set, const Geometry& geometry, int threads,
   for (const FilterGradient mode :
        {FilterGradient::kFullPrecision, FilterGradient::kSign}) {
     std::vector<double> expected_filter(geometry.filter_size());
-    std::vector<C> filter(geometry.filter_size(), NAN);
     reference::FilterGradient(geometry, mode, x.data(), f.data(), g.data(),
                               expected_filter.data());
-    {
-      const AdderFilterGradient<C, C> pass(geometry, mode, set, threads);
-      Workspace workspace(pass.workspace_bytes());
-      pass.Run(pool, x.data(), f.data(), g.data(), filter.data(),
-               workspace.get());
-    }
+    problem.mode = mode;
+    problem.pass = Pass::kFilterGradient;
+    filter.assign(geometry.filter_size(), NAN);
+    Run(problem, tensors);
     Expect("filter gradient", where, filter, expected_filter);
 
+    problem.pass = Pass::kBackward;
     filter.assign(geometry.filter_size(), NAN);
     actual.assign(geometry.input_size(), NAN);
-    const AdderBackward<C, C> pass(geometry, mode, set, threads);
-    Workspace workspace(pass.workspace_bytes());
-    pass.Run(pool, x.data(), f.data(), g.data(), actual.data(), filter.data(),
-             workspace.get());
+    Run(problem, tensors);
     Expect("input gradient of both", where, actual, expected);
     Expect("filter gradient of both", where, filter, expected_filter);
   }

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <vector>
 
-#include "core/passes.h"
+#include "core/engines.h"
 #include "core/patches.h"
 #include "core/workspace.h"
 
@@ -48,24 +48,17 @@ bool CoversAxis(const AxisPlan& plan, int64_t size) {
 
 }  // namespace
 
-BackwardPlan::BackwardPlan(const Geometry& original, const KernelSet& set,
-                           int64_t element, int threads)
-    : set_(set),
-      element_(element),
-      threads_(threads),
-      groups_(original.groups),
-      input_size_(original.input_size()),
-      filter_size_(original.filter_size()),
-      filters_(original, FilterOrder::kOutputsToInputs) {
-  const Geometry geometry = Folded(original);
-  height_ = geometry.height;
-  width_ = geometry.width;
-  input_ = {geometry.input, geometry.batch,      height_.input,
-            width_.input,   geometry.group_in(), geometry.patches};
-  output_ = {geometry.output, geometry.batch, height_.output, width_.output,
-             geometry.group_out()};
-  fits_ = filter_size_ > 0 && geometry.output_size() > 0;
-  if (!fits_) return;
+BackwardPlan::BackwardPlan(const Problem& problem, const Geometry& geometry)
+    : set_(*problem.kernels),
+      element_(ComputeBytes(problem.type)),
+      threads_(problem.threads),
+      groups_(geometry.groups),
+      input_size_(geometry.input_size()),
+      input_(InputImage(geometry)),
+      output_(OutputImage(geometry)),
+      height_(geometry.height),
+      width_(geometry.width),
+      filters_(geometry, FilterOrder::kOutputsToInputs) {
   ChooseBlocks();
   fits_ = Fits();
   if (!fits_) return;
@@ -162,7 +155,7 @@ void BackwardPlan::ChooseBlocks() {
   skipped_ = Planes(output_.channels) * height_.kernel * width_.kernel * kLanes;
 }
 
-int64_t BackwardPlan::workspace_bytes() const {
+int64_t BackwardPlan::workspace_bytes(bool) const {
   return element_ *
              (SetApart(filters_.size(), element_, threads_) +
               SetApart(partials_.elements(), element_, threads_) +
@@ -172,8 +165,7 @@ int64_t BackwardPlan::workspace_bytes() const {
 }
 
 template <typename T, typename O>
-void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
-                       const O* gradient, T* input_gradient, T* filter_gradient,
+void BackwardPlan::Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,
                        void* workspace) const {
   using C = typename ComputeType<T>::type;
   C* const packed = static_cast<C*>(workspace);
@@ -186,7 +178,8 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
       SetApart(worker_elements(), sizeof(C), threads_);
   std::atomic<bool> finite{true};
   const auto pack = [&](int64_t unit, int) {
-    filters_.Pack(set_, filters, {unit, 1}, filters_.planes(), packed, &finite);
+    filters_.Pack(set_, tensors.filters, {unit, 1}, filters_.planes(), packed,
+                  &finite);
   };
   const auto run = [&](int64_t unit, int number) {
     Worker<C> worker;
@@ -194,19 +187,19 @@ void BackwardPlan::Run(ThreadPool& pool, const T* input, const T* filters,
     worker.input_gradient = worker.input + input_scratch_;
     worker.gradient = worker.input_gradient + input_scratch_;
     worker.images = worker.gradient + gradient_scratch_;
-    RunUnit<C>(unit, input, gradient, packed, finite, partials, skipped,
-               input_gradient, worker);
+    RunUnit<C>(unit, tensors.input, tensors.output_gradient, packed, finite,
+               partials, skipped, tensors.input_gradient, worker);
   };
   const auto finish = [&](int64_t unit, int) {
     partials_.AddChunks(set_, unit, partials);
     AddPadding(unit, packed, skipped, partials);
-    filters_.Unpack(set_, partials, unit, filter_gradient);
+    filters_.Unpack(set_, partials, unit, tensors.filter_gradient);
   };
-  RunTasks(pool, threads_,
-           ZeroTask(input_gradient, partial_ ? input_size_ * sizeof(T) : 0),
-           Task{filters_.units(), pack},
-           Task{partials_.chunks() * all_parts(), run},
-           Task{filters_.units(), finish});
+  RunTasks(
+      pool, threads_,
+      ZeroTask(tensors.input_gradient, partial_ ? input_size_ * sizeof(T) : 0),
+      Task{filters_.units(), pack}, Task{partials_.chunks() * all_parts(), run},
+      Task{filters_.units(), finish});
 }
 
 // A unit is a chunk of blocks, a group and some planes of its input channels.
@@ -408,51 +401,17 @@ void BackwardPlan::AddPadding(int64_t unit, const C* packed, const C* skipped,
 
 }  // namespace internal
 
-template <typename T, typename O>
-AdderBackward<T, O>::AdderBackward(const Geometry& geometry,
-                                   FilterGradient mode,
-                                   const KernelSet& kernels, int threads) {
-  if (mode == FilterGradient::kFullPrecision) {
-    for (const Geometry& one : ForGradients(geometry)) {
-      plan_.reset(new internal::BackwardPlan(
-          one, kernels, sizeof(typename ComputeType<T>::type), threads));
-      if (plan_->fits()) return;
-    }
-    plan_.reset();
+std::unique_ptr<const Engine> MakeBackward(const Problem& problem) {
+  if (problem.pass != Pass::kBackward ||
+      problem.mode != FilterGradient::kFullPrecision) {
+    return nullptr;
   }
-  input_gradient_.reset(
-      new AdderInputGradient<T, O>(geometry, kernels, threads));
-  filter_gradient_.reset(
-      new AdderFilterGradient<T, O>(geometry, mode, kernels, threads));
-}
-
-template <typename T, typename O>
-AdderBackward<T, O>::~AdderBackward() = default;
-
-template <typename T, typename O>
-int64_t AdderBackward<T, O>::workspace_bytes() const {
-  if (plan_) return plan_->workspace_bytes();
-  return std::max(input_gradient_->workspace_bytes(),
-                  filter_gradient_->workspace_bytes());
-}
-
-template <typename T, typename O>
-void AdderBackward<T, O>::Run(ThreadPool& pool, const T* input,
-                              const T* filters, const O* gradient,
-                              T* input_gradient, T* filter_gradient,
-                              void* workspace) const {
-  if (plan_) {
-    return plan_->Run<T, O>(pool, input, filters, gradient, input_gradient,
-                            filter_gradient, workspace);
+  for (const Geometry& geometry : ForGradients(problem.geometry)) {
+    internal::BackwardPlan plan(problem, Folded(geometry));
+    if (!plan.fits()) continue;
+    return internal::MakeTyped<internal::TypedEngine>(problem, std::move(plan));
   }
-  input_gradient_->Run(pool, input, filters, gradient, input_gradient,
-                       workspace);
-  filter_gradient_->Run(pool, input, filters, gradient, filter_gradient,
-                        workspace);
+  return nullptr;
 }
-
-#define INSTANTIATE(T, O) template class AdderBackward<T, O>
-KERAS_ADDER_FOR_EACH_TYPES(INSTANTIATE);
-#undef INSTANTIATE
 
 }  // namespace keras_adder

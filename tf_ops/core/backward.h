@@ -18,29 +18,30 @@
 #include <vector>
 
 #include "core/axis_plan.h"
+#include "core/engine.h"
 #include "core/geometry.h"
 #include "core/kernels/kernels.h"
 #include "core/packed_filters.h"
 #include "core/parallel.h"
 #include "core/partial_filters.h"
 #include "core/tile.h"
+#include "core/typed_engine.h"
 
 namespace keras_adder {
 namespace internal {
 
 class BackwardPlan {
  public:
-  BackwardPlan(const Geometry& geometry, const KernelSet& set, int64_t element,
-               int threads);
+  // `geometry` is an equal convolution to the problem's.
+  BackwardPlan(const Problem& problem, const Geometry& geometry);
 
   // Whether the geometry suits this pass at all.
   bool fits() const { return fits_; }
 
-  int64_t workspace_bytes() const;
+  int64_t workspace_bytes(bool filters_are_packed) const;
 
   template <typename T, typename O>
-  void Run(ThreadPool& pool, const T* input, const T* filters,
-           const O* gradient, T* input_gradient, T* filter_gradient,
+  void Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,
            void* workspace) const;
 
  private:
@@ -117,7 +118,7 @@ class BackwardPlan {
   int64_t element_;
   int threads_;
   int64_t groups_;
-  int64_t input_size_, filter_size_;
+  int64_t input_size_;
   bool fits_;
   bool partial_ = false;  // some inputs meet no output: their gradient is 0
   Image input_, output_;

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/passes.h"
+#include "core/engines.h"
 #include "core/patches.h"
 #include "core/workspace.h"
 
@@ -18,26 +18,17 @@ constexpr int64_t kPartPlanes = 4;
 
 }  // namespace
 
-FilterGradientPlan::FilterGradientPlan(const Geometry& original,
-                                       FilterGradient mode,
-                                       const KernelSet& set, int64_t element,
-                                       int threads)
-    : set_(set),
-      mode_(mode),
-      element_(element),
-      threads_(threads),
-      groups_(original.groups),
-      filter_size_(original.filter_size()),
-      filters_(original, FilterOrder::kOutputsToInputs) {
-  const Geometry geometry = Folded(original);
-  height_ = geometry.height;
-  width_ = geometry.width;
-  input_ = {geometry.input, geometry.batch,      height_.input,
-            width_.input,   geometry.group_in(), geometry.patches};
-  output_ = {geometry.output, geometry.batch, height_.output, width_.output,
-             geometry.group_out()};
-  empty_ = filter_size_ == 0 || geometry.output_size() == 0;
-  if (empty_) return;
+FilterGradientPlan::FilterGradientPlan(const Problem& problem,
+                                       const Geometry& geometry)
+    : set_(*problem.kernels),
+      mode_(problem.mode),
+      element_(ComputeBytes(problem.type)),
+      groups_(geometry.groups),
+      input_(InputImage(geometry)),
+      output_(OutputImage(geometry)),
+      height_(geometry.height),
+      width_(geometry.width),
+      filters_(geometry, FilterOrder::kOutputsToInputs) {
   input_parts_ = DealPlanes(Planes(input_.channels), kPartPlanes);
   output_parts_ = DealPlanes(Planes(output_.channels), kPartPlanes);
   ChooseBlocks();
@@ -46,7 +37,7 @@ FilterGradientPlan::FilterGradientPlan(const Geometry& original,
       groups_ * input_parts_.size() * output_parts_.size();
   partials_ = PartialFilters(filters_, element_, filter_units, tiles_);
   threads_ = static_cast<int>(
-      std::min<int64_t>(threads, partials_.chunks() * filter_units));
+      std::min<int64_t>(problem.threads, partials_.chunks() * filter_units));
 }
 
 void FilterGradientPlan::ChooseBlocks() {
@@ -77,8 +68,7 @@ void FilterGradientPlan::ChooseBlocks() {
                     MostPlanes(output_parts_) * kLanes;
 }
 
-int64_t FilterGradientPlan::workspace_bytes() const {
-  if (empty_) return 0;
+int64_t FilterGradientPlan::workspace_bytes(bool) const {
   return element_ * (SetApart(filters_.size(), element_, threads_) +
                      SetApart(partials_.elements(), element_, threads_) +
                      threads_ * SetApart(input_scratch_ + output_scratch_,
@@ -87,14 +77,10 @@ int64_t FilterGradientPlan::workspace_bytes() const {
 }
 
 template <typename T, typename O>
-void FilterGradientPlan::Run(ThreadPool& pool, const T* input, const T* filters,
-                             const O* gradient, T* filter_gradient,
+void FilterGradientPlan::Run(ThreadPool& pool,
+                             const TypedTensors<T, O>& tensors,
                              void* workspace) const {
   using C = typename ComputeType<T>::type;
-  if (empty_) {
-    std::fill_n(filter_gradient, filter_size_, T{});
-    return;
-  }
   C* const packed = static_cast<C*>(workspace);
   C* const partials = packed + SetApart(filters_.size(), sizeof(C), threads_);
   C* const scratch =
@@ -102,15 +88,16 @@ void FilterGradientPlan::Run(ThreadPool& pool, const T* input, const T* filters,
   const int64_t scratch_stride =
       SetApart(input_scratch_ + output_scratch_, sizeof(C), threads_);
   const auto pack = [&](int64_t unit, int) {
-    filters_.Pack(set_, filters, {unit, 1}, filters_.planes(), packed, nullptr);
+    filters_.Pack(set_, tensors.filters, {unit, 1}, filters_.planes(), packed,
+                  nullptr);
   };
   const auto run = [&](int64_t unit, int worker) {
-    RunUnit<C>(unit, input, gradient, packed, partials,
+    RunUnit<C>(unit, tensors.input, tensors.output_gradient, packed, partials,
                scratch + worker * scratch_stride);
   };
   const auto finish = [&](int64_t unit, int) {
     partials_.AddChunks(set_, unit, partials);
-    filters_.Unpack(set_, partials, unit, filter_gradient);
+    filters_.Unpack(set_, partials, unit, tensors.filter_gradient);
   };
   const int64_t units =
       partials_.chunks() * groups_ * input_parts_.size() * output_parts_.size();
@@ -210,32 +197,11 @@ void FilterGradientPlan::SumTile(const BlockOrigin& at,
 
 }  // namespace internal
 
-template <typename T, typename O>
-AdderFilterGradient<T, O>::AdderFilterGradient(const Geometry& geometry,
-                                               FilterGradient mode,
-                                               const KernelSet& kernels,
-                                               int threads)
-    : plan_(new internal::FilterGradientPlan(
-          ForGradients(geometry).front(), mode, kernels,
-          sizeof(typename ComputeType<T>::type), threads)) {}
-
-template <typename T, typename O>
-AdderFilterGradient<T, O>::~AdderFilterGradient() = default;
-
-template <typename T, typename O>
-int64_t AdderFilterGradient<T, O>::workspace_bytes() const {
-  return plan_->workspace_bytes();
+std::unique_ptr<const Engine> MakeFilterGradient(const Problem& problem) {
+  if (problem.pass != Pass::kFilterGradient) return nullptr;
+  const Geometry geometry = ForGradients(problem.geometry).front();
+  return internal::MakeTyped<internal::TypedEngine>(
+      problem, internal::FilterGradientPlan(problem, Folded(geometry)));
 }
-
-template <typename T, typename O>
-void AdderFilterGradient<T, O>::Run(ThreadPool& pool, const T* input,
-                                    const T* filters, const O* gradient,
-                                    T* filter_gradient, void* workspace) const {
-  plan_->Run<T, O>(pool, input, filters, gradient, filter_gradient, workspace);
-}
-
-#define INSTANTIATE(T, O) template class AdderFilterGradient<T, O>
-KERAS_ADDER_FOR_EACH_TYPES(INSTANTIATE);
-#undef INSTANTIATE
 
 }  // namespace keras_adder

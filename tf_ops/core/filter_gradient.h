@@ -11,26 +11,28 @@
 #include <vector>
 
 #include "core/axis_plan.h"
+#include "core/engine.h"
 #include "core/geometry.h"
 #include "core/kernels/kernels.h"
 #include "core/packed_filters.h"
 #include "core/parallel.h"
 #include "core/partial_filters.h"
 #include "core/tile.h"
+#include "core/typed_engine.h"
 
 namespace keras_adder {
 namespace internal {
 
 class FilterGradientPlan {
  public:
-  FilterGradientPlan(const Geometry& geometry, FilterGradient mode,
-                     const KernelSet& set, int64_t element, int threads);
+  // `geometry` is an equal convolution to the problem's.
+  FilterGradientPlan(const Problem& problem, const Geometry& geometry);
 
-  int64_t workspace_bytes() const;
+  int64_t workspace_bytes(bool filters_are_packed) const;
 
   template <typename T, typename O>
-  void Run(ThreadPool& pool, const T* input, const T* filters,
-           const O* gradient, T* filter_gradient, void* workspace) const;
+  void Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,
+           void* workspace) const;
 
  private:
   void ChooseBlocks();
@@ -50,10 +52,7 @@ class FilterGradientPlan {
   const KernelSet& set_;
   FilterGradient mode_;
   int64_t element_;
-  int threads_;
   int64_t groups_;
-  int64_t filter_size_;
-  bool empty_;  // no pixels to be summed
   Image input_, output_;
   Axis height_, width_;
   PackedFilters filters_;
@@ -63,6 +62,7 @@ class FilterGradientPlan {
   int64_t tiles_ = 0;
   PartialFilters partials_;
   int64_t input_scratch_ = 0, output_scratch_ = 0;
+  int threads_ = 1;
 };
 
 }  // namespace internal

@@ -1,11 +1,11 @@
-// The forward pass of correlation.h.
+#include "core/forward.h"
 
 #include <algorithm>
 #include <type_traits>
 
-#include "core/correlation.h"
-#include "core/passes.h"
+#include "core/engines.h"
 #include "core/patches.h"
+#include "core/workspace.h"
 
 namespace keras_adder {
 namespace internal {
@@ -14,10 +14,15 @@ namespace {
 // Sums of a forward block that keep the arithmetic units busy.
 constexpr int64_t kManySums = 20;
 
-// Places of units in their images whose lines a worker remembers.
-constexpr size_t kKnownPlaces = 8;
+// What a worker keeps: as many kinds of places in their images as items have.
+constexpr size_t kCacheSize = 12;
 
-// For lines that start and end an image's row, or do not.
+// Pixels that lie farther apart than this many bytes, and are met by several
+// taps, are better packed: few of them would share a page or the first-level
+// cache.
+constexpr int64_t kScatteredBytes = 512;
+
+// For segments that start and end an image's row, or do not.
 template <typename C>
 LaneValues<C> ValuesOf(const C* inner, const C* first, const C* last,
                        bool starts, bool ends, bool one_pixel) {
@@ -25,7 +30,7 @@ LaneValues<C> ValuesOf(const C* inner, const C* first, const C* last,
   return {inner, starts ? first : one_pixel ? at_end : inner, at_end};
 }
 
-// Of a part of a line that has its first pixel, or its last.
+// Of a part of a segment that has its first pixel, or its last.
 template <typename C>
 LaneValues<C> PartOf(const LaneValues<C>& values, bool first, bool last,
                      bool one_pixel) {
@@ -33,342 +38,124 @@ LaneValues<C> PartOf(const LaneValues<C>& values, bool first, bool last,
                   one_pixel);
 }
 
+AxisPhases OnePhase(const Axis& axis) {
+  return {{{0, axis.output, ForwardTaps(axis)}}, axis.stride, 1};
+}
+
 }  // namespace
 
-// Of some of the terms, which have just been packed.
-template <typename C>
-void CorrelationPlan::SumPackedFilters(const PlaneRange& units,
-                                       const Terms& terms,
-                                       const Filters<C>& filters) const {
-  const Outside outside = OutsideOf(terms);
-  FilterWindow window = filters_.Window(terms);
-  window.leading = outside.first;
-  window.trailing = outside.last;
-  for (int64_t i = 0; i < units.planes; ++i) {
-    const int64_t unit = units.first + i;
-    KernelsOf<C>(set_).filter_sums(
-        filters.packed + unit * filters_.destination_plane_stride() +
-            filters_.WindowAt(terms),
-        window,
-        filters.sums.From(FilterSumsOffset(unit) +
-                          term_rows_[&terms - terms_.data()] * kLanes));
+ForwardPlan::ForwardPlan(const Problem& problem, const Geometry& geometry)
+    : set_(*problem.kernels),
+      element_(ComputeBytes(problem.type)),
+      height_(geometry.height),
+      width_(geometry.width),
+      filters_(geometry, FilterOrder::kInputsToOutputs),
+      input_(InputImage(geometry)),
+      output_(OutputImage(geometry)),
+      access_{false, FindOutsideColumns()},
+      blocking_(
+          input_, output_, geometry.groups, filters_, OnePhase(height_),
+          OnePhase(width_),
+          SplitReduction(Planes(input_.channels), height_, width_, 1, true),
+          element_, problem.threads) {
+  access_.in_place = CanReadInPlace(problem.type);
+  by_rows_ =
+      element_ == sizeof(float) ? SuitsRows<float>() : SuitsRows<double>();
+  const Terms& last = blocking_.reduction.back();
+  tap_rows_ = last.rows_before + last.rows;
+  const int64_t slots = blocking_.most_source_slots();
+  const int64_t pixels = blocking_.tile_pixels();
+  if (!access_.in_place) {
+    scratch_.source = slots * blocking_.reduction[0].planes * kLanes;
   }
+  scratch_.totals = pixels * MostPlanes(blocking_.parts) * kLanes;
+  // Kernels that sum up slots may touch so many more.
+  scratch_.slots = slots + kLanes;
+  scratch_.pixels = pixels + kLanes;
 }
 
-template <typename C, typename Source, typename Destination>
-void CorrelationPlan::RunForward(const Unit& unit, const Source* source,
-                                 const Filters<C>& filters,
-                                 Destination* destination,
-                                 Worker<C> worker) const {
-  const Results<C> results = ResultsOf<C>(unit, destination);
-  C* const magnitudes = worker.magnitudes;
-  Sources<C> sources{};
-  for (const Terms& terms : terms_) {
-    if (terms.first_row == 0 && terms.first_column == 0) {
-      sources = SourcesOf(unit, terms, source, worker);
-      const bool differ = SumSlots(unit, terms, sources, worker);
-      // After a ReLU, for example, nothing is negative.
-      worker.magnitudes = differ ? magnitudes : worker.sums;
-    }
-    const TapLines& here = LinesAt(unit, terms, worker.known);
-    SumSources(unit, here.taps, worker);
-    for (const Lines& some : here.lines) {
-      SubtractDistances(unit, terms, some, sources, filters, worker, results);
-    }
-  }
-  Unpack(unit, results.planes, worker, destination);
-}
-
-// Packs them first, if they are not read in place.
-template <typename C, typename Source>
-CorrelationPlan::Sources<C> CorrelationPlan::SourcesOf(
-    const Unit& unit, const Terms& terms, const Source* source,
-    const Worker<C>& worker) const {
-  if constexpr (std::is_same_v<Source, C>) {
-    if (in_place_) {
-      const BlockOrigin& at = unit.at;
-      const Strides& strides = source_.strides;
-      const int64_t pixel = unit.columns->source.step * strides.width;
-      return {source + at.image * strides.batch +
-                  at.row * unit.rows->source.step * strides.height +
-                  at.column * pixel + at.group * source_.channels +
-                  terms.first_plane * kLanes,
-              kLanes, pixel};
-    }
-  }
-  PackSources(unit, terms, source, worker);
-  return {worker.source, SourcePlane(unit, block_images_), kLanes};
-}
-
-// Of all channels of some terms, for each slot that a tile has; zero in the
-// padding. Returns whether magnitudes may differ from sums.
-template <typename C>
-bool CorrelationPlan::SumSlots(const Unit& unit, const Terms& terms,
-                               const Sources<C>& sources,
-                               const Worker<C>& worker) const {
-  SlotBlock<C> block{sources.first, sources.plane, sources.pixel,
-                     filters_.ChannelsOf(terms),
-                     SourcePlane(unit, unit.at.images) / kLanes};
-  const auto sum = KernelsOf<C>(set_).slot_sums;
-  bool differ = false;
-  if (!in_place_) {
-    sum(block, worker.slot_sums, worker.slot_magnitudes, &differ);
-    return differ;
-  }
-  const auto clear = [&](int64_t slot, int64_t count) {
-    std::fill_n(worker.slot_sums + slot, count, C{0});
-    std::fill_n(worker.slot_magnitudes + slot, count, C{0});
+// The same for every tile of an image, since results must not depend on tiles:
+// only an image's very first and last column leave out taps, and no tap is left
+// out by both.
+OutsideColumns ForwardPlan::FindOutsideColumns() const {
+  OutsideColumns found;
+  if (width_.kernel == 1) return found;
+  const auto outside = [&](int64_t tap, int64_t pixel) {
+    const int64_t position = width_.Position(pixel, tap);
+    return position < 0 || position >= input_.width;
   };
-  const BlockOrigin& at = unit.at;
-  const Strides& strides = source_.strides;
-  const int64_t origin = at.image * strides.batch +
-                         at.row * unit.rows->source.step * strides.height +
-                         at.column * sources.pixel;
-  ForEachRun(source_, unit.rows->source, unit.columns->source, at,
-             [&](int64_t slot, int64_t count, const internal::Inside& inside,
-                 const Pixel& pixel) {
-               clear(slot, inside.before);
-               slot += inside.before;
-               block.first = sources.first + (source_.OffsetOf(pixel) - origin);
-               block.slots = inside.count;
-               sum(block, worker.slot_sums + slot,
-                   worker.slot_magnitudes + slot, &differ);
-               clear(slot + inside.count, count - inside.before - inside.count);
-             });
-  return differ;
-}
-
-// Kernels write whole planes of pixels whose channels are neighbours, when they
-// add the last terms.
-template <typename C, typename Destination>
-CorrelationPlan::Results<C> CorrelationPlan::ResultsOf(
-    const Unit& unit, Destination* destination) const {
-  Results<C> results{nullptr, 0};
-  if constexpr (std::is_same_v<C, Destination>) {
-    const Strides& strides = destination_.strides;
-    if (strides.channel != 1) return results;
-    const BlockOrigin& at = unit.at;
-    const int64_t channel =
-        at.group * destination_.channels + unit.planes.first * kLanes;
-    results.first = destination + at.image * strides.batch +
-                    at.row * strides.height + at.column * strides.width +
-                    channel;
-    results.planes = std::min(
-        unit.planes.planes, destination_.channels / kLanes - unit.planes.first);
+  while (found.first < width_.kernel && outside(found.first, 0)) ++found.first;
+  if (width_.output == 1) return found;
+  while (found.first + found.last < width_.kernel &&
+         outside(width_.kernel - 1 - found.last, width_.output - 1)) {
+    ++found.last;
   }
-  return results;
+  return found;
 }
 
-const CorrelationPlan::TapLines& CorrelationPlan::LinesAt(
-    const Unit& unit, const Terms& terms, std::vector<TapLines>* known) const {
-  const BlockOrigin& at = unit.at;
-  const std::array<int64_t, 9> place = {
-      at.row,          at.rows,    at.column,          at.columns,   at.images,
-      terms.first_row, terms.rows, terms.first_column, terms.columns};
-  const auto found =
-      std::find_if(known->begin(), known->end(),
-                   [&](const TapLines& one) { return one.place == place; });
-  if (found != known->end()) return *found;
-  if (known->size() == kKnownPlaces) known->erase(known->begin());
-  known->push_back({place,
-                    TapsOf(unit, terms, terms.first_row, terms.rows, false),
-                    LinesOf(unit, terms.first_row, terms.rows)});
-  for (Lines& some : known->back().lines) {
-    some.list = TapsOf(unit, terms, some.first_tap, some.taps, in_place_);
-  }
-  return known->back();
-}
-
-// Rows of taps from `first` on, of some terms, column by column. Their sources
-// lie in the tensor or in a tile (of one plane).
-std::vector<ForwardTap> CorrelationPlan::TapsOf(const Unit& unit,
-                                                const Terms& terms,
-                                                int64_t first, int64_t rows,
-                                                bool in_place) const {
-  const AxisPlan& row_plan = unit.rows->source;
-  const AxisPlan& column_plan = unit.columns->source;
-  std::vector<ForwardTap> taps;
-  taps.reserve(terms.columns * rows);
-  for (int64_t j = 0; j < terms.columns; ++j) {
-    const int64_t column = terms.first_column + j;
-    for (int64_t row = first; row < first + rows; ++row) {
-      const int64_t in_tile = row_plan.tap_slots[row].slot * column_plan.slots +
-                              column_plan.tap_slots[column].slot;
-      taps.push_back(
-          {in_place ? row_plan.taps[row].shift * source_.strides.height +
-                          column_plan.taps[column].shift * source_.strides.width
-                    : in_tile * kLanes,
-           filters_.TapAt(row_plan.tap_slots[row].tap,
-                          column_plan.tap_slots[column].tap)});
-    }
-  }
-  return taps;
-}
-
-// Sums up what the taps of each pixel see of the slots' sums, and of their
-// magnitudes if these are kept apart.
-template <typename C>
-void CorrelationPlan::SumSources(const Unit& unit,
-                                 const std::vector<ForwardTap>& taps,
-                                 const Worker<C>& worker) const {
-  const int64_t row_slots = unit.columns->source.slots;
-  const auto tap_sums = KernelsOf<C>(set_).tap_sums;
-  for (int64_t image = 0; image < unit.at.images; ++image) {
-    for (int64_t row = 0; row < unit.at.rows; ++row) {
-      const int64_t pixel = (image * block_rows_ + row) * block_columns_;
-      const int64_t slot = (image * unit.rows->source.slots + row) * row_slots;
-      tap_sums(worker.slot_sums + slot, taps.data(), taps.size(),
-               unit.at.columns, worker.sums + pixel);
-      if (worker.magnitudes == worker.sums) continue;
-      tap_sums(worker.slot_magnitudes + slot, taps.data(), taps.size(),
-               unit.at.columns, worker.magnitudes + pixel);
-    }
-  }
-}
-
-// Subtracts what some terms contribute from totals or results of some lines.
-template <typename C>
-void CorrelationPlan::SubtractDistances(const Unit& unit, const Terms& terms,
-                                        const Lines& lines,
-                                        const Sources<C>& sources,
-                                        const Filters<C>& filters,
-                                        const Worker<C>& worker,
-                                        const Results<C>& results) const {
-  const Kernels<C>& kernels = KernelsOf<C>(set_);
-  const Outside outside = OutsideOf(terms);
-  ForwardBlock<C> block{};
-  block.source = sources.first;
-  block.source_plane = sources.plane;
-  block.source_pixel = sources.pixel;
-  block.filter_plane = filters_.source_plane_stride();
-  block.next_filters = filters_.destination_plane_stride();
-  block.taps = lines.list.data();
-  block.leading = lines.starts_row ? outside.first * lines.taps : 0;
-  block.trailing = lines.ends_row ? outside.last * lines.taps : 0;
-  block.inner = lines.list.size() - block.leading - block.trailing;
-  block.channels = filters_.ChannelsOf(terms);
-  block.source_sums = worker.sums;
-  block.source_magnitudes = worker.magnitudes;
-  block.padded = lines.taps < terms.rows;
-  block.before_plane = block_slots() * kLanes;
-  int64_t planes = 0;
-  for (int64_t p = 0; p < unit.planes.planes; p += planes) {
-    const bool direct = &terms == &terms_.back() && p < results.planes;
-    C* const totals = worker.totals + p * block_slots() * kLanes;
-    block.before = &terms == &terms_.front() ? nullptr : totals;
-    planes = (direct ? results.planes : unit.planes.planes) - p;
-    planes = by_rows_ ? std::min<int64_t>(planes, kMostRowPlanes)
-                      : PlanesAtOnce<C>(planes, lines.pixels).planes;
-    if (direct) {
-      block.output = results.first + p * kLanes;
-      block.start = &RunStart::result;
-      block.output_pixel = destination_.strides.width;
-      block.output_plane = kLanes;
-    } else {
-      block.output = totals;
-      block.start = &RunStart::total;
-      block.output_pixel = kLanes;
-      block.output_plane = block_slots() * kLanes;
-    }
-    const int64_t filter_unit =
-        unit.at.group * Planes(destination_.channels) + unit.planes.first + p;
-    block.filters = filters.packed +
-                    filter_unit * filters_.destination_plane_stride() +
-                    terms.first_plane * filters_.source_plane_stride();
-    const int64_t sums = FilterSumsOffset(filter_unit) +
-                         term_rows_[&terms - terms_.data()] * kLanes;
-    const int64_t skipped = lines.first_tap - terms.first_row;
-    FilterParts<C> parts;
-    kernels.filter_parts(filters.sums.From(sums), planes, FilterSumsOffset(1),
-                         skipped, skipped + lines.taps, terms.rows, &parts);
-    const auto values = [&](const C* inner, const C* first, const C* last) {
-      return ValuesOf(inner, first, last, lines.starts_row, lines.ends_row,
-                      lines.pixels == 1);
-    };
-    block.filter_magnitudes = parts.magnitudes;
-    block.filter_sums = values(parts.sums, parts.first_sums, parts.last_sums);
-    block.padding =
-        values(parts.padding, parts.first_padding, parts.last_padding);
-    RunBlocks(lines, block, planes);
-  }
-}
-
-// Where rows of taps make up for fewer planes: two at most have little else to
-// share, and more gain nothing where no more sums stay in registers. All lanes
-// are summed up in the same order, so how threads share planes must not matter.
-template <typename C>
-bool CorrelationPlan::SuitsRows() const {
-  const int64_t most = KernelsOf<C>(set_).forward_rows[1].most_pixels;
-  if (most == 0 || width_.kernel != 3 || width_.stride != 1 ||
-      width_.dilation != 1 || outside_.first > 1 || outside_.last > 1) {
+// Whether no pixel meets a column of taps in the padding but those that are
+// left out.
+bool ForwardPlan::SkipsAllColumnsOutside() const {
+  const OutsideColumns& outside = access_.outside;
+  const auto inside = [&](int64_t first, int64_t end, int64_t pixel) {
+    if (first >= end) return true;
+    return width_.Position(pixel, first) >= 0 &&
+           width_.Position(pixel, end - 1) < input_.width;
+  };
+  const int64_t last = width_.output - 1;
+  const int64_t end = width_.kernel - outside.last;
+  if (last == 0) return inside(outside.first, width_.kernel, 0);
+  if (last > 1 &&
+      !(inside(0, width_.kernel, 1) && inside(0, width_.kernel, last - 1))) {
     return false;
   }
-  const int64_t planes = Planes(destination_.channels);
-  const int64_t pixels = destination_.width;
+  return inside(outside.first, width_.kernel, 0) && inside(0, end, last);
+}
+
+// Pixels of the type that is computed in, whose channels are neighbours, of
+// which none is read that lies in the padding, and not too far apart for
+// several taps.
+bool ForwardPlan::CanReadInPlace(DataType type) const {
+  return IsComputedAsIs(type) && input_.height > 0 && input_.width > 0 &&
+         input_.strides.channel == 1 && !input_.patches.used() &&
+         SkipsAllColumnsOutside() &&
+         (height_.kernel * width_.kernel == 1 ||
+          input_.strides.width * element_ <= kScatteredBytes);
+}
+
+OutsideColumns ForwardPlan::OutsideOf(const Terms& terms) const {
+  const OutsideColumns& all = access_.outside;
+  const int64_t after = width_.kernel - terms.first_column - terms.columns;
+  return {std::clamp<int64_t>(all.first - terms.first_column, 0, terms.columns),
+          std::clamp<int64_t>(all.last - after, 0, terms.columns)};
+}
+
+// Where rows of taps make up for fewer blocks: two at most have little else to
+// share, and more gain nothing where no more sums stay in registers. All lanes
+// are summed up in the same order, so how threads share blocks must not matter.
+template <typename C>
+bool ForwardPlan::SuitsRows() const {
+  const int64_t most = KernelsOf<C>(set_).forward_rows[1].most_pixels;
+  if (most == 0 || width_.kernel != 3 || width_.stride != 1 ||
+      width_.dilation != 1 || access_.outside.first > 1 ||
+      access_.outside.last > 1) {
+    return false;
+  }
+  const int64_t planes = Planes(output_.channels);
+  const int64_t pixels = output_.width;
   return planes <= kMostRowPlanes ||
          PlanesAtOnce<C>(planes, pixels).sums <=
              kMostRowPlanes * (pixels / CeilDiv(pixels, most));
 }
 
-// Runs blocks of some planes of destinations over all of some lines. Short ones
-// go two at a time.
+// As many blocks of channels as fill the registers: kernels of few sums wait
+// for each other, and spend more of their time on beginning and ending. Of
+// several ways to do so, the most blocks, which read sources least often; one
+// alone only if there is no other way, since it has nothing to share broadcasts
+// with.
 template <typename C>
-void CorrelationPlan::RunBlocks(const Lines& lines,
-                                const ForwardBlock<C>& block,
-                                int64_t planes) const {
-  const Kernels<C>& kernels = KernelsOf<C>(set_);
-  const int64_t count = lines.starts.size();
-  if (by_rows_) {
-    return RunKernel(kernels.forward_rows[planes - 1], lines, 0, count, block);
-  }
-  const ForwardKernel<C>& once = kernels.forward[planes - 1];
-  const ForwardKernel<C>& twice = kernels.forward_twice[planes - 1];
-  const int64_t paired = lines.pixels <= twice.most_pixels ? count / 2 * 2 : 0;
-  if (paired > 0) RunKernel(twice, lines, 0, paired, block);
-  if (paired < count) RunKernel(once, lines, paired, count, block);
-}
-
-// Over lines begin ... end - 1, cut into runs that a kernel takes at once; all
-// those that are alike by one call.
-template <typename C>
-void CorrelationPlan::RunKernel(const ForwardKernel<C>& kernel,
-                                const Lines& lines, int64_t begin, int64_t end,
-                                const ForwardBlock<C>& block) const {
-  const int64_t runs = CeilDiv(lines.pixels, kernel.most_pixels);
-  const int64_t longer = lines.pixels % runs;  // so many, by one pixel
-  int64_t alike;
-  int64_t first = 0;
-  for (int64_t i = 0; i < runs; i += alike) {
-    const bool starts = i == 0 && lines.starts_row;
-    const bool ends = i + 1 == runs && lines.ends_row;
-    const int64_t pixels = lines.pixels / runs + (i < longer ? 1 : 0);
-    alike = (i < longer ? longer : runs - (lines.ends_row ? 1 : 0)) - i;
-    if (starts || ends) alike = 1;
-    ForwardBlock<C> here = block;
-    here.source += first * block.source_pixel;
-    here.source_sums += first;
-    here.source_magnitudes += first;
-    here.output += first * block.output_pixel;
-    if (block.before != nullptr) here.before += first * kLanes;
-    here.leading = starts ? block.leading : 0;
-    here.trailing = ends ? block.trailing : 0;
-    here.inner += block.leading - here.leading;
-    here.inner += block.trailing - here.trailing;
-    here.filter_sums = PartOf(block.filter_sums, starts, ends, pixels == 1);
-    here.padding = PartOf(block.padding, starts, ends, pixels == 1);
-    kernel.run(here, lines.starts.data() + begin, end - begin, alike,
-               static_cast<int>(pixels));
-    first += alike * pixels;
-  }
-}
-
-// As many planes as fill the registers: blocks of few sums wait for each other,
-// and spend more of their time on beginning and ending. Of several ways to do
-// so, the most planes, which read sources least often; one plane only if there
-// is no other way, since it has nothing to share broadcasts with.
-template <typename C>
-CorrelationPlan::AtOnce CorrelationPlan::PlanesAtOnce(int64_t planes,
-                                                      int64_t pixels) const {
+ForwardPlan::AtOnce ForwardPlan::PlanesAtOnce(int64_t planes,
+                                              int64_t pixels) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
   AtOnce best{1, 0};
   for (int64_t most = kMostPlanes; most > 0; --most) {
@@ -386,47 +173,470 @@ CorrelationPlan::AtOnce CorrelationPlan::PlanesAtOnce(int64_t planes,
   return best;
 }
 
-template void CorrelationPlan::SumPackedFilters(const PlaneRange&, const Terms&,
-                                                const Filters<float>&) const;
-template void CorrelationPlan::SumPackedFilters(const PlaneRange&, const Terms&,
-                                                const Filters<double>&) const;
-template bool CorrelationPlan::SuitsRows<float>() const;
-template bool CorrelationPlan::SuitsRows<double>() const;
+// Packed filters, and some sums for each row of taps of each of the terms and
+// each lane of destinations.
+int64_t ForwardPlan::filters_elements() const {
+  return filters_.size() +
+         FilterSums<float>::kArrays * FilterSumsOffset(filters_.units());
+}
 
-#define INSTANTIATE(T, O)                                                   \
-  template void CorrelationPlan::RunForward(                                \
-      const Unit&, const T*, const Filters<typename ComputeType<T>::type>&, \
-      O*, Worker<typename ComputeType<T>::type>) const
-KERAS_ADDER_FOR_EACH_TYPES(INSTANTIATE);
-#undef INSTANTIATE
+int64_t ForwardPlan::workspace_bytes(bool filters_are_packed) const {
+  const int threads = blocking_.threads;
+  const int64_t filters = filters_are_packed ? 0 : filters_elements();
+  return (SetApart(filters + 2 * epilogue_elements(), element_, threads) +
+          threads * SetApart(scratch_.total(), element_, threads)) *
+             element_ -
+         GapBytes(threads);
+}
+
+template <typename C>
+ForwardPlan::Filters<C> ForwardPlan::FiltersAt(C* memory) const {
+  return {memory, FilterSums<C>::At(memory + filters_.size(),
+                                    FilterSumsOffset(filters_.units()))};
+}
+
+// Some panels of filters, and their sums.
+template <typename T, typename C>
+void ForwardPlan::PackShare(const T* filters, const PlaneRange& panels,
+                            C* memory) const {
+  const Filters<C> packed = FiltersAt(memory);
+  for (const Terms& terms : blocking_.reduction) {
+    if (terms.starts_channels()) {
+      filters_.Pack(set_, filters, panels, {terms.first_plane, terms.planes},
+                    memory, nullptr);
+    }
+    SumPackedFilters(panels, terms, packed);
+  }
+}
+
+// Sums of some terms, which have just been packed.
+template <typename C>
+void ForwardPlan::SumPackedFilters(const PlaneRange& panels, const Terms& terms,
+                                   const Filters<C>& filters) const {
+  const OutsideColumns outside = OutsideOf(terms);
+  FilterWindow window = filters_.Window(terms);
+  window.leading = outside.first;
+  window.trailing = outside.last;
+  for (int64_t i = 0; i < panels.planes; ++i) {
+    const int64_t panel = panels.first + i;
+    KernelsOf<C>(set_).filter_sums(
+        filters.packed + panel * filters_.destination_plane_stride() +
+            filters_.WindowAt(terms),
+        window,
+        filters.sums.From(FilterSumsOffset(panel) +
+                          terms.rows_before * kLanes));
+  }
+}
+
+// Brings an epilogue into the order of the panels' lanes; those without a
+// filter do not matter.
+template <typename C>
+ForwardPlan::PackedEpilogue<C> ForwardPlan::PackEpilogue(
+    const Epilogue* epilogue, C* memory) const {
+  if (epilogue == nullptr) return {nullptr, nullptr, 0, 0};
+  C* const multiplier = memory;
+  C* const offset = memory + epilogue_elements();
+  const int64_t channels = output_.channels;
+  for (int64_t panel = 0; panel < filters_.units(); ++panel) {
+    const int64_t group = panel / Planes(channels);
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const int64_t in_group = panel % Planes(channels) * kLanes + lane;
+      const bool exists = in_group < channels;
+      const int64_t from = group * channels + in_group;
+      const int64_t to = panel * kLanes + lane;
+      multiplier[to] =
+          exists && epilogue->multiplier ? epilogue->multiplier[from] : 1;
+      offset[to] = exists && epilogue->offset ? epilogue->offset[from] : 0;
+    }
+  }
+  return {multiplier, offset, epilogue->lower, epilogue->upper};
+}
+
+template <typename C>
+ForwardPlan::Worker<C> ForwardPlan::WorkerAt(
+    C* scratch, std::vector<Indirection>* cache) const {
+  Worker<C> worker;
+  worker.source = scratch;
+  worker.totals = worker.source + scratch_.source;
+  worker.slot_sums = worker.totals + scratch_.totals;
+  worker.slot_magnitudes = worker.slot_sums + scratch_.slots;
+  worker.sums = worker.slot_magnitudes + scratch_.slots;
+  worker.magnitudes = worker.sums + scratch_.pixels;
+  worker.cache = cache;
+  return worker;
+}
+
+template <typename T>
+void ForwardPlan::PackFilters(ThreadPool& pool, const T* filters,
+                              void* packed) const {
+  using C = typename ComputeType<T>::type;
+  const std::vector<PlaneRange> shares = filters_.Share(blocking_.threads);
+  const auto pack = [&](int64_t share, int) {
+    PackShare(filters, shares[share], static_cast<C*>(packed));
+  };
+  RunTasks(pool, blocking_.threads,
+           Task{static_cast<int64_t>(shares.size()), pack});
+}
+
+template <typename T, typename O>
+void ForwardPlan::Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,
+                      void* workspace) const {
+  using C = typename ComputeType<T>::type;
+  const int threads = blocking_.threads;
+  const bool are_packed = tensors.packed_filters != nullptr;
+  // Nobody writes to filters that are packed already.
+  C* const own = static_cast<C*>(workspace);
+  C* const packed =
+      are_packed ? static_cast<C*>(const_cast<void*>(tensors.packed_filters))
+                 : own;
+  C* const epilogue_memory = own + (are_packed ? 0 : filters_elements());
+  C* const scratch =
+      own + SetApart(epilogue_memory - own + 2 * epilogue_elements(), element_,
+                     threads);
+  const int64_t scratch_stride = SetApart(scratch_.total(), element_, threads);
+  const Filters<C> filters = FiltersAt(packed);
+  const PackedEpilogue<C> epilogue =
+      PackEpilogue(tensors.epilogue, epilogue_memory);
+  const std::vector<PlaneRange> shares = filters_.Share(threads);
+  const auto pack = [&](int64_t share, int) {
+    PackShare(tensors.filters, shares[share], packed);
+  };
+  std::vector<std::vector<Indirection>> caches(threads);
+  const auto run = [&](int64_t index, int number) {
+    const WorkItem item = blocking_.WorkItemAt(index);
+    if (item.empty()) return;
+    RunItem<C>(item, tensors.input, filters, epilogue, tensors.output,
+               WorkerAt(scratch + number * scratch_stride, &caches[number]));
+  };
+  const int64_t pack_units = are_packed ? 0 : shares.size();
+  RunTasks(pool, threads, Task{pack_units, pack},
+           Task{blocking_.work_items, run});
+}
+
+template <typename C, typename T, typename O>
+void ForwardPlan::RunItem(const WorkItem& item, const T* input,
+                          const Filters<C>& filters,
+                          const PackedEpilogue<C>& epilogue, O* output,
+                          Worker<C> worker) const {
+  const Results<C> results = ResultsOf<C>(item, output);
+  C* const magnitudes = worker.magnitudes;
+  Sources<C> sources{};
+  for (const Terms& terms : blocking_.reduction) {
+    if (terms.starts_channels()) {
+      sources = SourcesOf(item, terms, input, worker);
+      const bool differ = SumSlots(item, terms, sources, worker);
+      // After a ReLU, for example, nothing is negative.
+      worker.magnitudes = differ ? magnitudes : worker.sums;
+    }
+    const Indirection& here = IndirectionOf(item, terms, worker.cache);
+    SumSources(item, here.taps, worker);
+    for (size_t i = 0; i < here.segments.size(); ++i) {
+      SubtractDistances(item, terms, here.segments[i], here.lists[i], sources,
+                        filters, epilogue, worker, results);
+    }
+  }
+  // What kernels have not written to the tensor.
+  const int64_t plane = blocking_.tile_pixels() * kLanes;
+  UnpackTile(set_, worker.totals + results.planes * plane, output_,
+             item.rows->destination, item.columns->destination, item.at,
+             item.planes.first + results.planes,
+             item.planes.planes - results.planes, plane, output);
+}
+
+// Packs them first, if they are not read in place.
+template <typename C, typename T>
+ForwardPlan::Sources<C> ForwardPlan::SourcesOf(const WorkItem& item,
+                                               const Terms& terms,
+                                               const T* input,
+                                               const Worker<C>& worker) const {
+  if constexpr (std::is_same_v<T, C>) {
+    if (access_.in_place) {
+      return {input + input_.OffsetOf(item.source_origin()) +
+                  item.at.group * input_.channels + terms.first_plane * kLanes,
+              kLanes, item.columns->source.step * input_.strides.width};
+    }
+  }
+  const int64_t plane = Blocking::SourceBlock(item, blocking_.tile_images);
+  PackTile(set_, input, input_, item.rows->source, item.columns->source,
+           item.at, terms.first_plane, terms.planes, plane, worker.source);
+  return {worker.source, plane, kLanes};
+}
+
+// Sums up all channels of some terms, for each slot that a tile has; zero in
+// the padding. Returns whether magnitudes may differ from sums.
+template <typename C>
+bool ForwardPlan::SumSlots(const WorkItem& item, const Terms& terms,
+                           const Sources<C>& sources,
+                           const Worker<C>& worker) const {
+  SlotBlock<C> block{sources.first, sources.plane, sources.pixel,
+                     filters_.ChannelsOf(terms),
+                     Blocking::SourceBlock(item, item.at.images) / kLanes};
+  const auto sum = KernelsOf<C>(set_).slot_sums;
+  bool differ = false;
+  if (!access_.in_place) {
+    sum(block, worker.slot_sums, worker.slot_magnitudes, &differ);
+    return differ;
+  }
+  const auto clear = [&](int64_t slot, int64_t count) {
+    std::fill_n(worker.slot_sums + slot, count, C{0});
+    std::fill_n(worker.slot_magnitudes + slot, count, C{0});
+  };
+  const int64_t origin = input_.OffsetOf(item.source_origin());
+  ForEachRun(input_, item.rows->source, item.columns->source, item.at,
+             [&](int64_t slot, int64_t count, const internal::Inside& inside,
+                 const Pixel& pixel) {
+               clear(slot, inside.before);
+               slot += inside.before;
+               block.first = sources.first + (input_.OffsetOf(pixel) - origin);
+               block.slots = inside.count;
+               sum(block, worker.slot_sums + slot,
+                   worker.slot_magnitudes + slot, &differ);
+               clear(slot + inside.count, count - inside.before - inside.count);
+             });
+  return differ;
+}
+
+// Sums up what the taps of each pixel see of the slots' sums, and of their
+// magnitudes if these are kept apart.
+template <typename C>
+void ForwardPlan::SumSources(const WorkItem& item,
+                             const std::vector<ForwardTap>& taps,
+                             const Worker<C>& worker) const {
+  const int64_t row_slots = item.columns->source.slots;
+  const auto tap_sums = KernelsOf<C>(set_).tap_sums;
+  for (int64_t image = 0; image < item.at.images; ++image) {
+    for (int64_t row = 0; row < item.at.rows; ++row) {
+      const int64_t pixel =
+          (image * blocking_.tile_rows + row) * blocking_.tile_columns;
+      const int64_t slot = (image * item.rows->source.slots + row) * row_slots;
+      tap_sums(worker.slot_sums + slot, taps.data(), taps.size(),
+               item.at.columns, worker.sums + pixel);
+      if (worker.magnitudes == worker.sums) continue;
+      tap_sums(worker.slot_magnitudes + slot, taps.data(), taps.size(),
+               item.at.columns, worker.magnitudes + pixel);
+    }
+  }
+}
+
+// Kernels write whole blocks of pixels whose channels are neighbours, when they
+// add the last terms.
+template <typename C, typename O>
+ForwardPlan::Results<C> ForwardPlan::ResultsOf(const WorkItem& item,
+                                               O* output) const {
+  Results<C> results{nullptr, 0};
+  if constexpr (std::is_same_v<C, O>) {
+    if (output_.strides.channel != 1) return results;
+    const BlockOrigin& at = item.at;
+    results.first = output + output_.OffsetOf({at.image, at.row, at.column}) +
+                    at.group * output_.channels + item.planes.first * kLanes;
+    results.planes = std::min(item.planes.planes,
+                              output_.channels / kLanes - item.planes.first);
+  }
+  return results;
+}
+
+// What decides about the taps of an item's pixels: how far its rows lie from
+// the image's borders, as far as taps reach beyond these.
+std::array<int64_t, 11> ForwardPlan::KeyOf(const WorkItem& item,
+                                           const Terms& terms) const {
+  const BlockOrigin& at = item.at;
+  const AxisPlan& rows = item.rows->source;
+  const int64_t first = at.row * rows.step + rows.taps.front().shift;
+  const int64_t last =
+      (at.row + at.rows - 1) * rows.step + rows.taps.back().shift;
+  return {std::min<int64_t>(first, 0),
+          std::max<int64_t>(last - input_.height, -1),
+          at.column == 0,
+          at.column + at.columns == item.columns->count,
+          at.rows,
+          at.columns,
+          at.images,
+          terms.first_row,
+          terms.rows,
+          terms.first_column,
+          terms.columns};
+}
+
+const ForwardPlan::Indirection& ForwardPlan::IndirectionOf(
+    const WorkItem& item, const Terms& terms,
+    std::vector<Indirection>* cache) const {
+  const auto key = KeyOf(item, terms);
+  const auto found =
+      std::find_if(cache->begin(), cache->end(),
+                   [&](const Indirection& one) { return one.key == key; });
+  if (found != cache->end()) return *found;
+  if (cache->size() == kCacheSize) cache->erase(cache->begin());
+  Indirection made{
+      key,
+      TapsOf(item, terms, terms.first_row, terms.rows, false),
+      blocking_.SegmentsOf(item, access_, terms.first_row, terms.rows),
+      {}};
+  for (const RowSegments& some : made.segments) {
+    made.lists.push_back(
+        TapsOf(item, terms, some.first_tap, some.taps, access_.in_place));
+  }
+  cache->push_back(std::move(made));
+  return cache->back();
+}
+
+// Rows of taps from `first` on, of some terms, column by column. Their sources
+// lie in the tensor or in a tile (of one block of channels).
+std::vector<ForwardTap> ForwardPlan::TapsOf(const WorkItem& item,
+                                            const Terms& terms, int64_t first,
+                                            int64_t rows, bool in_place) const {
+  const AxisPlan& row_plan = item.rows->source;
+  const AxisPlan& column_plan = item.columns->source;
+  std::vector<ForwardTap> taps;
+  taps.reserve(terms.columns * rows);
+  for (int64_t j = 0; j < terms.columns; ++j) {
+    const int64_t column = terms.first_column + j;
+    for (int64_t row = first; row < first + rows; ++row) {
+      const int64_t in_tile = row_plan.tap_slots[row].slot * column_plan.slots +
+                              column_plan.tap_slots[column].slot;
+      const int64_t in_tensor = input_.OffsetOf(
+          {0, row_plan.taps[row].shift, column_plan.taps[column].shift});
+      taps.push_back({in_place ? in_tensor : in_tile * kLanes,
+                      filters_.TapAt(row_plan.tap_slots[row].tap,
+                                     column_plan.tap_slots[column].tap)});
+    }
+  }
+  return taps;
+}
+
+// Subtracts what some terms contribute from totals or results of some segments.
+template <typename C>
+void ForwardPlan::SubtractDistances(
+    const WorkItem& item, const Terms& terms, const RowSegments& segments,
+    const std::vector<ForwardTap>& taps, const Sources<C>& sources,
+    const Filters<C>& filters, const PackedEpilogue<C>& epilogue,
+    const Worker<C>& worker, const Results<C>& results) const {
+  const Kernels<C>& kernels = KernelsOf<C>(set_);
+  const OutsideColumns outside = OutsideOf(terms);
+  const bool is_first = &terms == &blocking_.reduction.front();
+  const bool is_last = &terms == &blocking_.reduction.back();
+  const int64_t totals_plane = blocking_.tile_pixels() * kLanes;
+  ForwardBlock<C> block{};
+  block.source = sources.first;
+  block.source_plane = sources.plane;
+  block.source_pixel = sources.pixel;
+  block.filter_plane = filters_.source_plane_stride();
+  block.next_filters = filters_.destination_plane_stride();
+  block.taps = taps.data();
+  block.leading = segments.starts_row ? outside.first * segments.taps : 0;
+  block.trailing = segments.ends_row ? outside.last * segments.taps : 0;
+  block.inner = taps.size() - block.leading - block.trailing;
+  block.channels = filters_.ChannelsOf(terms);
+  block.source_sums = worker.sums;
+  block.source_magnitudes = worker.magnitudes;
+  block.padded = segments.taps < terms.rows;
+  block.before_plane = totals_plane;
+  block.lower = epilogue.lower;
+  block.upper = epilogue.upper;
+  int64_t planes = 0;
+  for (int64_t p = 0; p < item.planes.planes; p += planes) {
+    const bool direct = is_last && p < results.planes;
+    C* const totals = worker.totals + p * totals_plane;
+    block.before = is_first ? nullptr : totals;
+    planes = (direct ? results.planes : item.planes.planes) - p;
+    planes = by_rows_ ? std::min<int64_t>(planes, kMostRowPlanes)
+                      : PlanesAtOnce<C>(planes, segments.pixels).planes;
+    if (direct) {
+      block.output = results.first + p * kLanes;
+      block.start = &RunStart::result;
+      block.output_pixel = output_.strides.width;
+      block.output_plane = kLanes;
+    } else {
+      block.output = totals;
+      block.start = &RunStart::total;
+      block.output_pixel = kLanes;
+      block.output_plane = totals_plane;
+    }
+    const int64_t panel = blocking_.PanelOf(item, p);
+    block.filters = filters.packed +
+                    panel * filters_.destination_plane_stride() +
+                    terms.first_plane * filters_.source_plane_stride();
+    if (is_last && epilogue.multiplier != nullptr) {
+      block.multiplier = epilogue.multiplier + panel * kLanes;
+      block.offset = epilogue.offset + panel * kLanes;
+    }
+    const int64_t sums = FilterSumsOffset(panel) + terms.rows_before * kLanes;
+    const int64_t skipped = segments.first_tap - terms.first_row;
+    FilterParts<C> parts;
+    kernels.filter_parts(filters.sums.From(sums), planes, FilterSumsOffset(1),
+                         skipped, skipped + segments.taps, terms.rows, &parts);
+    const auto values = [&](const C* inner, const C* first, const C* last) {
+      return ValuesOf(inner, first, last, segments.starts_row,
+                      segments.ends_row, segments.pixels == 1);
+    };
+    block.filter_magnitudes = parts.magnitudes;
+    block.filter_sums = values(parts.sums, parts.first_sums, parts.last_sums);
+    block.padding =
+        values(parts.padding, parts.first_padding, parts.last_padding);
+    RunBlocks(segments, block, planes);
+  }
+}
+
+// Runs kernels of some blocks of destinations over all of some segments. Short
+// ones go two at a time.
+template <typename C>
+void ForwardPlan::RunBlocks(const RowSegments& segments,
+                            const ForwardBlock<C>& block,
+                            int64_t planes) const {
+  const Kernels<C>& kernels = KernelsOf<C>(set_);
+  const int64_t count = segments.starts.size();
+  if (by_rows_) {
+    return RunKernel(kernels.forward_rows[planes - 1], segments, 0, count,
+                     block);
+  }
+  const ForwardKernel<C>& once = kernels.forward[planes - 1];
+  const ForwardKernel<C>& twice = kernels.forward_twice[planes - 1];
+  const int64_t paired =
+      segments.pixels <= twice.most_pixels ? count / 2 * 2 : 0;
+  if (paired > 0) RunKernel(twice, segments, 0, paired, block);
+  if (paired < count) RunKernel(once, segments, paired, count, block);
+}
+
+// Over segments begin ... end - 1, cut into runs that a kernel takes at once;
+// all those that are alike by one call.
+template <typename C>
+void ForwardPlan::RunKernel(const ForwardKernel<C>& kernel,
+                            const RowSegments& segments, int64_t begin,
+                            int64_t end, const ForwardBlock<C>& block) const {
+  const int64_t runs = CeilDiv(segments.pixels, kernel.most_pixels);
+  const int64_t longer = segments.pixels % runs;  // so many, by one pixel
+  int64_t alike;
+  int64_t first = 0;
+  for (int64_t i = 0; i < runs; i += alike) {
+    const bool starts = i == 0 && segments.starts_row;
+    const bool ends = i + 1 == runs && segments.ends_row;
+    const int64_t pixels = segments.pixels / runs + (i < longer ? 1 : 0);
+    alike = (i < longer ? longer : runs - (segments.ends_row ? 1 : 0)) - i;
+    if (starts || ends) alike = 1;
+    ForwardBlock<C> here = block;
+    here.source += first * block.source_pixel;
+    here.source_sums += first;
+    here.source_magnitudes += first;
+    here.output += first * block.output_pixel;
+    if (block.before != nullptr) here.before += first * kLanes;
+    here.leading = starts ? block.leading : 0;
+    here.trailing = ends ? block.trailing : 0;
+    here.inner += block.leading - here.leading;
+    here.inner += block.trailing - here.trailing;
+    here.filter_sums = PartOf(block.filter_sums, starts, ends, pixels == 1);
+    here.padding = PartOf(block.padding, starts, ends, pixels == 1);
+    kernel.run(here, segments.starts.data() + begin, end - begin, alike,
+               static_cast<int>(pixels));
+    first += alike * pixels;
+  }
+}
 
 }  // namespace internal
 
-template <typename T, typename O>
-AdderForward<T, O>::AdderForward(const Geometry& geometry,
-                                 const KernelSet& kernels, int threads)
-    : plan_(new internal::CorrelationPlan(
-          ForOutputs(geometry), internal::Pass::kForward, kernels,
-          sizeof(typename ComputeType<T>::type),
-          !std::is_same_v<T, typename ComputeType<T>::type>, threads)) {}
-
-template <typename T, typename O>
-AdderForward<T, O>::~AdderForward() = default;
-
-template <typename T, typename O>
-int64_t AdderForward<T, O>::workspace_bytes() const {
-  return plan_->workspace_bytes();
+std::unique_ptr<const Engine> MakeForward(const Problem& problem) {
+  if (problem.pass != Pass::kForward) return nullptr;
+  return internal::MakeTyped<internal::PackingEngine>(
+      problem,
+      internal::ForwardPlan(problem, Folded(ForOutputs(problem.geometry))));
 }
-
-template <typename T, typename O>
-void AdderForward<T, O>::Run(ThreadPool& pool, const T* input, const T* filters,
-                             O* output, void* workspace) const {
-  plan_->Run<internal::Pass::kForward, T, T, O>(pool, input, filters, nullptr,
-                                                output, workspace);
-}
-
-#define INSTANTIATE(T, O) template class AdderForward<T, O>
-KERAS_ADDER_FOR_EACH_TYPES(INSTANTIATE);
-#undef INSTANTIATE
 
 }  // namespace keras_adder

@@ -1,51 +1,123 @@
-// The input gradient of correlation.h.
+#include "core/input_gradient.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
-#include "core/correlation.h"
-#include "core/passes.h"
+#include "core/engines.h"
+#include "core/workspace.h"
 
 namespace keras_adder {
 namespace internal {
 
-template <typename C, typename Source, typename Filter, typename Destination>
-void CorrelationPlan::RunInputGradient(const Unit& unit, const Source* source,
-                                       const Filters<C>& filters, bool finite,
-                                       const Filter* centre,
-                                       Destination* destination,
-                                       const Worker<C>& worker) const {
-  const BlockOrigin& at = unit.at;
-  const int64_t plane = block_slots() * kLanes;
-  std::memset(worker.totals, 0, plane * unit.planes.planes * sizeof(C));
-  PackTile(set_, centre, destination_, unit.rows->destination,
-           unit.columns->destination, at, unit.planes.first, unit.planes.planes,
-           plane, worker.centre);
-  bool careful = !finite;
-  const int64_t filled = at.images * block_rows_ * block_columns_;
-  for (int64_t p = 0; p < unit.planes.planes && !careful; ++p) {
-    careful = !KernelsOf<C>(set_).all_finite(worker.centre + p * plane, filled);
-  }
-  const std::vector<Lines> lines =
-      LinesOf(unit, 0, unit.rows->source.tap_slots.size());
-  for (const Terms& terms : terms_) {
-    PackSources(unit, terms, source, worker);
-    AddInputGradients(unit, terms, lines, careful, filters, worker);
-  }
-  Unpack(unit, 0, worker, destination);
+InputGradientPlan::InputGradientPlan(const Problem& problem,
+                                     const Geometry& geometry,
+                                     const AxisPhases& rows,
+                                     const AxisPhases& columns)
+    : set_(*problem.kernels),
+      filters_(geometry, FilterOrder::kOutputsToInputs),
+      gradient_(OutputImage(geometry)),
+      input_(InputImage(geometry)),
+      input_size_(geometry.input_size()),
+      partial_(static_cast<int64_t>(rows.phases.size()) <
+                   std::min(geometry.height.stride, geometry.height.input) ||
+               static_cast<int64_t>(columns.phases.size()) <
+                   std::min(geometry.width.stride, geometry.width.input)),
+      blocking_(gradient_, input_, geometry.groups, filters_, rows, columns,
+                SplitReduction(
+                    Planes(gradient_.channels), geometry.height, geometry.width,
+                    rows.phases.size() * columns.phases.size(), false),
+                ComputeBytes(problem.type), problem.threads),
+      gradient_scratch_(blocking_.most_source_slots() *
+                        blocking_.reduction[0].planes * kLanes),
+      tile_scratch_(blocking_.tile_pixels() * MostPlanes(blocking_.parts) *
+                    kLanes) {}
+
+int64_t InputGradientPlan::workspace_bytes(bool) const {
+  const int threads = blocking_.threads;
+  const int64_t element = blocking_.element;
+  return (SetApart(filters_.size(), element, threads) +
+          threads * SetApart(worker_elements(), element, threads)) *
+             element -
+         GapBytes(threads);
 }
 
-// Adds what some terms contribute to all of a unit's totals. Carefully where an
-// input gradient may meet NaNs.
+template <typename T, typename O>
+void InputGradientPlan::Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,
+                            void* workspace) const {
+  using C = typename ComputeType<T>::type;
+  const int threads = blocking_.threads;
+  C* const packed = static_cast<C*>(workspace);
+  C* const scratch = packed + SetApart(filters_.size(), sizeof(C), threads);
+  const int64_t scratch_stride =
+      SetApart(worker_elements(), sizeof(C), threads);
+  std::atomic<bool> finite{true};
+  const std::vector<PlaneRange> shares = filters_.Share(threads);
+  const auto pack = [&](int64_t share, int) {
+    for (const Terms& terms : blocking_.reduction) {
+      filters_.Pack(set_, tensors.filters, shares[share],
+                    {terms.first_plane, terms.planes}, packed, &finite);
+    }
+  };
+  const auto run = [&](int64_t index, int number) {
+    const WorkItem item = blocking_.WorkItemAt(index);
+    if (item.empty()) return;
+    Worker<C> worker;
+    worker.gradient = scratch + number * scratch_stride;
+    worker.totals = worker.gradient + gradient_scratch_;
+    worker.input = worker.totals + tile_scratch_;
+    RunItem<C>(item, tensors, packed, finite, worker);
+  };
+  const auto zero =
+      ZeroTask(tensors.input_gradient, partial_ ? input_size_ * sizeof(T) : 0);
+  RunTasks(pool, threads, zero, Task{static_cast<int64_t>(shares.size()), pack},
+           Task{blocking_.work_items, run});
+}
+
+template <typename C, typename T, typename O>
+void InputGradientPlan::RunItem(const WorkItem& item,
+                                const TypedTensors<T, O>& tensors,
+                                const C* filters, bool finite,
+                                const Worker<C>& worker) const {
+  const BlockOrigin& at = item.at;
+  const int64_t planes = item.planes.planes;
+  const int64_t plane = blocking_.tile_pixels() * kLanes;
+  std::memset(worker.totals, 0, plane * planes * sizeof(C));
+  PackTile(set_, tensors.input, input_, item.rows->destination,
+           item.columns->destination, at, item.planes.first, planes, plane,
+           worker.input);
+  bool propagate_nan = !finite;
+  const int64_t filled =
+      at.images * blocking_.tile_rows * blocking_.tile_columns;
+  for (int64_t p = 0; p < planes && !propagate_nan; ++p) {
+    propagate_nan =
+        !KernelsOf<C>(set_).all_finite(worker.input + p * plane, filled);
+  }
+  const std::vector<RowSegments> segments = blocking_.SegmentsOf(
+      item, SourceAccess(), 0, item.rows->source.tap_slots.size());
+  for (const Terms& terms : blocking_.reduction) {
+    PackTile(set_, tensors.output_gradient, gradient_, item.rows->source,
+             item.columns->source, at, terms.first_plane, terms.planes,
+             Blocking::SourceBlock(item, blocking_.tile_images),
+             worker.gradient);
+    AddTerms(item, terms, segments, propagate_nan, filters, worker);
+  }
+  UnpackTile(set_, worker.totals, input_, item.rows->destination,
+             item.columns->destination, at, item.planes.first, planes, plane,
+             tensors.input_gradient);
+}
+
+// Adds what some terms contribute to all of an item's totals.
 template <typename C>
-void CorrelationPlan::AddInputGradients(const Unit& unit, const Terms& terms,
-                                        const std::vector<Lines>& lines,
-                                        bool careful, const Filters<C>& filters,
-                                        const Worker<C>& worker) const {
-  const AxisPlan& columns = unit.columns->source;
+void InputGradientPlan::AddTerms(const WorkItem& item, const Terms& terms,
+                                 const std::vector<RowSegments>& segments,
+                                 bool propagate_nan, const C* filters,
+                                 const Worker<C>& worker) const {
+  const AxisPlan& columns = item.columns->source;
+  const int64_t plane = blocking_.tile_pixels() * kLanes;
   InputGradientBlock<C> block{};
-  block.source = worker.source;
-  block.source_plane = SourcePlane(unit, block_images_);
+  block.source = worker.gradient;
+  block.source_plane = Blocking::SourceBlock(item, blocking_.tile_images);
   block.source_row = columns.slots * kLanes;
   block.filter_plane = filters_.source_plane_stride();
   block.filter_row = filters_.TapAt(1, 0);
@@ -53,35 +125,35 @@ void CorrelationPlan::AddInputGradients(const Unit& unit, const Terms& terms,
   block.column_taps = columns.tap_slots.data();
   block.column_tap_count = columns.tap_slots.size();
   block.channels = filters_.ChannelsOf(terms);
-  for (int64_t p = 0; p < unit.planes.planes; ++p) {
-    const int64_t filter_unit =
-        unit.at.group * Planes(destination_.channels) + unit.planes.first + p;
-    block.filters = filters.packed +
-                    filter_unit * filters_.destination_plane_stride() +
-                    terms.first_plane * block.filter_plane;
-    block.total = worker.totals + p * block_slots() * kLanes;
-    block.centre = worker.centre + p * block_slots() * kLanes;
-    if (careful) {
-      AddGradientsInside(unit, block);
+  for (int64_t p = 0; p < item.planes.planes; ++p) {
+    block.filters =
+        filters +
+        blocking_.PanelOf(item, p) * filters_.destination_plane_stride() +
+        terms.first_plane * block.filter_plane;
+    block.total = worker.totals + p * plane;
+    block.centre = worker.input + p * plane;
+    if (propagate_nan) {
+      AddInside(item, block);
       continue;
     }
-    for (const Lines& some : lines) AddGradientsOf(unit, some, block);
+    for (const RowSegments& some : segments) AddSegments(item, some, block);
   }
 }
 
 template <typename C>
-void CorrelationPlan::AddGradientsOf(const Unit& unit, const Lines& lines,
-                                     const InputGradientBlock<C>& block) const {
-  if (lines.taps == 0) return;
+void InputGradientPlan::AddSegments(const WorkItem& item,
+                                    const RowSegments& segments,
+                                    const InputGradientBlock<C>& block) const {
+  if (segments.taps == 0) return;
   const Kernels<C>& kernels = KernelsOf<C>(set_);
   InputGradientBlock<C> here = block;
-  here.row_taps = unit.rows->source.tap_slots.data() + lines.first_tap;
-  here.row_tap_count = lines.taps;
-  const int64_t runs = CeilDiv(lines.pixels, kernels.max_input_gradient);
+  here.row_taps = item.rows->source.tap_slots.data() + segments.first_tap;
+  here.row_tap_count = segments.taps;
+  const int64_t runs = CeilDiv(segments.pixels, kernels.max_input_gradient);
   for (int64_t i = 0; i < runs; ++i) {
-    const int64_t first = lines.pixels * i / runs;
-    const int64_t end = lines.pixels * (i + 1) / runs;
-    for (const RunStart& start : lines.starts) {
+    const int64_t first = segments.pixels * i / runs;
+    const int64_t end = segments.pixels * (i + 1) / runs;
+    for (const RunStart& start : segments.starts) {
       const int64_t at = start.total + first * kLanes;
       here.source = block.source + start.source + first * kLanes;
       here.total = block.total + at;
@@ -93,10 +165,10 @@ void CorrelationPlan::AddGradientsOf(const Unit& unit, const Lines& lines,
 
 // The same, slowly, for an input gradient that may meet NaNs: pixel by pixel,
 // with only those taps whose output exists. The others add
-// 0 * HT(filter - centre), which is nothing unless it is NaN.
+// 0 * HT(filter - input), which is nothing unless it is NaN.
 template <typename C>
-void CorrelationPlan::AddGradientsInside(
-    const Unit& unit, const InputGradientBlock<C>& block) const {
+void InputGradientPlan::AddInside(const WorkItem& item,
+                                  const InputGradientBlock<C>& block) const {
   const auto inside = [](const AxisPlan& plan, int64_t at, int64_t size) {
     std::vector<TapSlot> taps;
     for (size_t i = 0; i < plan.taps.size(); ++i) {
@@ -105,22 +177,23 @@ void CorrelationPlan::AddGradientsInside(
     }
     return taps;
   };
-  const AxisPlan& row_plan = unit.rows->source;
-  const AxisPlan& column_plan = unit.columns->source;
+  const AxisPlan& row_plan = item.rows->source;
+  const AxisPlan& column_plan = item.columns->source;
   InputGradientBlock<C> here = block;
-  for (int64_t row = 0; row < unit.at.rows; ++row) {
-    const auto row_taps = inside(row_plan, unit.at.row + row, source_.height);
+  for (int64_t row = 0; row < item.at.rows; ++row) {
+    const auto row_taps = inside(row_plan, item.at.row + row, gradient_.height);
     here.row_taps = row_taps.data();
     here.row_tap_count = row_taps.size();
-    for (int64_t column = 0; column < unit.at.columns; ++column) {
+    for (int64_t column = 0; column < item.at.columns; ++column) {
       const auto column_taps =
-          inside(column_plan, unit.at.column + column, source_.width);
+          inside(column_plan, item.at.column + column, gradient_.width);
       if (column_taps.empty()) continue;
       here.column_taps = column_taps.data();
       here.column_tap_count = column_taps.size();
-      for (int64_t image = 0; image < unit.at.images; ++image) {
+      for (int64_t image = 0; image < item.at.images; ++image) {
         const int64_t pixel =
-            (image * block_rows_ + row) * block_columns_ + column;
+            (image * blocking_.tile_rows + row) * blocking_.tile_columns +
+            column;
         here.source =
             block.source +
             ((image * row_plan.slots + row) * column_plan.slots + column) *
@@ -133,41 +206,20 @@ void CorrelationPlan::AddGradientsInside(
   }
 }
 
-#define INSTANTIATE(T, O)                                                   \
-  template void CorrelationPlan::RunInputGradient(                          \
-      const Unit&, const O*, const Filters<typename ComputeType<T>::type>&, \
-      bool, const T*, T*, const Worker<typename ComputeType<T>::type>&) const
-KERAS_ADDER_FOR_EACH_TYPES(INSTANTIATE);
-#undef INSTANTIATE
-
 }  // namespace internal
 
-template <typename T, typename O>
-AdderInputGradient<T, O>::AdderInputGradient(const Geometry& geometry,
-                                             const KernelSet& kernels,
-                                             int threads)
-    : plan_(new internal::CorrelationPlan(
-          geometry, internal::Pass::kInputGradient, kernels,
-          sizeof(typename ComputeType<T>::type), false, threads)) {}
-
-template <typename T, typename O>
-AdderInputGradient<T, O>::~AdderInputGradient() = default;
-
-template <typename T, typename O>
-int64_t AdderInputGradient<T, O>::workspace_bytes() const {
-  return plan_->workspace_bytes();
+std::unique_ptr<const Engine> MakeInputGradient(const Problem& problem) {
+  if (problem.pass != Pass::kInputGradient) return nullptr;
+  const Geometry geometry = Folded(problem.geometry);
+  const internal::AxisPhases rows{BackwardPhases(geometry.height), 1,
+                                  geometry.height.stride};
+  const internal::AxisPhases columns{BackwardPhases(geometry.width), 1,
+                                     geometry.width.stride};
+  if (rows.phases.empty() || columns.phases.empty()) {
+    return MakeZeroGradients(problem);
+  }
+  return internal::MakeTyped<internal::TypedEngine>(
+      problem, internal::InputGradientPlan(problem, geometry, rows, columns));
 }
-
-template <typename T, typename O>
-void AdderInputGradient<T, O>::Run(ThreadPool& pool, const T* input,
-                                   const T* filters, const O* gradient,
-                                   T* input_gradient, void* workspace) const {
-  plan_->Run<internal::Pass::kInputGradient, O, T, T>(
-      pool, gradient, filters, input, input_gradient, workspace);
-}
-
-#define INSTANTIATE(T, O) template class AdderInputGradient<T, O>
-KERAS_ADDER_FOR_EACH_TYPES(INSTANTIATE);
-#undef INSTANTIATE
 
 }  // namespace keras_adder

@@ -28,6 +28,10 @@ struct Terms {
   int64_t first_plane, planes;
   int64_t first_row, rows;
   int64_t first_column, columns;
+  int64_t rows_before;  // rows of taps of all terms that come before these
+
+  // Whether these are the first of their channels.
+  bool starts_channels() const { return first_row == 0 && first_column == 0; }
 };
 
 class PackedFilters {

@@ -73,6 +73,16 @@ struct Image {
   }
 };
 
+inline Image InputImage(const Geometry& geometry) {
+  return {geometry.input,       geometry.batch,      geometry.height.input,
+          geometry.width.input, geometry.group_in(), geometry.patches};
+}
+
+inline Image OutputImage(const Geometry& geometry) {
+  return {geometry.output, geometry.batch, geometry.height.output,
+          geometry.width.output, geometry.group_out()};
+}
+
 // A block of destinations and the group it belongs to.
 struct BlockOrigin {
   int64_t image, images;

@@ -1,16 +1,16 @@
 // The ops on the CPU: validate, allocate, call the core.
 
-#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <new>
+#include <utility>
 
 #include "absl/synchronization/blocking_counter.h"
+#include "core/engine.h"
+#include "core/engine_cache.h"
 #include "core/geometry.h"
 #include "core/parallel.h"
-#include "core/passes.h"
 #include "core/select_kernels.h"
-#include "core/tile.h"
 #include "ops/adder_op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/platform/threadpool.h"
@@ -23,30 +23,18 @@ using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
 
-// TensorFlow's element types and the core's, which have the same bits.
+// The core's name of an element type.
 template <typename T>
-struct CoreType {
-  using type = T;
-};
-template <>
-struct CoreType<Eigen::half> {
-  using type = Half;
-};
-template <>
-struct CoreType<Eigen::bfloat16> {
-  using type = BFloat16;
-};
-
-template <typename T>
-const typename CoreType<T>::type* Data(const Tensor& tensor) {
-  return reinterpret_cast<const typename CoreType<T>::type*>(
-      tensor.flat<T>().data());
+constexpr DataType TypeOf() {
+  return DataTypeOf<T>();
 }
-
-template <typename T>
-typename CoreType<T>::type* Data(Tensor* tensor) {
-  return reinterpret_cast<typename CoreType<T>::type*>(
-      tensor->flat<T>().data());
+template <>
+constexpr DataType TypeOf<Eigen::half>() {
+  return DataType::kFloat16;
+}
+template <>
+constexpr DataType TypeOf<Eigen::bfloat16>() {
+  return DataType::kBFloat16;
 }
 
 // TensorFlow's intra-op threads. The caller waits rather than works: a thread
@@ -93,21 +81,8 @@ class IntraOpPool : public ThreadPool {
   const tensorflow::DeviceBase::CpuWorkerThreads& threads_;
 };
 
-// How many threads are worth their while: to wake one up takes some ten
-// microseconds, and this is thirty of work.
-int UsefulThreads(int available, const Geometry& geometry) {
-  constexpr double kThreadWork = 1 << 22;
-  // Lanes without a filter take their time, too.
-  const double lanes = static_cast<double>(geometry.groups) *
-                       RoundUp(geometry.group_out(), kLanes);
-  const double differences = lanes * geometry.batch * geometry.height.output *
-                             geometry.width.output * geometry.kernel_taps() *
-                             geometry.group_in();
-  return static_cast<int>(
-      std::clamp<double>(differences / kThreadWork, 1, std::max(available, 1)));
-}
-
-// What all ops have in common on the CPU.
+// All four ops: a pass over tensors of T, whose outputs are of O.
+template <Pass kPass, typename T, typename O>
 class AdderCpuOp : public AdderOp {
  public:
   explicit AdderCpuOp(OpKernelConstruction* context) : AdderOp(context) {
@@ -117,142 +92,114 @@ class AdderCpuOp : public AdderOp {
                 absl::FailedPreconditionError(unusable));
   }
 
- protected:
-  // Plans and runs a pass with a workspace from TensorFlow's allocator, so that
-  // too large a request is an error like any other; plans are small, but take
-  // their memory from C++.
-  template <typename Plan, typename... Pointers>
-  static void PlanAndRun(OpKernelContext* context, const Geometry& geometry,
-                         const Plan& plan, Pointers... pointers) {
+  // Plans are small, but take their memory from C++.
+  void Compute(OpKernelContext* context) override {
     try {
       IntraOpPool pool(context);
-      const int threads = UsefulThreads(pool.size(), geometry);
-      Run(context, *plan(threads), pool, pointers...);
+      EngineCache::Value planned;
+      OP_REQUIRES_OK(context, Plan(context, pool.size(), &planned));
+      Tensors tensors;
+      OP_REQUIRES_OK(context, Allocate(context, planned->geometry, &tensors));
+      if (context->mutable_output(0)->NumElements() > 0 ||
+          kPass == Pass::kBackward) {
+        Run(context, *planned->engine, pool, tensors);
+      }
     } catch (const std::bad_alloc&) {
       context->SetStatus(absl::ResourceExhaustedError(
           "Not enough memory to plan an adder convolution of this geometry"));
     }
   }
 
-  const KernelSet& kernels() const { return *kernels_; }
-
  private:
-  template <typename Pass, typename... Pointers>
-  static void Run(OpKernelContext* context, const Pass& pass, IntraOpPool& pool,
-                  Pointers... pointers) {
+  static constexpr bool kHasGradient = kPass != Pass::kForward;
+
+  absl::Status Plan(OpKernelContext* context, int available,
+                    EngineCache::Value* planned) {
+    Problem problem;
+    TF_RETURN_IF_ERROR(ReadGeometry(context, &problem.geometry));
+    if (kHasGradient) {
+      TF_RETURN_IF_ERROR(CheckGradient(context, problem.geometry));
+    }
+    problem.threads = UsefulThreads(available, problem.geometry);
+    EngineCache::Key key;
+    for (int i = 0; i < 4; ++i) {
+      key[i] = context->input(0).dim_size(i);
+      key[4 + i] = context->input(1).dim_size(i);
+    }
+    key[8] = problem.threads;
+    *planned = engines_.Find(key);
+    if (*planned) return absl::OkStatus();
+    problem.pass = kPass;
+    problem.mode = mode();
+    problem.type = TypeOf<T>();
+    problem.output_type = TypeOf<O>();
+    problem.kernels = kernels_;
+    PlannedEngine made{problem.geometry, MakeEngine(problem)};
+    if (made.engine == nullptr) {
+      return absl::InternalError("No engine takes this adder convolution");
+    }
+    *planned = std::make_shared<const PlannedEngine>(std::move(made));
+    engines_.Insert(key, *planned);
+    return absl::OkStatus();
+  }
+
+  absl::Status Allocate(OpKernelContext* context, const Geometry& geometry,
+                        Tensors* tensors) const {
+    const Tensor& input = context->input(0);
+    const Tensor& filters = context->input(1);
+    tensors->input = input.data();
+    tensors->filters = filters.data();
+    if (kHasGradient) tensors->output_gradient = context->input(2).data();
+    const auto allocate = [&](int index, const TensorShape& shape,
+                              void** data) {
+      Tensor* output;
+      TF_RETURN_IF_ERROR(context->allocate_output(index, shape, &output));
+      *data = output->data();
+      return absl::OkStatus();
+    };
+    switch (kPass) {
+      case Pass::kForward:
+        return allocate(0, ShapeOfOutput(geometry), &tensors->output);
+      case Pass::kInputGradient:
+        return allocate(0, input.shape(), &tensors->input_gradient);
+      case Pass::kFilterGradient:
+        return allocate(0, filters.shape(), &tensors->filter_gradient);
+      case Pass::kBackward:
+        TF_RETURN_IF_ERROR(
+            allocate(0, input.shape(), &tensors->input_gradient));
+        return allocate(1, filters.shape(), &tensors->filter_gradient);
+    }
+  }
+
+  // With a workspace from TensorFlow's allocator, so that too large a request
+  // is an error like any other.
+  static void Run(OpKernelContext* context, const Engine& engine,
+                  IntraOpPool& pool, const Tensors& tensors) {
     Tensor workspace;
-    OP_REQUIRES_OK(context,
-                   context->allocate_temp(tensorflow::DT_INT8,
-                                          TensorShape({pass.workspace_bytes()}),
-                                          &workspace));
-    pass.Run(pool, pointers..., workspace.flat<int8_t>().data());
+    OP_REQUIRES_OK(
+        context, context->allocate_temp(
+                     tensorflow::DT_INT8,
+                     TensorShape({engine.workspace_bytes(false)}), &workspace));
+    engine.Run(pool, tensors, workspace.data());
   }
 
   const KernelSet* kernels_ = nullptr;
+  EngineCache engines_;
 };
 
 template <typename T, typename O>
-class AdderConv2DOp : public AdderCpuOp {
- public:
-  using AdderCpuOp::AdderCpuOp;
-
-  void Compute(OpKernelContext* context) override {
-    Geometry geometry;
-    OP_REQUIRES_OK(context, ReadGeometry(context, &geometry));
-    Tensor* output;
-    OP_REQUIRES_OK(
-        context, context->allocate_output(0, ShapeOfOutput(geometry), &output));
-    if (output->NumElements() == 0) return;
-    using Pass =
-        AdderForward<typename CoreType<T>::type, typename CoreType<O>::type>;
-    const auto plan = [&](int threads) {
-      return std::make_unique<Pass>(geometry, kernels(), threads);
-    };
-    PlanAndRun(context, geometry, plan, Data<T>(context->input(0)),
-               Data<T>(context->input(1)), Data<O>(output));
-  }
-};
-
+using Forward = AdderCpuOp<Pass::kForward, T, O>;
 template <typename T, typename O>
-class AdderConv2DBackpropInputOp : public AdderCpuOp {
- public:
-  using AdderCpuOp::AdderCpuOp;
-
-  void Compute(OpKernelContext* context) override {
-    Geometry geometry;
-    OP_REQUIRES_OK(context, ReadGeometry(context, &geometry));
-    OP_REQUIRES_OK(context, CheckGradient(context, geometry));
-    Tensor* output;
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                0, context->input(0).shape(), &output));
-    if (output->NumElements() == 0) return;
-    using Pass = AdderInputGradient<typename CoreType<T>::type,
-                                    typename CoreType<O>::type>;
-    const auto plan = [&](int threads) {
-      return std::make_unique<Pass>(geometry, kernels(), threads);
-    };
-    PlanAndRun(context, geometry, plan, Data<T>(context->input(0)),
-               Data<T>(context->input(1)), Data<O>(context->input(2)),
-               Data<T>(output));
-  }
-};
-
+using InputGradient = AdderCpuOp<Pass::kInputGradient, T, O>;
 template <typename T, typename O>
-class AdderConv2DBackpropFilterOp : public AdderCpuOp {
- public:
-  using AdderCpuOp::AdderCpuOp;
-
-  void Compute(OpKernelContext* context) override {
-    Geometry geometry;
-    OP_REQUIRES_OK(context, ReadGeometry(context, &geometry));
-    OP_REQUIRES_OK(context, CheckGradient(context, geometry));
-    Tensor* output;
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                0, context->input(1).shape(), &output));
-    if (output->NumElements() == 0) return;
-    using Pass = AdderFilterGradient<typename CoreType<T>::type,
-                                     typename CoreType<O>::type>;
-    const auto plan = [&](int threads) {
-      return std::make_unique<Pass>(geometry, mode(), kernels(), threads);
-    };
-    PlanAndRun(context, geometry, plan, Data<T>(context->input(0)),
-               Data<T>(context->input(1)), Data<O>(context->input(2)),
-               Data<T>(output));
-  }
-};
-
+using FilterGradientOp = AdderCpuOp<Pass::kFilterGradient, T, O>;
 template <typename T, typename O>
-class AdderConv2DBackpropOp : public AdderCpuOp {
- public:
-  using AdderCpuOp::AdderCpuOp;
+using Backward = AdderCpuOp<Pass::kBackward, T, O>;
 
-  void Compute(OpKernelContext* context) override {
-    Geometry geometry;
-    OP_REQUIRES_OK(context, ReadGeometry(context, &geometry));
-    OP_REQUIRES_OK(context, CheckGradient(context, geometry));
-    Tensor *input_backprop, *filter_backprop;
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                0, context->input(0).shape(), &input_backprop));
-    OP_REQUIRES_OK(context,
-                   context->allocate_output(1, context->input(1).shape(),
-                                            &filter_backprop));
-    using Pass =
-        AdderBackward<typename CoreType<T>::type, typename CoreType<O>::type>;
-    const auto plan = [&](int threads) {
-      return std::make_unique<Pass>(geometry, mode(), kernels(), threads);
-    };
-    PlanAndRun(context, geometry, plan, Data<T>(context->input(0)),
-               Data<T>(context->input(1)), Data<O>(context->input(2)),
-               Data<T>(input_backprop), Data<T>(filter_backprop));
-  }
-};
-
-KERAS_ADDER_REGISTER(AdderConv2D, DEVICE_CPU, AdderConv2DOp);
-KERAS_ADDER_REGISTER(AdderConv2DBackpropInput, DEVICE_CPU,
-                     AdderConv2DBackpropInputOp);
-KERAS_ADDER_REGISTER(AdderConv2DBackpropFilter, DEVICE_CPU,
-                     AdderConv2DBackpropFilterOp);
-KERAS_ADDER_REGISTER(AdderConv2DBackprop, DEVICE_CPU, AdderConv2DBackpropOp);
+KERAS_ADDER_REGISTER(AdderConv2D, DEVICE_CPU, Forward);
+KERAS_ADDER_REGISTER(AdderConv2DBackpropInput, DEVICE_CPU, InputGradient);
+KERAS_ADDER_REGISTER(AdderConv2DBackpropFilter, DEVICE_CPU, FilterGradientOp);
+KERAS_ADDER_REGISTER(AdderConv2DBackprop, DEVICE_CPU, Backward);
 
 }  // namespace
 }  // namespace keras_adder

@@ -462,6 +462,25 @@ inline __attribute__((always_inline)) void AddBefore(const TwoRuns<C>& before,
   }
 }
 
+// Multiplies, offsets and bounds sums. Two roundings, as on a processor without
+// fused multiply-adds; a NaN is the second operand and stays.
+template <typename C, typename S>
+inline __attribute__((always_inline)) void ApplyEpilogue(
+    const ForwardBlock<C>& block, Sums<C, S>& sums) {
+  const Vector<C> lower = Broadcast(block.lower);
+  const Vector<C> upper = Broadcast(block.upper);
+#pragma GCC unroll 8
+  for (int v = 0; v < kSpan<C, S>; ++v) {
+    const Vector<C> multiplier = Load(block.multiplier + v * kWidth<C>);
+    const Vector<C> offset = Load(block.offset + v * kWidth<C>);
+#pragma GCC unroll 32
+    for (int p = 0; p < S::kPixels; ++p) {
+      sums.at[p][v] =
+          Min(upper, Max(lower, sums.at[p][v] * multiplier + offset));
+    }
+  }
+}
+
 template <typename C, typename S>
 inline __attribute__((always_inline)) void WriteSums(const Sums<C, S>& sums,
                                                      C* first, C* second,
@@ -491,6 +510,7 @@ inline __attribute__((always_inline)) void Finish(const ForwardBlock<C>& block,
     AddBefore<C, S>({before + first.total, before + second.total},
                     block.before_plane, sums);
   }
+  if (block.multiplier != nullptr) ApplyEpilogue<C, S>(block, sums);
   C* const output = block.output + done * block.output_pixel;
   WriteSums<C, S>(sums, output + first.*block.start,
                   output + second.*block.start, block.output_pixel,

@@ -106,6 +106,11 @@ struct ForwardBlock {
   // What other terms have contributed, laid out as totals; null if nothing yet.
   const C* before;
   ptrdiff_t before_plane;
+  // The epilogue, with the last terms: of these, too, planes of destinations
+  // follow each other. Null if there is none.
+  const C* multiplier;
+  const C* offset;
+  C lower, upper;
 };
 
 // Blocks of up to `most_pixels` in a run (0: there is no such kernel). `run`
