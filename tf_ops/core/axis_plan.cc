@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "core/stride_phase.h"
+
 namespace keras_adder {
 namespace {
 
@@ -76,19 +78,24 @@ Range RangeInside(const Axis& axis, int64_t tap, int64_t start, int64_t count) {
 }
 
 std::vector<Phase> BackwardPhases(const Axis& axis) {
-  std::map<int64_t, Phase> phases;
-  for (const AxisTap& tap : ForwardTaps(axis)) {
-    // Output o meets input o * stride + shift.
-    const int64_t residue = FloorMod(tap.shift, axis.stride);
+  std::vector<Phase> phases;
+  const int64_t first_taps = std::min(axis.kernel, TapStep(axis));
+  for (int64_t tap = 0; tap < first_taps; ++tap) {
+    const int64_t residue =
+        FloorMod(tap * axis.dilation - axis.pad_before, axis.stride);
     if (residue >= axis.input) continue;
-    Phase& phase = phases[residue];
-    phase.residue = residue;
-    phase.count = (axis.input - residue - 1) / axis.stride + 1;
-    phase.taps.push_back({tap.tap, (residue - tap.shift) / axis.stride});
+    const StridePhase phase = PhaseOfTap(axis, residue, tap);
+    phases.push_back({residue, phase.count, {}});
+    for (int64_t j = 0; j < phase.taps; ++j) {
+      phases.back().taps.push_back(
+          {tap + j * phase.tap_step,
+           phase.first_output + j * phase.output_step});
+    }
   }
-  std::vector<Phase> list;
-  for (auto& [residue, phase] : phases) list.push_back(std::move(phase));
-  return list;
+  std::sort(phases.begin(), phases.end(), [](const Phase& a, const Phase& b) {
+    return a.residue < b.residue;
+  });
+  return phases;
 }
 
 }  // namespace keras_adder

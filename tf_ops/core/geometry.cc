@@ -1,6 +1,7 @@
 #include "core/geometry.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <limits>
 
 namespace keras_adder {
@@ -84,17 +85,21 @@ Error ParseExplicit(const std::vector<int64_t>& paddings, const AxisIndices& at,
   return "";
 }
 
-// The product of sizes, or -1 if it is too large to be handled safely.
+// The product of sizes, or -1 if that of all that are not 0 is too large to be
+// handled safely: sizes of an empty tensor are multiplied, too.
 int64_t CheckedProduct(std::initializer_list<int64_t> sizes) {
   int64_t product = 1;
+  bool empty = false;
   for (const int64_t size : sizes) {
-    if (size == 0) return 0;
+    if (size == 0) {
+      empty = true;
+    } else if (size < 0 || product > kMaxElements / size) {
+      return -1;
+    } else {
+      product *= size;
+    }
   }
-  for (const int64_t size : sizes) {
-    if (size < 0 || product > kMaxElements / size) return -1;
-    product *= size;
-  }
-  return product;
+  return empty ? 0 : product;
 }
 
 Strides DenseStrides(DataFormat format, int64_t height, int64_t width,
@@ -127,8 +132,10 @@ Error CheckOutputSize(const Geometry& geometry) {
            " pixels in, " + std::to_string(height.output) + "x" +
            std::to_string(width.output) + " out";
   }
-  if (CheckedProduct({geometry.batch, outputs, geometry.out_channels}) < 0 ||
-      CheckedProduct({geometry.batch, inputs, geometry.in_channels}) < 0 ||
+  if (CheckedProduct({geometry.batch, height.output, width.output,
+                      geometry.out_channels}) < 0 ||
+      CheckedProduct({geometry.batch, height.input, width.input,
+                      geometry.in_channels}) < 0 ||
       CheckedProduct({geometry.kernel_taps(), geometry.group_in(),
                       geometry.out_channels}) < 0) {
     return "The tensors have too many elements";

@@ -5,7 +5,8 @@
 #include <cstring>
 #include <initializer_list>
 #include <limits>
-#include <numeric>
+
+#include "core/stride_phase.h"
 
 namespace keras_adder {
 namespace cuda {
@@ -83,27 +84,20 @@ Walk ForwardWalk(const KerasAdderAxis& axis) {
   return walk;
 }
 
-// Input o * stride + k * dilation - pad meets output o; solved for o, of the
-// inputs that are `phase` modulo the stride.
-Walk InputGradientWalk(const KerasAdderAxis& axis, int64_t phase) {
+// The inputs that are `residue` modulo the stride, and the outputs they meet.
+Walk InputGradientWalk(const KerasAdderAxis& axis, int64_t residue) {
+  const StridePhase phase = PhaseOfResidue(axis, residue);
   Walk walk = {};
-  const int64_t stride = axis.stride;
-  const int64_t period = stride / std::gcd(stride, axis.dilation);
-  const int64_t padded = phase + axis.pad_before;
-  int64_t tap = 0;
-  while (tap < period && (padded - tap * axis.dilation) % stride != 0) ++tap;
-  walk.rows = static_cast<int32_t>(
-      axis.input > phase ? CeilDiv(axis.input - phase, stride) : 0);
+  walk.rows = static_cast<int32_t>(phase.count);
   walk.row_step = 1;
   walk.source = static_cast<int32_t>(axis.output);
-  walk.first_result = static_cast<int32_t>(phase);
-  walk.result_step = static_cast<int32_t>(stride);
-  walk.first_tap = static_cast<int32_t>(tap);
-  walk.tap_stride = static_cast<int32_t>(period);
-  if (tap == period || tap >= axis.kernel) return walk;  // no tap meets these
-  walk.taps = static_cast<int32_t>(CeilDiv(axis.kernel - tap, period));
-  walk.first = static_cast<int32_t>((padded - tap * axis.dilation) / stride);
-  walk.tap_step = static_cast<int32_t>(-period * axis.dilation / stride);
+  walk.first_result = static_cast<int32_t>(residue);
+  walk.result_step = static_cast<int32_t>(axis.stride);
+  walk.first_tap = static_cast<int32_t>(phase.first_tap);
+  walk.tap_stride = static_cast<int32_t>(phase.tap_step);
+  walk.taps = static_cast<int32_t>(phase.taps);
+  walk.first = static_cast<int32_t>(phase.first_output);
+  walk.tap_step = static_cast<int32_t>(phase.output_step);
   return walk;
 }
 
