@@ -10,23 +10,29 @@
 
 namespace keras_adder {
 
+#if defined(__x86_64__)
 namespace {
+
+// Whether there are conversions of half precision, which clang before 19 does
+// not let __builtin_cpu_supports ask for. The system must save the registers
+// of AVX, too: those who ask have asked for AVX2.
+bool HasF16c() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+}
 
 // Of the processors with AVX-512, AMD's family 19h.
 bool IsZen4() {
-#if defined(__x86_64__)
   unsigned eax, ebx, ecx, edx;
   if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &eax, &ebx, &ecx, &edx)) {
     return false;
   }
   const unsigned family = (eax >> 8 & 0xf) + (eax >> 20 & 0xff);
   return family == 0x19;
-#else
-  return false;
-#endif
 }
 
 }  // namespace
+#endif
 
 std::vector<const KernelSet*> CompiledKernels() {
 #if defined(__x86_64__)
@@ -45,7 +51,7 @@ std::vector<const KernelSet*> SupportedKernels() {
 #if defined(__x86_64__)
   // All that the files' own flags allow the compiler to use (CMakeLists.txt).
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c")) {
+      HasF16c()) {
     sets.push_back(&kAvx2Kernels);
     if (__builtin_cpu_supports("avx512f") &&
         __builtin_cpu_supports("avx512dq") &&

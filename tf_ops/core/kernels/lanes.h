@@ -16,8 +16,9 @@ constexpr int kVectors = kLanes / kWidth<C>;
 // a - b, as a fused multiply-add if so asked: loops that also clip have more
 // work for the ports of additions than for those of multiply-adds.
 template <typename C>
-inline Vector<C> Difference(Vector<C> a, Vector<C> b, Vector<C> one,
-                            bool fused) {
+inline Vector<C> Difference(Vector<C> a, Vector<C> b,
+                            [[maybe_unused]] Vector<C> one,
+                            [[maybe_unused]] bool fused) {
 #if defined(__FMA__)
   if (fused) return Fma(a, one, -b);
 #endif

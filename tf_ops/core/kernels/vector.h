@@ -10,7 +10,15 @@
 #define KERAS_ADDER_CORE_KERNELS_VECTOR_H_
 
 #if defined(__x86_64__)
+// GCC 12 warns of its own header: where AVX-512 leaves no lane to keep, the
+// intrinsics keep those of a value that they leave undefined on purpose.
+#pragma GCC diagnostic push
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #elif defined(KERAS_ADDER_NEON)
 #include <arm_neon.h>
 #endif
@@ -304,6 +312,24 @@ inline Vector<C> Opaque(C value) {
   return result;
 }
 
+// Lane i of the result is lane lanes[i] of `a`, or of `b` if that is kWidth<C>
+// or more. clang's own shuffle takes constants, not a vector of them, but clang
+// makes the same of this loop once it is unrolled.
+template <typename C>
+inline __attribute__((always_inline)) Vector<C> Shuffle(
+    Vector<C> a, Vector<C> b, typename VectorOf<C>::bits lanes) {
+#if defined(__clang__)
+  Vector<C> result = {};
+  for (int i = 0; i < kWidth<C>; ++i) {
+    const int lane = lanes[i];
+    result[i] = lane < kWidth<C> ? a[lane] : b[lane - kWidth<C>];
+  }
+  return result;
+#else
+  return __builtin_shuffle(a, b, lanes);
+#endif
+}
+
 // The first so many lanes, and zeros.
 template <typename C, int kLanesKept>
 inline Vector<C> KeepLanes(Vector<C> value) {
@@ -324,7 +350,7 @@ inline C LargestLane(Vector<C> value) {
       other[lane] = (lane + kCount / 2) % kWidth<C>;
     }
     return LargestLane<C, kCount / 2>(
-        Max(value, __builtin_shuffle(value, other)));
+        Max(value, Shuffle<C>(value, value, other)));
   }
 }
 
@@ -340,7 +366,7 @@ inline Vector<C> AddHalves(Vector<C> a, Vector<C> b) {
     low[lane] = segment + (first ? offset : kWidth<C> + offset - kHalf);
     high[lane] = low[lane] + kHalf;
   }
-  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+  return Shuffle<C>(a, b, low) + Shuffle<C>(a, b, high);
 }
 
 // Lane i of the result is the sum of all lanes of values[i], in the order of a
@@ -364,7 +390,7 @@ inline Vector<C> Halves(Vector<C> a, Vector<C> b) {
   for (int lane = 0; lane < kWidth<C>; ++lane) {
     from[lane] = (kUpper ? kHalf : 0) + lane + (lane < kHalf ? 0 : kHalf);
   }
-  return __builtin_shuffle(a, b, from);
+  return Shuffle<C>(a, b, from);
 }
 
 // The lanes of the lower (or upper) halves of a and b, in turns.
@@ -374,7 +400,7 @@ inline Vector<C> Interleave(Vector<C> a, Vector<C> b) {
   for (int lane = 0; lane < kWidth<C>; ++lane) {
     from[lane] = (kUpper ? kWidth<C> / 2 : 0) + lane / 2 + lane % 2 * kWidth<C>;
   }
-  return __builtin_shuffle(a, b, from);
+  return Shuffle<C>(a, b, from);
 }
 
 // Exchanges lane i of rows[j] and lane j of rows[i]: every round moves a bit of
