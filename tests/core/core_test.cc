@@ -186,8 +186,8 @@ void Check(const KernelSet& set, const Geometry& geometry, int threads,
                            expected.data());
   Expect("input gradient", where, actual, expected);
 
-  for (const FilterGradient mode :
-       {FilterGradient::kFullPrecision, FilterGradient::kSign}) {
+  for (const FilterGradientMode mode :
+       {FilterGradientMode::kFullPrecision, FilterGradientMode::kSign}) {
     std::vector<double> expected_filter(geometry.filter_size());
     reference::FilterGradient(geometry, mode, x.data(), f.data(), g.data(),
                               expected_filter.data());
@@ -321,7 +321,7 @@ void Sweep(int64_t last) {
       }
     }
   }
-  // Few channels: patches of rows or of windows, whose places overlap or not,
+  // Few channels: im2row of rows or of windows, whose places overlap or not,
   // in images that share a band or take several.
   for (const int64_t channels : {1, 3, 8}) {
     for (const int64_t filters : {3, 40}) {
@@ -365,7 +365,7 @@ void Sweep(int64_t last) {
       CheckCase(Block(channels, 70, width));
     }
   }
-  // Images that are larger than a cache: one plane of channels, and two, take
+  // Images that are larger than a cache: one block of channels, and two, take
   // different passes backward.
   for (const int64_t channels : {16, 17}) {
     Case c;

@@ -319,8 +319,8 @@ KerasAdderStatus CreatePlan(const KerasAdderConv2D* foreign,
   }
   problem.pass = static_cast<Pass>(convolution.pass);
   problem.mode = convolution.filter_gradient == KERAS_ADDER_SIGN
-                     ? FilterGradient::kSign
-                     : FilterGradient::kFullPrecision;
+                     ? FilterGradientMode::kSign
+                     : FilterGradientMode::kFullPrecision;
   problem.type = static_cast<DataType>(convolution.type);
   problem.output_type = static_cast<DataType>(convolution.output_type);
   const int most =

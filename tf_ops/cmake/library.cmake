@@ -20,7 +20,7 @@ foreach(library keras_adder keras_adder_static)
              $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
       PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   target_link_libraries(${library} PUBLIC Threads::Threads)
-  keras_adder_warnings(${library})
+  target_compile_options(${library} PRIVATE ${warnings})
   if(TENSORFLOW_CFLAGS)
     # setup.py builds the op library, and nothing beside it.
     set_target_properties(${library} PROPERTIES EXCLUDE_FROM_ALL ON)

@@ -1,15 +1,15 @@
 // Both gradients at once.
 //
-// A unit handles some blocks (whole images, or any pixels where the filters are
-// 1x1) of a few planes of input channels, which share output gradients. It
-// keeps the inputs of a block and their gradients in a tile, and meets them
+// A item handles some regions (whole images, or any pixels where the filters
+// are 1x1) of a few blocks of input channels, which share output gradients. It
+// keeps the inputs of a region and their gradients in a tile, and meets them
 // with every output channel and tap in bands of rows that stay in the
-// first-level cache. Input gradients are complete when a block is done, since
-// no other block overlaps it; filter gradients are summed as in
+// first-level cache. Input gradients are complete when a region is done, since
+// no other region overlaps it; filter gradients are summed as in
 // filter_gradient.h, chunk by chunk.
 //
-// Where pixels are patches, gradients of tiles are added up to those of the
-// image; where patches are whole windows, a tile is no more than a band.
+// Where pixels are im2row, gradients of tiles are added up to those of the
+// image; where im2row are whole windows, a tile is no more than a band.
 
 #ifndef KERAS_ADDER_CORE_BACKWARD_H_
 #define KERAS_ADDER_CORE_BACKWARD_H_
@@ -50,15 +50,15 @@ class BackwardPlan {
     C* input;
     C* input_gradient;
     C* gradient;
-    C* images;  // of the input's gradient, where pixels are patches
+    C* images;  // of the input's gradient, where pixels are im2row
   };
 
-  // What all tiles of a unit share: some planes of input channels, their
+  // What all tiles of a item share: some blocks of input channels, their
   // filters, and whether all filters are finite; and of its chunk, the sums of
   // their gradients, and of what was skipped (null: another part sees to that).
   template <typename C>
-  struct Unit {
-    PlaneRange part;
+  struct Item {
+    BlockRange part;
     const C* filters;
     bool finite;
     C* total;
@@ -66,35 +66,35 @@ class BackwardPlan {
   };
 
   // The pixels of a band that meet a tap inside the image.
-  struct Inside {
+  struct MetPixels {
     Range rows;
     Range columns;
   };
 
-  void ChooseBlocks();
+  void ChooseRegions();
   int64_t BandRows() const;
   bool Fits() const;
   void DealParts();
   TileGrid grid() const {
-    return {output_.batch, output_.height, output_.width,
-            block_images_, block_rows_,    block_columns_};
+    return {output_.batch,  output_.height, output_.width,
+            region_images_, region_rows_,   region_columns_};
   }
   // Parts of all groups.
   int64_t all_parts() const { return groups_ * parts_.size(); }
   template <typename C, typename T, typename O>
-  void RunUnit(int64_t unit, const T* input, const O* gradient, const C* packed,
+  void RunItem(int64_t item, const T* input, const O* gradient, const C* packed,
                bool packed_finite, C* partials, C* all_skipped,
                T* input_gradient, const Worker<C>& worker) const;
   template <typename C, typename T, typename O>
-  void RunBlock(const BlockOrigin& block, const Unit<C>& unit, const T* input,
-                const O* gradient, T* input_gradient,
-                const Worker<C>& worker) const;
+  void RunRegion(const TileBounds& region, const Item<C>& item, const T* input,
+                 const O* gradient, T* input_gradient,
+                 const Worker<C>& worker) const;
   template <typename C, typename T, typename O>
-  void RunTile(const BlockOrigin& tile, const Unit<C>& unit, const T* input,
+  void RunTile(const TileBounds& tile, const Item<C>& item, const T* input,
                const O* gradient, T* input_gradient,
                const Worker<C>& worker) const;
   template <typename C, typename O>
-  void SumTile(const BlockOrigin& tile, const Unit<C>& unit, bool finite,
+  void SumTile(const TileBounds& tile, const Item<C>& item, bool finite,
                const O* gradient, const Worker<C>& worker) const;
   // In the order of packed filters.
   template <typename Visit>
@@ -103,15 +103,15 @@ class BackwardPlan {
       for (int64_t i = 0; i < height_.kernel; ++i) visit(i, j);
     }
   }
-  Inside InsideOf(const BlockOrigin& band, int64_t i, int64_t j,
-                  bool finite) const;
-  std::vector<BackwardTap> TapsOf(const BlockOrigin& band, int64_t first_row,
+  MetPixels MetPixelsOf(const TileBounds& band, int64_t i, int64_t j,
+                        bool finite) const;
+  std::vector<BackwardTap> TapsOf(const TileBounds& band, int64_t first_row,
                                   bool finite) const;
   template <typename C>
-  void SumSkipped(const BlockOrigin& band, const Inside& inside,
+  void SumSkipped(const TileBounds& band, const MetPixels& inside,
                   const C* gradient, C* sums) const;
   template <typename C>
-  void AddPadding(int64_t unit, const C* packed, const C* skipped,
+  void AddPadding(int64_t panel, const C* packed, const C* skipped,
                   C* total) const;
 
   const KernelSet& set_;
@@ -124,22 +124,22 @@ class BackwardPlan {
   Image input_, output_;
   Axis height_, width_;
   PackedFilters filters_;
-  std::vector<PlaneRange> parts_;  // planes of input channels of a unit
-  int64_t block_images_ = 0, block_rows_ = 0, block_columns_ = 0;
+  std::vector<BlockRange> parts_;  // blocks of input channels of a item
+  int64_t region_images_ = 0, region_rows_ = 0, region_columns_ = 0;
   int64_t tile_rows_ = 0, tile_columns_ = 0;
   int64_t band_rows_ = 0;  // of a tile, as many as a kernel sweeps over
   AxisPlan input_rows_, input_columns_, rows_, columns_;
-  // Elements of a plane of an image's inputs, of a tile's, and of a band's
+  // Elements of a block of an image's inputs, of a tile's, and of a band's
   // output gradients.
-  int64_t image_ = 0, plane_ = 0, gradient_plane_ = 0;
-  int64_t blocks_ = 0;
+  int64_t image_block_size_ = 0, tile_block_size_ = 0, gradient_block_size_ = 0;
+  int64_t regions_ = 0;
   PartialFilters partials_;
-  bool by_parts_ = false;  // see PackedFilters::Outweigh
+  bool by_parts_ = false;  // see PackedFilters::FiltersDominate
   int64_t input_scratch_ = 0, gradient_scratch_ = 0, images_scratch_ = 0;
   int64_t worker_elements() const {
     return 2 * input_scratch_ + gradient_scratch_ + images_scratch_;
   }
-  // For each plane of output channels and tap: the sum of the output gradients
+  // For each block of output channels and tap: the sum of the output gradients
   // whose inputs lie in the padding. Of one chunk and group.
   int64_t skipped_ = 0;
   int64_t skipped_elements() const {

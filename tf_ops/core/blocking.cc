@@ -22,8 +22,8 @@ constexpr int64_t kItemBlocks = 8;
 // Bytes of an item's sources, in a tile or in place: a fraction of a core's
 // second-level cache.
 constexpr int64_t kSourceBytes = 256 << 10;
-// Terms summed in registers before they are added to the totals, about: every
-// term of a chain rounds, so short chains are accurate ones.
+// ReductionBlock summed in registers before they are added to the totals,
+// about: every term of a chain rounds, so short chains are accurate ones.
 constexpr int64_t kChainTerms = 576;
 
 // The largest of as few even parts of `count` as are no larger than `most`.
@@ -31,24 +31,24 @@ int64_t EvenPart(int64_t count, int64_t most) {
   return CeilDiv(count, CeilDiv(count, most));
 }
 
-AxisPhase PlanPhase(const AxisPhases& axis, const Phase& phase,
-                    int64_t length) {
+PlannedPhase PlanPhase(const AxisPhases& axis, const Phase& phase,
+                       int64_t length) {
   return {PlanAxis(phase.taps, axis.source_step, length),
           PlanAxis({{0, phase.residue}}, axis.destination_step, length),
           phase.count};
 }
 
-std::vector<AxisPhase> PlanPhases(const AxisPhases& axis, int64_t length) {
-  std::vector<AxisPhase> planned;
+std::vector<PlannedPhase> PlanPhases(const AxisPhases& axis, int64_t length) {
+  std::vector<PlannedPhase> planned;
   for (const Phase& phase : axis.phases) {
     planned.push_back(PlanPhase(axis, phase, length));
   }
   return planned;
 }
 
-int64_t MostSlots(const std::vector<AxisPhase>& phases) {
+int64_t MostSlots(const std::vector<PlannedPhase>& phases) {
   int64_t most = 0;
-  for (const AxisPhase& phase : phases) {
+  for (const PlannedPhase& phase : phases) {
     most = std::max(most, phase.source.slots);
   }
   return most;
@@ -58,10 +58,11 @@ void Halve(int64_t* size) { *size = CeilDiv(*size, 2); }
 
 }  // namespace
 
-std::vector<Terms> SplitReduction(int64_t channel_blocks, const Axis& height,
-                                  const Axis& width, int64_t phases,
-                                  bool by_taps) {
-  Terms most{0, 0, 0, height.kernel, 0, width.kernel, 0};
+std::vector<ReductionBlock> SplitReduction(int64_t channel_blocks,
+                                           const Axis& height,
+                                           const Axis& width, int64_t phases,
+                                           bool by_taps) {
+  ReductionBlock most{0, 0, 0, height.kernel, 0, width.kernel, 0};
   if (by_taps) {
     most.columns = EvenPart(width.kernel, kChainTerms / kLanes);
     most.rows =
@@ -69,14 +70,14 @@ std::vector<Terms> SplitReduction(int64_t channel_blocks, const Axis& height,
                  std::max<int64_t>(1, kChainTerms / (kLanes * most.columns)));
   }
   const int64_t taps = CeilDiv(most.rows * most.columns, phases);
-  most.planes =
+  most.blocks =
       std::clamp<int64_t>(kChainTerms / (taps * kLanes), 1, channel_blocks);
-  std::vector<Terms> all;
+  std::vector<ReductionBlock> all;
   int64_t rows = 0;
-  for (int64_t block = 0; block < channel_blocks; block += most.planes) {
+  for (int64_t block = 0; block < channel_blocks; block += most.blocks) {
     for (int64_t row = 0; row < height.kernel; row += most.rows) {
       for (int64_t column = 0; column < width.kernel; column += most.columns) {
-        all.push_back({block, std::min(most.planes, channel_blocks - block),
+        all.push_back({block, std::min(most.blocks, channel_blocks - block),
                        row, std::min(most.rows, height.kernel - row), column,
                        std::min(most.columns, width.kernel - column), rows});
         rows += all.back().rows;
@@ -89,8 +90,8 @@ std::vector<Terms> SplitReduction(int64_t channel_blocks, const Axis& height,
 Blocking::Blocking(const Image& source, const Image& destination,
                    int64_t groups, const PackedFilters& filters,
                    const AxisPhases& rows, const AxisPhases& columns,
-                   const std::vector<Terms>& reduction, int64_t element,
-                   int threads)
+                   const std::vector<ReductionBlock>& reduction,
+                   int64_t element, int threads)
     : source(source),
       destination(destination),
       groups(groups),
@@ -98,8 +99,8 @@ Blocking::Blocking(const Image& source, const Image& destination,
       reduction(reduction),
       threads(threads) {
   ChooseTiles(rows, columns);
-  by_parts = filters.Outweigh(source.batch * source.height * source.width *
-                              source.channels * groups);
+  by_parts = filters.FiltersDominate(source.batch * source.height *
+                                     source.width * source.channels * groups);
   this->threads = static_cast<int>(std::min<int64_t>(threads, work_items));
   row_phases = PlanPhases(rows, tile_rows);
   column_phases = PlanPhases(columns, tile_columns);
@@ -111,8 +112,9 @@ void Blocking::ChooseTiles(const AxisPhases& row_axis,
                            const AxisPhases& column_axis) {
   const Phase& rows = row_axis.phases[0];
   const Phase& columns = column_axis.phases[0];
-  const int64_t blocks = std::min(Planes(destination.channels), kItemBlocks);
-  parts = DealPlanes(Planes(destination.channels), blocks);
+  const int64_t blocks =
+      std::min(ChannelBlocks(destination.channels), kItemBlocks);
+  parts = SplitBlocks(ChannelBlocks(destination.channels), blocks);
   const int64_t pixels =
       std::min(kItemPixels, kTotalsBytes / (blocks * kLanes * element));
   const bool overlap = rows.taps.size() > 1 && rows.count > 1;
@@ -134,7 +136,7 @@ void Blocking::ChooseTiles(const AxisPhases& row_axis,
            PlanPhase(column_axis, columns, tile_columns).source.slots *
            tile_images;
   };
-  while (source_slots() * reduction[0].planes * kLanes * element >
+  while (source_slots() * reduction[0].blocks * kLanes * element >
              kSourceBytes &&
          shrink()) {
   }
@@ -157,9 +159,9 @@ void Blocking::MakeManyItems(int64_t rows, int64_t columns, int64_t phases) {
       Halve(&tile_images);
     } else if (tile_rows > 4) {
       Halve(&tile_rows);
-    } else if (parts[0].planes > 1) {
-      parts =
-          DealPlanes(Planes(destination.channels), CeilDiv(parts[0].planes, 2));
+    } else if (parts[0].blocks > 1) {
+      parts = SplitBlocks(ChannelBlocks(destination.channels),
+                          CeilDiv(parts[0].blocks, 2));
     } else if (tile_columns > 32) {
       Halve(&tile_columns);
     } else if (tile_rows > 1) {
@@ -187,15 +189,15 @@ WorkItem Blocking::WorkItemAt(int64_t index) const {
     return digit;
   };
   WorkItem item;
-  BlockOrigin& at = item.at;
-  if (!by_parts) item.planes = parts[take(parts.size())];
+  TileBounds& at = item.at;
+  if (!by_parts) item.blocks = parts[take(parts.size())];
   at.column =
       take(CeilDiv(column_phases[0].count, tile_columns)) * tile_columns;
   at.row = take(CeilDiv(row_phases[0].count, tile_rows)) * tile_rows;
   at.image = take(CeilDiv(destination.batch, tile_images)) * tile_images;
   item.columns = &column_phases[take(column_phases.size())];
   item.rows = &row_phases[take(row_phases.size())];
-  if (by_parts) item.planes = parts[take(parts.size())];
+  if (by_parts) item.blocks = parts[take(parts.size())];
   at.group = index;
   at.columns = std::min(tile_columns, item.columns->count - at.column);
   at.rows = std::min(tile_rows, item.rows->count - at.row);
@@ -205,7 +207,7 @@ WorkItem Blocking::WorkItemAt(int64_t index) const {
 
 // Whether a tap of any pixel lies in the padding that is skipped: above or
 // below the image or, in the forward pass, beside it.
-bool Blocking::MeetsPadding(const AxisPhase& rows,
+bool Blocking::MeetsPadding(const PlannedPhase& rows,
                             const OutsideColumns& outside) const {
   if (outside.first > 0 || outside.last > 0) return true;
   const AxisPlan& plan = rows.source;
@@ -222,7 +224,7 @@ std::vector<RowSegments> Blocking::SegmentsOf(const WorkItem& item,
                                               int64_t taps) const {
   const AxisPlan& plan = item.rows->source;
   const int64_t row_slots = item.columns->source.slots;
-  const BlockOrigin& at = item.at;
+  const TileBounds& at = item.at;
   // Without overlap, full rows follow each other in both tiles, and may do so
   // in the destination. Whether a pixel meets taps in the padding does not
   // depend on the tile.

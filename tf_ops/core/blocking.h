@@ -41,7 +41,7 @@ struct AxisPhases {
 };
 
 // A phase, planned for tiles of one length.
-struct AxisPhase {
+struct PlannedPhase {
   AxisPlan source;
   AxisPlan destination;
   int64_t count;
@@ -50,10 +50,10 @@ struct AxisPhase {
 // Where a work item works. In phases that are shorter than the first, it may
 // have no rows or no columns.
 struct WorkItem {
-  const AxisPhase* rows;
-  const AxisPhase* columns;
-  BlockOrigin at;
-  PlaneRange planes;  // of destinations
+  const PlannedPhase* rows;
+  const PlannedPhase* columns;
+  TileBounds at;
+  BlockRange blocks;  // of destinations
 
   bool empty() const { return at.rows <= 0 || at.columns <= 0; }
   // The source that the first destination meets under a tap without a shift.
@@ -69,7 +69,7 @@ struct RowSegments {
   int64_t first_tap, taps;
   int64_t pixels;             // of each
   bool starts_row, ends_row;  // of the image: columns of taps may be outside
-  std::vector<RunStart> starts;
+  std::vector<SpanOffsets> starts;
 };
 
 // Of some columns of taps, how many lie in the padding for the first and for
@@ -87,16 +87,18 @@ struct SourceAccess {
 
 // Some terms of all sums, of channel blocks and taps. `by_taps`: taps may
 // belong to several; `phases`: so many meet different ones of them.
-std::vector<Terms> SplitReduction(int64_t channel_blocks, const Axis& height,
-                                  const Axis& width, int64_t phases,
-                                  bool by_taps);
+std::vector<ReductionBlock> SplitReduction(int64_t channel_blocks,
+                                           const Axis& height,
+                                           const Axis& width, int64_t phases,
+                                           bool by_taps);
 
 struct Blocking {
   // `element` is the size in bytes of the type that is computed in.
   Blocking(const Image& source, const Image& destination, int64_t groups,
            const PackedFilters& filters, const AxisPhases& rows,
-           const AxisPhases& columns, const std::vector<Terms>& reduction,
-           int64_t element, int threads);
+           const AxisPhases& columns,
+           const std::vector<ReductionBlock>& reduction, int64_t element,
+           int threads);
 
   WorkItem WorkItemAt(int64_t index) const;
   // Those of a work item for rows first_tap ... first_tap + taps - 1 of taps.
@@ -114,8 +116,8 @@ struct Blocking {
   }
   // The filter panel of a block of destinations of an item.
   int64_t PanelOf(const WorkItem& item, int64_t block) const {
-    return item.at.group * Planes(destination.channels) + item.planes.first +
-           block;
+    return item.at.group * ChannelBlocks(destination.channels) +
+           item.blocks.first + block;
   }
 
   Image source, destination;
@@ -123,19 +125,20 @@ struct Blocking {
   int64_t element;
   // A sum is made up of sums over these, in this order: a matter of accuracy,
   // so of the filters' geometry alone.
-  std::vector<Terms> reduction;
-  std::vector<PlaneRange> parts;  // destination blocks that an item handles
+  std::vector<ReductionBlock> reduction;
+  std::vector<BlockRange> parts;  // destination blocks that an item handles
   int64_t tile_images, tile_rows, tile_columns;
-  std::vector<AxisPhase> row_phases, column_phases;
+  std::vector<PlannedPhase> row_phases, column_phases;
   int64_t work_items = 0;
   int threads;
-  bool by_parts = false;  // see PackedFilters::Outweigh
+  bool by_parts = false;  // see PackedFilters::FiltersDominate
 
  private:
   void ChooseTiles(const AxisPhases& rows, const AxisPhases& columns);
   void MakeManyItems(int64_t rows, int64_t columns, int64_t phases);
   int64_t ItemsOfPhase(int64_t rows, int64_t columns) const;
-  bool MeetsPadding(const AxisPhase& rows, const OutsideColumns& outside) const;
+  bool MeetsPadding(const PlannedPhase& rows,
+                    const OutsideColumns& outside) const;
 };
 
 }  // namespace internal

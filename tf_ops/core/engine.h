@@ -33,7 +33,7 @@ struct Problem {
   Pass pass = Pass::kForward;
   Geometry geometry;
   // Of the filter gradient, if there is one.
-  FilterGradient mode = FilterGradient::kFullPrecision;
+  FilterGradientMode mode = FilterGradientMode::kFullPrecision;
   // Of inputs and filters, and of outputs; so are their gradients.
   DataType type = DataType::kFloat32;
   DataType output_type = DataType::kFloat32;

@@ -1,7 +1,7 @@
 // The filter gradient: for every tap, input channel and filter a sum over all
 // output pixels.
 //
-// Pixels are cut into chunks and filters into units; a unit sums one chunk into
+// Pixels are cut into chunks and filters into items; a item sums one chunk into
 // its own region of a partial gradient (partial_filters.h), tile by tile.
 
 #ifndef KERAS_ADDER_CORE_FILTER_GRADIENT_H_
@@ -35,29 +35,29 @@ class FilterGradientPlan {
            void* workspace) const;
 
  private:
-  void ChooseBlocks();
+  void ChooseTiles();
   TileGrid grid() const {
     return {output_.batch, output_.height, output_.width,
-            block_images_, block_rows_,    block_columns_};
+            tile_images_,  tile_rows_,     tile_columns_};
   }
 
   template <typename C, typename T, typename O>
-  void RunUnit(int64_t unit, const T* input, const O* gradient, const C* packed,
+  void RunItem(int64_t item, const T* input, const O* gradient, const C* packed,
                C* partial, C* scratch) const;
   template <typename C>
-  void SumTile(const BlockOrigin& at, const PlaneRange& inputs,
-               const PlaneRange& outputs, const C* packed, C* partial,
+  void SumTile(const TileBounds& at, const BlockRange& inputs,
+               const BlockRange& outputs, const C* packed, C* partial,
                const C* input, const C* gradient) const;
 
   const KernelSet& set_;
-  FilterGradient mode_;
+  FilterGradientMode mode_;
   int64_t element_;
   int64_t groups_;
   Image input_, output_;
   Axis height_, width_;
   PackedFilters filters_;
-  std::vector<PlaneRange> input_parts_, output_parts_;
-  int64_t block_images_ = 0, block_rows_ = 0, block_columns_ = 0;
+  std::vector<BlockRange> input_parts_, output_parts_;
+  int64_t tile_images_ = 0, tile_rows_ = 0, tile_columns_ = 0;
   AxisPlan input_rows_, input_columns_, rows_, columns_;
   int64_t tiles_ = 0;
   PartialFilters partials_;

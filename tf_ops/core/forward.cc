@@ -4,7 +4,7 @@
 #include <type_traits>
 
 #include "core/engines.h"
-#include "core/patches.h"
+#include "core/im2row.h"
 #include "core/workspace.h"
 
 namespace keras_adder {
@@ -53,22 +53,22 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Geometry& geometry)
       input_(InputImage(geometry)),
       output_(OutputImage(geometry)),
       access_{false, FindOutsideColumns()},
-      blocking_(
-          input_, output_, geometry.groups, filters_, OnePhase(height_),
-          OnePhase(width_),
-          SplitReduction(Planes(input_.channels), height_, width_, 1, true),
-          element_, problem.threads) {
+      blocking_(input_, output_, geometry.groups, filters_, OnePhase(height_),
+                OnePhase(width_),
+                SplitReduction(ChannelBlocks(input_.channels), height_, width_,
+                               1, true),
+                element_, problem.threads) {
   access_.in_place = CanReadInPlace(problem.type);
   by_rows_ =
       element_ == sizeof(float) ? SuitsRows<float>() : SuitsRows<double>();
-  const Terms& last = blocking_.reduction.back();
+  const ReductionBlock& last = blocking_.reduction.back();
   tap_rows_ = last.rows_before + last.rows;
   const int64_t slots = blocking_.most_source_slots();
   const int64_t pixels = blocking_.tile_pixels();
   if (!access_.in_place) {
-    scratch_.source = slots * blocking_.reduction[0].planes * kLanes;
+    scratch_.source = slots * blocking_.reduction[0].blocks * kLanes;
   }
-  scratch_.totals = pixels * MostPlanes(blocking_.parts) * kLanes;
+  scratch_.totals = pixels * MostBlocks(blocking_.parts) * kLanes;
   // Kernels that sum up slots may touch so many more.
   scratch_.slots = slots + kLanes;
   scratch_.pixels = pixels + kLanes;
@@ -117,13 +117,13 @@ bool ForwardPlan::SkipsAllColumnsOutside() const {
 // several taps.
 bool ForwardPlan::CanReadInPlace(DataType type) const {
   return IsComputedAsIs(type) && input_.height > 0 && input_.width > 0 &&
-         input_.strides.channel == 1 && !input_.patches.used() &&
+         input_.strides.channel == 1 && !input_.im2row.used() &&
          SkipsAllColumnsOutside() &&
          (height_.kernel * width_.kernel == 1 ||
           input_.strides.width * element_ <= kScatteredBytes);
 }
 
-OutsideColumns ForwardPlan::OutsideOf(const Terms& terms) const {
+OutsideColumns ForwardPlan::OutsideOf(const ReductionBlock& terms) const {
   const OutsideColumns& all = access_.outside;
   const int64_t after = width_.kernel - terms.first_column - terms.columns;
   return {std::clamp<int64_t>(all.first - terms.first_column, 0, terms.columns),
@@ -141,11 +141,11 @@ bool ForwardPlan::SuitsRows() const {
       access_.outside.last > 1) {
     return false;
   }
-  const int64_t planes = Planes(output_.channels);
+  const int64_t blocks = ChannelBlocks(output_.channels);
   const int64_t pixels = output_.width;
-  return planes <= kMostRowPlanes ||
-         PlanesAtOnce<C>(planes, pixels).sums <=
-             kMostRowPlanes * (pixels / CeilDiv(pixels, most));
+  return blocks <= kMaxRowBlocks ||
+         BlocksAtOnce<C>(blocks, pixels).sums <=
+             kMaxRowBlocks * (pixels / CeilDiv(pixels, most));
 }
 
 // As many blocks of channels as fill the registers: kernels of few sums wait
@@ -154,20 +154,20 @@ bool ForwardPlan::SuitsRows() const {
 // alone only if there is no other way, since it has nothing to share broadcasts
 // with.
 template <typename C>
-ForwardPlan::AtOnce ForwardPlan::PlanesAtOnce(int64_t planes,
+ForwardPlan::AtOnce ForwardPlan::BlocksAtOnce(int64_t blocks,
                                               int64_t pixels) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
   AtOnce best{1, 0};
-  for (int64_t most = kMostPlanes; most > 0; --most) {
+  for (int64_t most = kMaxBlocks; most > 0; --most) {
     // Dealt out evenly: five are three and two.
-    const int64_t at_once = CeilDiv(planes, CeilDiv(planes, most));
+    const int64_t at_once = CeilDiv(blocks, CeilDiv(blocks, most));
     const int64_t in_run = kernels.forward[at_once - 1].most_pixels;
     if (in_run == 0 || (at_once == 1 && best.sums > 0)) continue;
     const bool twice = pixels <= kernels.forward_twice[at_once - 1].most_pixels;
     const int64_t runs = twice ? 1 : CeilDiv(pixels, in_run);
-    const int64_t blocks = runs * CeilDiv(planes, at_once);
+    const int64_t blocks = runs * CeilDiv(blocks, at_once);
     const int64_t sums =
-        std::min((twice ? 2 : 1) * pixels * planes / blocks, kManySums);
+        std::min((twice ? 2 : 1) * pixels * blocks / blocks, kManySums);
     if (sums > best.sums) best = {at_once, sums};
   }
   return best;
@@ -177,14 +177,14 @@ ForwardPlan::AtOnce ForwardPlan::PlanesAtOnce(int64_t planes,
 // each lane of destinations.
 int64_t ForwardPlan::filters_elements() const {
   return filters_.size() +
-         FilterSums<float>::kArrays * FilterSumsOffset(filters_.units());
+         FilterSums<float>::kArrays * FilterSumsOffset(filters_.panels());
 }
 
 int64_t ForwardPlan::workspace_bytes(bool filters_are_packed) const {
   const int threads = blocking_.threads;
   const int64_t filters = filters_are_packed ? 0 : filters_elements();
-  return (SetApart(filters + 2 * epilogue_elements(), element_, threads) +
-          threads * SetApart(scratch_.total(), element_, threads)) *
+  return (PaddedSize(filters + 2 * epilogue_elements(), element_, threads) +
+          threads * PaddedSize(scratch_.total(), element_, threads)) *
              element_ -
          GapBytes(threads);
 }
@@ -192,17 +192,17 @@ int64_t ForwardPlan::workspace_bytes(bool filters_are_packed) const {
 template <typename C>
 ForwardPlan::Filters<C> ForwardPlan::FiltersAt(C* memory) const {
   return {memory, FilterSums<C>::At(memory + filters_.size(),
-                                    FilterSumsOffset(filters_.units()))};
+                                    FilterSumsOffset(filters_.panels()))};
 }
 
 // Some panels of filters, and their sums.
 template <typename T, typename C>
-void ForwardPlan::PackShare(const T* filters, const PlaneRange& panels,
+void ForwardPlan::PackShare(const T* filters, const BlockRange& panels,
                             C* memory) const {
   const Filters<C> packed = FiltersAt(memory);
-  for (const Terms& terms : blocking_.reduction) {
+  for (const ReductionBlock& terms : blocking_.reduction) {
     if (terms.starts_channels()) {
-      filters_.Pack(set_, filters, panels, {terms.first_plane, terms.planes},
+      filters_.Pack(set_, filters, panels, {terms.first_block, terms.blocks},
                     memory, nullptr);
     }
     SumPackedFilters(panels, terms, packed);
@@ -211,16 +211,17 @@ void ForwardPlan::PackShare(const T* filters, const PlaneRange& panels,
 
 // Sums of some terms, which have just been packed.
 template <typename C>
-void ForwardPlan::SumPackedFilters(const PlaneRange& panels, const Terms& terms,
+void ForwardPlan::SumPackedFilters(const BlockRange& panels,
+                                   const ReductionBlock& terms,
                                    const Filters<C>& filters) const {
   const OutsideColumns outside = OutsideOf(terms);
   FilterWindow window = filters_.Window(terms);
   window.leading = outside.first;
   window.trailing = outside.last;
-  for (int64_t i = 0; i < panels.planes; ++i) {
+  for (int64_t i = 0; i < panels.blocks; ++i) {
     const int64_t panel = panels.first + i;
     KernelsOf<C>(set_).filter_sums(
-        filters.packed + panel * filters_.destination_plane_stride() +
+        filters.packed + panel * filters_.panel_stride() +
             filters_.WindowAt(terms),
         window,
         filters.sums.From(FilterSumsOffset(panel) +
@@ -237,10 +238,10 @@ ForwardPlan::PackedEpilogue<C> ForwardPlan::PackEpilogue(
   C* const multiplier = memory;
   C* const offset = memory + epilogue_elements();
   const int64_t channels = output_.channels;
-  for (int64_t panel = 0; panel < filters_.units(); ++panel) {
-    const int64_t group = panel / Planes(channels);
+  for (int64_t panel = 0; panel < filters_.panels(); ++panel) {
+    const int64_t group = panel / ChannelBlocks(channels);
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const int64_t in_group = panel % Planes(channels) * kLanes + lane;
+      const int64_t in_group = panel % ChannelBlocks(channels) * kLanes + lane;
       const bool exists = in_group < channels;
       const int64_t from = group * channels + in_group;
       const int64_t to = panel * kLanes + lane;
@@ -270,7 +271,8 @@ template <typename T>
 void ForwardPlan::PackFilters(ThreadPool& pool, const T* filters,
                               void* packed) const {
   using C = typename ComputeType<T>::type;
-  const std::vector<PlaneRange> shares = filters_.Share(blocking_.threads);
+  const std::vector<BlockRange> shares =
+      filters_.SplitForThreads(blocking_.threads);
   const auto pack = [&](int64_t share, int) {
     PackShare(filters, shares[share], static_cast<C*>(packed));
   };
@@ -291,13 +293,14 @@ void ForwardPlan::Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,
                  : own;
   C* const epilogue_memory = own + (are_packed ? 0 : filters_elements());
   C* const scratch =
-      own + SetApart(epilogue_memory - own + 2 * epilogue_elements(), element_,
-                     threads);
-  const int64_t scratch_stride = SetApart(scratch_.total(), element_, threads);
+      own + PaddedSize(epilogue_memory - own + 2 * epilogue_elements(),
+                       element_, threads);
+  const int64_t scratch_stride =
+      PaddedSize(scratch_.total(), element_, threads);
   const Filters<C> filters = FiltersAt(packed);
   const PackedEpilogue<C> epilogue =
       PackEpilogue(tensors.epilogue, epilogue_memory);
-  const std::vector<PlaneRange> shares = filters_.Share(threads);
+  const std::vector<BlockRange> shares = filters_.SplitForThreads(threads);
   const auto pack = [&](int64_t share, int) {
     PackShare(tensors.filters, shares[share], packed);
   };
@@ -308,8 +311,8 @@ void ForwardPlan::Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,
     RunItem<C>(item, tensors.input, filters, epilogue, tensors.output,
                WorkerAt(scratch + number * scratch_stride, &caches[number]));
   };
-  const int64_t pack_units = are_packed ? 0 : shares.size();
-  RunTasks(pool, threads, Task{pack_units, pack},
+  const int64_t pack_items = are_packed ? 0 : shares.size();
+  RunTasks(pool, threads, Task{pack_items, pack},
            Task{blocking_.work_items, run});
 }
 
@@ -320,8 +323,8 @@ void ForwardPlan::RunItem(const WorkItem& item, const T* input,
                           Worker<C> worker) const {
   const Results<C> results = ResultsOf<C>(item, output);
   C* const magnitudes = worker.magnitudes;
-  Sources<C> sources{};
-  for (const Terms& terms : blocking_.reduction) {
+  SourceView<C> sources{};
+  for (const ReductionBlock& terms : blocking_.reduction) {
     if (terms.starts_channels()) {
       sources = SourcesOf(item, terms, input, worker);
       const bool differ = SumSlots(item, terms, sources, worker);
@@ -336,45 +339,46 @@ void ForwardPlan::RunItem(const WorkItem& item, const T* input,
     }
   }
   // What kernels have not written to the tensor.
-  const int64_t plane = blocking_.tile_pixels() * kLanes;
-  UnpackTile(set_, worker.totals + results.planes * plane, output_,
+  const int64_t block_stride = blocking_.tile_pixels() * kLanes;
+  UnpackTile(set_, worker.totals + results.blocks * block_stride, output_,
              item.rows->destination, item.columns->destination, item.at,
-             item.planes.first + results.planes,
-             item.planes.planes - results.planes, plane, output);
+             item.blocks.first + results.blocks,
+             item.blocks.blocks - results.blocks, block_stride, output);
 }
 
 // Packs them first, if they are not read in place.
 template <typename C, typename T>
-ForwardPlan::Sources<C> ForwardPlan::SourcesOf(const WorkItem& item,
-                                               const Terms& terms,
-                                               const T* input,
-                                               const Worker<C>& worker) const {
+ForwardPlan::SourceView<C> ForwardPlan::SourcesOf(
+    const WorkItem& item, const ReductionBlock& terms, const T* input,
+    const Worker<C>& worker) const {
   if constexpr (std::is_same_v<T, C>) {
     if (access_.in_place) {
       return {input + input_.OffsetOf(item.source_origin()) +
-                  item.at.group * input_.channels + terms.first_plane * kLanes,
+                  item.at.group * input_.channels + terms.first_block * kLanes,
               kLanes, item.columns->source.step * input_.strides.width};
     }
   }
-  const int64_t plane = Blocking::SourceBlock(item, blocking_.tile_images);
+  const int64_t block_stride =
+      Blocking::SourceBlock(item, blocking_.tile_images);
   PackTile(set_, input, input_, item.rows->source, item.columns->source,
-           item.at, terms.first_plane, terms.planes, plane, worker.source);
-  return {worker.source, plane, kLanes};
+           item.at, terms.first_block, terms.blocks, block_stride,
+           worker.source);
+  return {worker.source, block_stride, kLanes};
 }
 
 // Sums up all channels of some terms, for each slot that a tile has; zero in
 // the padding. Returns whether magnitudes may differ from sums.
 template <typename C>
-bool ForwardPlan::SumSlots(const WorkItem& item, const Terms& terms,
-                           const Sources<C>& sources,
+bool ForwardPlan::SumSlots(const WorkItem& item, const ReductionBlock& terms,
+                           const SourceView<C>& sources,
                            const Worker<C>& worker) const {
-  SlotBlock<C> block{sources.first, sources.plane, sources.pixel,
-                     filters_.ChannelsOf(terms),
-                     Blocking::SourceBlock(item, item.at.images) / kLanes};
+  SlotParams<C> params{sources.first, sources.block_stride, sources.pixel,
+                       filters_.ChannelsOf(terms),
+                       Blocking::SourceBlock(item, item.at.images) / kLanes};
   const auto sum = KernelsOf<C>(set_).slot_sums;
   bool differ = false;
   if (!access_.in_place) {
-    sum(block, worker.slot_sums, worker.slot_magnitudes, &differ);
+    sum(params, worker.slot_sums, worker.slot_magnitudes, &differ);
     return differ;
   }
   const auto clear = [&](int64_t slot, int64_t count) {
@@ -382,17 +386,18 @@ bool ForwardPlan::SumSlots(const WorkItem& item, const Terms& terms,
     std::fill_n(worker.slot_magnitudes + slot, count, C{0});
   };
   const int64_t origin = input_.OffsetOf(item.source_origin());
-  ForEachRun(input_, item.rows->source, item.columns->source, item.at,
-             [&](int64_t slot, int64_t count, const internal::Inside& inside,
-                 const Pixel& pixel) {
-               clear(slot, inside.before);
-               slot += inside.before;
-               block.first = sources.first + (input_.OffsetOf(pixel) - origin);
-               block.slots = inside.count;
-               sum(block, worker.slot_sums + slot,
-                   worker.slot_magnitudes + slot, &differ);
-               clear(slot + inside.count, count - inside.before - inside.count);
-             });
+  ForEachSpan(
+      input_, item.rows->source, item.columns->source, item.at,
+      [&](int64_t slot, int64_t count, const internal::ClippedSegment& inside,
+          const Pixel& pixel) {
+        clear(slot, inside.before);
+        slot += inside.before;
+        params.first = sources.first + (input_.OffsetOf(pixel) - origin);
+        params.slots = inside.count;
+        sum(params, worker.slot_sums + slot, worker.slot_magnitudes + slot,
+            &differ);
+        clear(slot + inside.count, count - inside.before - inside.count);
+      });
   return differ;
 }
 
@@ -426,11 +431,11 @@ ForwardPlan::Results<C> ForwardPlan::ResultsOf(const WorkItem& item,
   Results<C> results{nullptr, 0};
   if constexpr (std::is_same_v<C, O>) {
     if (output_.strides.channel != 1) return results;
-    const BlockOrigin& at = item.at;
+    const TileBounds& at = item.at;
     results.first = output + output_.OffsetOf({at.image, at.row, at.column}) +
-                    at.group * output_.channels + item.planes.first * kLanes;
-    results.planes = std::min(item.planes.planes,
-                              output_.channels / kLanes - item.planes.first);
+                    at.group * output_.channels + item.blocks.first * kLanes;
+    results.blocks = std::min(item.blocks.blocks,
+                              output_.channels / kLanes - item.blocks.first);
   }
   return results;
 }
@@ -438,8 +443,8 @@ ForwardPlan::Results<C> ForwardPlan::ResultsOf(const WorkItem& item,
 // What decides about the taps of an item's pixels: how far its rows lie from
 // the image's borders, as far as taps reach beyond these.
 std::array<int64_t, 11> ForwardPlan::KeyOf(const WorkItem& item,
-                                           const Terms& terms) const {
-  const BlockOrigin& at = item.at;
+                                           const ReductionBlock& terms) const {
+  const TileBounds& at = item.at;
   const AxisPlan& rows = item.rows->source;
   const int64_t first = at.row * rows.step + rows.taps.front().shift;
   const int64_t last =
@@ -458,7 +463,7 @@ std::array<int64_t, 11> ForwardPlan::KeyOf(const WorkItem& item,
 }
 
 const ForwardPlan::Indirection& ForwardPlan::IndirectionOf(
-    const WorkItem& item, const Terms& terms,
+    const WorkItem& item, const ReductionBlock& terms,
     std::vector<Indirection>* cache) const {
   const auto key = KeyOf(item, terms);
   const auto found =
@@ -482,8 +487,9 @@ const ForwardPlan::Indirection& ForwardPlan::IndirectionOf(
 // Rows of taps from `first` on, of some terms, column by column. Their sources
 // lie in the tensor or in a tile (of one block of channels).
 std::vector<ForwardTap> ForwardPlan::TapsOf(const WorkItem& item,
-                                            const Terms& terms, int64_t first,
-                                            int64_t rows, bool in_place) const {
+                                            const ReductionBlock& terms,
+                                            int64_t first, int64_t rows,
+                                            bool in_place) const {
   const AxisPlan& row_plan = item.rows->source;
   const AxisPlan& column_plan = item.columns->source;
   std::vector<ForwardTap> taps;
@@ -506,73 +512,73 @@ std::vector<ForwardTap> ForwardPlan::TapsOf(const WorkItem& item,
 // Subtracts what some terms contribute from totals or results of some segments.
 template <typename C>
 void ForwardPlan::SubtractDistances(
-    const WorkItem& item, const Terms& terms, const RowSegments& segments,
-    const std::vector<ForwardTap>& taps, const Sources<C>& sources,
-    const Filters<C>& filters, const PackedEpilogue<C>& epilogue,
-    const Worker<C>& worker, const Results<C>& results) const {
+    const WorkItem& item, const ReductionBlock& terms,
+    const RowSegments& segments, const std::vector<ForwardTap>& taps,
+    const SourceView<C>& sources, const Filters<C>& filters,
+    const PackedEpilogue<C>& epilogue, const Worker<C>& worker,
+    const Results<C>& results) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
   const OutsideColumns outside = OutsideOf(terms);
   const bool is_first = &terms == &blocking_.reduction.front();
   const bool is_last = &terms == &blocking_.reduction.back();
-  const int64_t totals_plane = blocking_.tile_pixels() * kLanes;
-  ForwardBlock<C> block{};
-  block.source = sources.first;
-  block.source_plane = sources.plane;
-  block.source_pixel = sources.pixel;
-  block.filter_plane = filters_.source_plane_stride();
-  block.next_filters = filters_.destination_plane_stride();
-  block.taps = taps.data();
-  block.leading = segments.starts_row ? outside.first * segments.taps : 0;
-  block.trailing = segments.ends_row ? outside.last * segments.taps : 0;
-  block.inner = taps.size() - block.leading - block.trailing;
-  block.channels = filters_.ChannelsOf(terms);
-  block.source_sums = worker.sums;
-  block.source_magnitudes = worker.magnitudes;
-  block.padded = segments.taps < terms.rows;
-  block.before_plane = totals_plane;
-  block.lower = epilogue.lower;
-  block.upper = epilogue.upper;
-  int64_t planes = 0;
-  for (int64_t p = 0; p < item.planes.planes; p += planes) {
-    const bool direct = is_last && p < results.planes;
-    C* const totals = worker.totals + p * totals_plane;
-    block.before = is_first ? nullptr : totals;
-    planes = (direct ? results.planes : item.planes.planes) - p;
-    planes = by_rows_ ? std::min<int64_t>(planes, kMostRowPlanes)
-                      : PlanesAtOnce<C>(planes, segments.pixels).planes;
+  const int64_t totals_stride = blocking_.tile_pixels() * kLanes;
+  ForwardParams<C> params{};
+  params.source = sources.first;
+  params.source_block_stride = sources.block_stride;
+  params.source_pixel_stride = sources.pixel;
+  params.filter_block_stride = filters_.block_stride();
+  params.panel_stride = filters_.panel_stride();
+  params.taps = taps.data();
+  params.leading = segments.starts_row ? outside.first * segments.taps : 0;
+  params.trailing = segments.ends_row ? outside.last * segments.taps : 0;
+  params.inner = taps.size() - params.leading - params.trailing;
+  params.channels = filters_.ChannelsOf(terms);
+  params.source_sums = worker.sums;
+  params.source_magnitudes = worker.magnitudes;
+  params.padded = segments.taps < terms.rows;
+  params.before_block_stride = totals_stride;
+  params.lower = epilogue.lower;
+  params.upper = epilogue.upper;
+  int64_t blocks = 0;
+  for (int64_t p = 0; p < item.blocks.blocks; p += blocks) {
+    const bool direct = is_last && p < results.blocks;
+    C* const totals = worker.totals + p * totals_stride;
+    params.before = is_first ? nullptr : totals;
+    blocks = (direct ? results.blocks : item.blocks.blocks) - p;
+    blocks = by_rows_ ? std::min<int64_t>(blocks, kMaxRowBlocks)
+                      : BlocksAtOnce<C>(blocks, segments.pixels).blocks;
     if (direct) {
-      block.output = results.first + p * kLanes;
-      block.start = &RunStart::result;
-      block.output_pixel = output_.strides.width;
-      block.output_plane = kLanes;
+      params.output = results.first + p * kLanes;
+      params.start = &SpanOffsets::result;
+      params.output_pixel_stride = output_.strides.width;
+      params.output_block_stride = kLanes;
     } else {
-      block.output = totals;
-      block.start = &RunStart::total;
-      block.output_pixel = kLanes;
-      block.output_plane = totals_plane;
+      params.output = totals;
+      params.start = &SpanOffsets::total;
+      params.output_pixel_stride = kLanes;
+      params.output_block_stride = totals_stride;
     }
     const int64_t panel = blocking_.PanelOf(item, p);
-    block.filters = filters.packed +
-                    panel * filters_.destination_plane_stride() +
-                    terms.first_plane * filters_.source_plane_stride();
+    params.filters = filters.packed + panel * filters_.panel_stride() +
+                     terms.first_block * filters_.block_stride();
     if (is_last && epilogue.multiplier != nullptr) {
-      block.multiplier = epilogue.multiplier + panel * kLanes;
-      block.offset = epilogue.offset + panel * kLanes;
+      params.multiplier = epilogue.multiplier + panel * kLanes;
+      params.offset = epilogue.offset + panel * kLanes;
     }
     const int64_t sums = FilterSumsOffset(panel) + terms.rows_before * kLanes;
     const int64_t skipped = segments.first_tap - terms.first_row;
     FilterParts<C> parts;
-    kernels.filter_parts(filters.sums.From(sums), planes, FilterSumsOffset(1),
+    kernels.filter_parts(filters.sums.From(sums), blocks, FilterSumsOffset(1),
                          skipped, skipped + segments.taps, terms.rows, &parts);
     const auto values = [&](const C* inner, const C* first, const C* last) {
       return ValuesOf(inner, first, last, segments.starts_row,
                       segments.ends_row, segments.pixels == 1);
     };
-    block.filter_magnitudes = parts.magnitudes;
-    block.filter_sums = values(parts.sums, parts.first_sums, parts.last_sums);
-    block.padding =
+    params.filter_magnitudes = parts.magnitudes;
+    params.filter_sums = values(parts.sums, parts.first_sums, parts.last_sums);
+    params.padding =
         values(parts.padding, parts.first_padding, parts.last_padding);
-    RunBlocks(segments, block, planes);
+    RunBlocks(segments, params, blocks);
   }
 }
 
@@ -580,20 +586,20 @@ void ForwardPlan::SubtractDistances(
 // ones go two at a time.
 template <typename C>
 void ForwardPlan::RunBlocks(const RowSegments& segments,
-                            const ForwardBlock<C>& block,
-                            int64_t planes) const {
+                            const ForwardParams<C>& params,
+                            int64_t blocks) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
   const int64_t count = segments.starts.size();
   if (by_rows_) {
-    return RunKernel(kernels.forward_rows[planes - 1], segments, 0, count,
-                     block);
+    return RunKernel(kernels.forward_rows[blocks - 1], segments, 0, count,
+                     params);
   }
-  const ForwardKernel<C>& once = kernels.forward[planes - 1];
-  const ForwardKernel<C>& twice = kernels.forward_twice[planes - 1];
+  const ForwardKernel<C>& once = kernels.forward[blocks - 1];
+  const ForwardKernel<C>& twice = kernels.forward_twice[blocks - 1];
   const int64_t paired =
       segments.pixels <= twice.most_pixels ? count / 2 * 2 : 0;
-  if (paired > 0) RunKernel(twice, segments, 0, paired, block);
-  if (paired < count) RunKernel(once, segments, paired, count, block);
+  if (paired > 0) RunKernel(twice, segments, 0, paired, params);
+  if (paired < count) RunKernel(once, segments, paired, count, params);
 }
 
 // Over segments begin ... end - 1, cut into runs that a kernel takes at once;
@@ -601,7 +607,7 @@ void ForwardPlan::RunBlocks(const RowSegments& segments,
 template <typename C>
 void ForwardPlan::RunKernel(const ForwardKernel<C>& kernel,
                             const RowSegments& segments, int64_t begin,
-                            int64_t end, const ForwardBlock<C>& block) const {
+                            int64_t end, const ForwardParams<C>& params) const {
   const int64_t runs = CeilDiv(segments.pixels, kernel.most_pixels);
   const int64_t longer = segments.pixels % runs;  // so many, by one pixel
   int64_t alike;
@@ -612,18 +618,18 @@ void ForwardPlan::RunKernel(const ForwardKernel<C>& kernel,
     const int64_t pixels = segments.pixels / runs + (i < longer ? 1 : 0);
     alike = (i < longer ? longer : runs - (segments.ends_row ? 1 : 0)) - i;
     if (starts || ends) alike = 1;
-    ForwardBlock<C> here = block;
-    here.source += first * block.source_pixel;
+    ForwardParams<C> here = params;
+    here.source += first * params.source_pixel_stride;
     here.source_sums += first;
     here.source_magnitudes += first;
-    here.output += first * block.output_pixel;
-    if (block.before != nullptr) here.before += first * kLanes;
-    here.leading = starts ? block.leading : 0;
-    here.trailing = ends ? block.trailing : 0;
-    here.inner += block.leading - here.leading;
-    here.inner += block.trailing - here.trailing;
-    here.filter_sums = PartOf(block.filter_sums, starts, ends, pixels == 1);
-    here.padding = PartOf(block.padding, starts, ends, pixels == 1);
+    here.output += first * params.output_pixel_stride;
+    if (params.before != nullptr) here.before += first * kLanes;
+    here.leading = starts ? params.leading : 0;
+    here.trailing = ends ? params.trailing : 0;
+    here.inner += params.leading - here.leading;
+    here.inner += params.trailing - here.trailing;
+    here.filter_sums = PartOf(params.filter_sums, starts, ends, pixels == 1);
+    here.padding = PartOf(params.padding, starts, ends, pixels == 1);
     kernel.run(here, segments.starts.data() + begin, end - begin, alike,
                static_cast<int>(pixels));
     first += alike * pixels;
@@ -635,8 +641,8 @@ void ForwardPlan::RunKernel(const ForwardKernel<C>& kernel,
 std::unique_ptr<const Engine> MakeForward(const Problem& problem) {
   if (problem.pass != Pass::kForward) return nullptr;
   return internal::MakeTyped<internal::PackingEngine>(
-      problem,
-      internal::ForwardPlan(problem, Folded(ForOutputs(problem.geometry))));
+      problem, internal::ForwardPlan(
+                   problem, Folded(ChooseForwardLowering(problem.geometry))));
 }
 
 }  // namespace keras_adder

@@ -86,45 +86,45 @@ class ForwardPlan {
   // Where kernels find an item's sources, seen from its first pixel: in a tile,
   // or in the tensor.
   template <typename C>
-  struct Sources {
+  struct SourceView {
     const C* first;
-    ptrdiff_t plane, pixel;
+    ptrdiff_t block_stride, pixel;
   };
 
-  // An item's first `planes` blocks of channels go straight to the tensor, from
+  // An item's first `blocks` blocks of channels go straight to the tensor, from
   // `first` on.
   template <typename C>
   struct Results {
     C* first;
-    int64_t planes;
+    int64_t blocks;
   };
 
   // How many blocks of destinations a kernel takes at once, and how many
   // vectors of sums it has then.
   struct AtOnce {
-    int64_t planes, sums;
+    int64_t blocks, sums;
   };
 
   OutsideColumns FindOutsideColumns() const;
   bool SkipsAllColumnsOutside() const;
   bool CanReadInPlace(DataType type) const;
-  OutsideColumns OutsideOf(const Terms& terms) const;
+  OutsideColumns OutsideOf(const ReductionBlock& terms) const;
   template <typename C>
   bool SuitsRows() const;
   template <typename C>
-  AtOnce PlanesAtOnce(int64_t planes, int64_t pixels) const;
+  AtOnce BlocksAtOnce(int64_t blocks, int64_t pixels) const;
 
   int64_t filters_elements() const;
-  int64_t epilogue_elements() const { return filters_.units() * kLanes; }
+  int64_t epilogue_elements() const { return filters_.panels() * kLanes; }
   int64_t FilterSumsOffset(int64_t panel) const {
     return panel * tap_rows_ * kLanes;
   }
   template <typename C>
   Filters<C> FiltersAt(C* memory) const;
   template <typename T, typename C>
-  void PackShare(const T* filters, const PlaneRange& panels, C* memory) const;
+  void PackShare(const T* filters, const BlockRange& panels, C* memory) const;
   template <typename C>
-  void SumPackedFilters(const PlaneRange& panels, const Terms& terms,
+  void SumPackedFilters(const BlockRange& panels, const ReductionBlock& terms,
                         const Filters<C>& filters) const;
   template <typename C>
   PackedEpilogue<C> PackEpilogue(const Epilogue* epilogue, C* memory) const;
@@ -136,37 +136,40 @@ class ForwardPlan {
                const PackedEpilogue<C>& epilogue, O* output,
                Worker<C> worker) const;
   template <typename C, typename T>
-  Sources<C> SourcesOf(const WorkItem& item, const Terms& terms, const T* input,
-                       const Worker<C>& worker) const;
+  SourceView<C> SourcesOf(const WorkItem& item, const ReductionBlock& terms,
+                          const T* input, const Worker<C>& worker) const;
   template <typename C>
-  bool SumSlots(const WorkItem& item, const Terms& terms,
-                const Sources<C>& sources, const Worker<C>& worker) const;
+  bool SumSlots(const WorkItem& item, const ReductionBlock& terms,
+                const SourceView<C>& sources, const Worker<C>& worker) const;
   template <typename C>
   void SumSources(const WorkItem& item, const std::vector<ForwardTap>& taps,
                   const Worker<C>& worker) const;
   template <typename C, typename O>
   Results<C> ResultsOf(const WorkItem& item, O* output) const;
-  const Indirection& IndirectionOf(const WorkItem& item, const Terms& terms,
+  const Indirection& IndirectionOf(const WorkItem& item,
+                                   const ReductionBlock& terms,
                                    std::vector<Indirection>* cache) const;
-  std::array<int64_t, 11> KeyOf(const WorkItem& item, const Terms& terms) const;
-  std::vector<ForwardTap> TapsOf(const WorkItem& item, const Terms& terms,
-                                 int64_t first, int64_t rows,
-                                 bool in_place) const;
+  std::array<int64_t, 11> KeyOf(const WorkItem& item,
+                                const ReductionBlock& terms) const;
+  std::vector<ForwardTap> TapsOf(const WorkItem& item,
+                                 const ReductionBlock& terms, int64_t first,
+                                 int64_t rows, bool in_place) const;
   template <typename C>
-  void SubtractDistances(const WorkItem& item, const Terms& terms,
+  void SubtractDistances(const WorkItem& item, const ReductionBlock& terms,
                          const RowSegments& segments,
                          const std::vector<ForwardTap>& taps,
-                         const Sources<C>& sources, const Filters<C>& filters,
+                         const SourceView<C>& sources,
+                         const Filters<C>& filters,
                          const PackedEpilogue<C>& epilogue,
                          const Worker<C>& worker,
                          const Results<C>& results) const;
   template <typename C>
-  void RunBlocks(const RowSegments& segments, const ForwardBlock<C>& block,
-                 int64_t planes) const;
+  void RunBlocks(const RowSegments& segments, const ForwardParams<C>& params,
+                 int64_t blocks) const;
   template <typename C>
   void RunKernel(const ForwardKernel<C>& kernel, const RowSegments& segments,
                  int64_t begin, int64_t end,
-                 const ForwardBlock<C>& block) const;
+                 const ForwardParams<C>& params) const;
 
   const KernelSet& set_;
   int64_t element_;

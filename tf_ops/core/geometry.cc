@@ -180,11 +180,12 @@ Error ParseAttributes(const std::string& data_format,
   return ParseExplicit(explicit_paddings, at, attributes);
 }
 
-Error ParseFilterGradient(const std::string& name, FilterGradient* mode) {
+Error ParseFilterGradientMode(const std::string& name,
+                              FilterGradientMode* mode) {
   if (name == "full_precision") {
-    *mode = FilterGradient::kFullPrecision;
+    *mode = FilterGradientMode::kFullPrecision;
   } else if (name == "sign") {
-    *mode = FilterGradient::kSign;
+    *mode = FilterGradientMode::kSign;
   } else {
     return "filter_gradient must be \"full_precision\" or \"sign\". Received: "
            "filter_gradient=" +
@@ -317,7 +318,7 @@ Axis RowOf(int64_t pixels) {
 
 Geometry Folded(const Geometry& geometry) {
   if (!IsPointwise(geometry.height) || !IsPointwise(geometry.width) ||
-      geometry.patches.used()) {
+      geometry.im2row.used()) {
     return geometry;
   }
   Geometry folded = geometry;

@@ -17,7 +17,7 @@ namespace keras_adder {
 
 enum class DataFormat { kNHWC, kNCHW };
 enum class Padding { kValid, kSame, kExplicit };
-enum class FilterGradient { kFullPrecision, kSign };
+enum class FilterGradientMode { kFullPrecision, kSign };
 
 // Errors are returned as text; an empty string means that all is well.
 using Error = std::string;
@@ -47,7 +47,8 @@ Error ParseAttributes(const std::string& data_format,
                       const std::vector<int64_t>& dilations,
                       Attributes* attributes);
 
-Error ParseFilterGradient(const std::string& name, FilterGradient* mode);
+Error ParseFilterGradientMode(const std::string& name,
+                              FilterGradientMode* mode);
 
 // One spatial axis of a convolution.
 struct Axis {
@@ -77,9 +78,9 @@ struct Strides {
   int64_t channel = 0;
 };
 
-// Pixels that are what a window of taps sees of an image, see patches.h.
+// Pixels that are what a window of taps sees of an image, see im2row.h.
 // `channels` is the number of the image's own, 0 for ordinary pixels.
-struct Patches {
+struct Im2row {
   int64_t channels = 0;
   Axis height, width;
 
@@ -98,9 +99,9 @@ struct Geometry {
   int64_t groups = 1;
   Axis height;
   Axis width;
-  Strides input;    // of the input and of its gradient
-  Strides output;   // of the output and of its gradient
-  Patches patches;  // of the input
+  Strides input;   // of the input and of its gradient
+  Strides output;  // of the output and of its gradient
+  Im2row im2row;   // of the input
 
   // Filters lie as (kernel height, kernel width, group_in, out_channels).
   int64_t group_in() const { return in_channels / groups; }
@@ -110,10 +111,10 @@ struct Geometry {
     return kernel_taps() * group_in() * out_channels;
   }
   int64_t input_size() const {
-    const int64_t rows = patches.used() ? patches.height.input : height.input;
-    const int64_t columns = patches.used() ? patches.width.input : width.input;
+    const int64_t rows = im2row.used() ? im2row.height.input : height.input;
+    const int64_t columns = im2row.used() ? im2row.width.input : width.input;
     return batch * rows * columns *
-           (patches.used() ? patches.channels : in_channels);
+           (im2row.used() ? im2row.channels : in_channels);
   }
   int64_t output_size() const {
     return batch * height.output * width.output * out_channels;

@@ -23,21 +23,22 @@ InputGradientPlan::InputGradientPlan(const Problem& problem,
                    std::min(geometry.height.stride, geometry.height.input) ||
                static_cast<int64_t>(columns.phases.size()) <
                    std::min(geometry.width.stride, geometry.width.input)),
-      blocking_(gradient_, input_, geometry.groups, filters_, rows, columns,
-                SplitReduction(
-                    Planes(gradient_.channels), geometry.height, geometry.width,
-                    rows.phases.size() * columns.phases.size(), false),
-                ComputeBytes(problem.type), problem.threads),
+      blocking_(
+          gradient_, input_, geometry.groups, filters_, rows, columns,
+          SplitReduction(ChannelBlocks(gradient_.channels), geometry.height,
+                         geometry.width,
+                         rows.phases.size() * columns.phases.size(), false),
+          ComputeBytes(problem.type), problem.threads),
       gradient_scratch_(blocking_.most_source_slots() *
-                        blocking_.reduction[0].planes * kLanes),
-      tile_scratch_(blocking_.tile_pixels() * MostPlanes(blocking_.parts) *
+                        blocking_.reduction[0].blocks * kLanes),
+      tile_scratch_(blocking_.tile_pixels() * MostBlocks(blocking_.parts) *
                     kLanes) {}
 
 int64_t InputGradientPlan::workspace_bytes(bool) const {
   const int threads = blocking_.threads;
   const int64_t element = blocking_.element;
-  return (SetApart(filters_.size(), element, threads) +
-          threads * SetApart(worker_elements(), element, threads)) *
+  return (PaddedSize(filters_.size(), element, threads) +
+          threads * PaddedSize(worker_elements(), element, threads)) *
              element -
          GapBytes(threads);
 }
@@ -48,15 +49,15 @@ void InputGradientPlan::Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,
   using C = typename ComputeType<T>::type;
   const int threads = blocking_.threads;
   C* const packed = static_cast<C*>(workspace);
-  C* const scratch = packed + SetApart(filters_.size(), sizeof(C), threads);
+  C* const scratch = packed + PaddedSize(filters_.size(), sizeof(C), threads);
   const int64_t scratch_stride =
-      SetApart(worker_elements(), sizeof(C), threads);
+      PaddedSize(worker_elements(), sizeof(C), threads);
   std::atomic<bool> finite{true};
-  const std::vector<PlaneRange> shares = filters_.Share(threads);
+  const std::vector<BlockRange> shares = filters_.SplitForThreads(threads);
   const auto pack = [&](int64_t share, int) {
-    for (const Terms& terms : blocking_.reduction) {
+    for (const ReductionBlock& terms : blocking_.reduction) {
       filters_.Pack(set_, tensors.filters, shares[share],
-                    {terms.first_plane, terms.planes}, packed, &finite);
+                    {terms.first_block, terms.blocks}, packed, &finite);
     }
   };
   const auto run = [&](int64_t index, int number) {
@@ -79,85 +80,86 @@ void InputGradientPlan::RunItem(const WorkItem& item,
                                 const TypedTensors<T, O>& tensors,
                                 const C* filters, bool finite,
                                 const Worker<C>& worker) const {
-  const BlockOrigin& at = item.at;
-  const int64_t planes = item.planes.planes;
-  const int64_t plane = blocking_.tile_pixels() * kLanes;
-  std::memset(worker.totals, 0, plane * planes * sizeof(C));
+  const TileBounds& at = item.at;
+  const int64_t blocks = item.blocks.blocks;
+  const int64_t block_stride = blocking_.tile_pixels() * kLanes;
+  std::memset(worker.totals, 0, block_stride * blocks * sizeof(C));
   PackTile(set_, tensors.input, input_, item.rows->destination,
-           item.columns->destination, at, item.planes.first, planes, plane,
-           worker.input);
+           item.columns->destination, at, item.blocks.first, blocks,
+           block_stride, worker.input);
   bool propagate_nan = !finite;
   const int64_t filled =
       at.images * blocking_.tile_rows * blocking_.tile_columns;
-  for (int64_t p = 0; p < planes && !propagate_nan; ++p) {
+  for (int64_t p = 0; p < blocks && !propagate_nan; ++p) {
     propagate_nan =
-        !KernelsOf<C>(set_).all_finite(worker.input + p * plane, filled);
+        !KernelsOf<C>(set_).all_finite(worker.input + p * block_stride, filled);
   }
   const std::vector<RowSegments> segments = blocking_.SegmentsOf(
       item, SourceAccess(), 0, item.rows->source.tap_slots.size());
-  for (const Terms& terms : blocking_.reduction) {
+  for (const ReductionBlock& terms : blocking_.reduction) {
     PackTile(set_, tensors.output_gradient, gradient_, item.rows->source,
-             item.columns->source, at, terms.first_plane, terms.planes,
+             item.columns->source, at, terms.first_block, terms.blocks,
              Blocking::SourceBlock(item, blocking_.tile_images),
              worker.gradient);
     AddTerms(item, terms, segments, propagate_nan, filters, worker);
   }
   UnpackTile(set_, worker.totals, input_, item.rows->destination,
-             item.columns->destination, at, item.planes.first, planes, plane,
-             tensors.input_gradient);
+             item.columns->destination, at, item.blocks.first, blocks,
+             block_stride, tensors.input_gradient);
 }
 
 // Adds what some terms contribute to all of an item's totals.
 template <typename C>
-void InputGradientPlan::AddTerms(const WorkItem& item, const Terms& terms,
+void InputGradientPlan::AddTerms(const WorkItem& item,
+                                 const ReductionBlock& terms,
                                  const std::vector<RowSegments>& segments,
                                  bool propagate_nan, const C* filters,
                                  const Worker<C>& worker) const {
   const AxisPlan& columns = item.columns->source;
-  const int64_t plane = blocking_.tile_pixels() * kLanes;
-  InputGradientBlock<C> block{};
-  block.source = worker.gradient;
-  block.source_plane = Blocking::SourceBlock(item, blocking_.tile_images);
-  block.source_row = columns.slots * kLanes;
-  block.filter_plane = filters_.source_plane_stride();
-  block.filter_row = filters_.TapAt(1, 0);
-  block.filter_column = filters_.TapAt(0, 1);
-  block.column_taps = columns.tap_slots.data();
-  block.column_tap_count = columns.tap_slots.size();
-  block.channels = filters_.ChannelsOf(terms);
-  for (int64_t p = 0; p < item.planes.planes; ++p) {
-    block.filters =
-        filters +
-        blocking_.PanelOf(item, p) * filters_.destination_plane_stride() +
-        terms.first_plane * block.filter_plane;
-    block.total = worker.totals + p * plane;
-    block.centre = worker.input + p * plane;
+  const int64_t block_stride = blocking_.tile_pixels() * kLanes;
+  InputGradientParams<C> params{};
+  params.source = worker.gradient;
+  params.source_block_stride =
+      Blocking::SourceBlock(item, blocking_.tile_images);
+  params.source_row_stride = columns.slots * kLanes;
+  params.filter_block_stride = filters_.block_stride();
+  params.filter_row_stride = filters_.TapAt(1, 0);
+  params.filter_column_stride = filters_.TapAt(0, 1);
+  params.column_taps = columns.tap_slots.data();
+  params.column_tap_count = columns.tap_slots.size();
+  params.channels = filters_.ChannelsOf(terms);
+  for (int64_t p = 0; p < item.blocks.blocks; ++p) {
+    params.filters = filters +
+                     blocking_.PanelOf(item, p) * filters_.panel_stride() +
+                     terms.first_block * params.filter_block_stride;
+    params.total = worker.totals + p * block_stride;
+    params.centre = worker.input + p * block_stride;
     if (propagate_nan) {
-      AddInside(item, block);
+      AddInside(item, params);
       continue;
     }
-    for (const RowSegments& some : segments) AddSegments(item, some, block);
+    for (const RowSegments& some : segments) AddSegments(item, some, params);
   }
 }
 
 template <typename C>
-void InputGradientPlan::AddSegments(const WorkItem& item,
-                                    const RowSegments& segments,
-                                    const InputGradientBlock<C>& block) const {
+void InputGradientPlan::AddSegments(
+    const WorkItem& item, const RowSegments& segments,
+    const InputGradientParams<C>& params) const {
   if (segments.taps == 0) return;
   const Kernels<C>& kernels = KernelsOf<C>(set_);
-  InputGradientBlock<C> here = block;
+  InputGradientParams<C> here = params;
   here.row_taps = item.rows->source.tap_slots.data() + segments.first_tap;
   here.row_tap_count = segments.taps;
   const int64_t runs = CeilDiv(segments.pixels, kernels.max_input_gradient);
   for (int64_t i = 0; i < runs; ++i) {
     const int64_t first = segments.pixels * i / runs;
     const int64_t end = segments.pixels * (i + 1) / runs;
-    for (const RunStart& start : segments.starts) {
+    for (const SpanOffsets& start : segments.starts) {
       const int64_t at = start.total + first * kLanes;
-      here.source = block.source + start.source + first * kLanes;
-      here.total = block.total + at;
-      here.centre = block.centre + at;
+      here.source = params.source + start.source + first * kLanes;
+      here.total = params.total + at;
+      here.centre = params.centre + at;
       kernels.input_gradient(here, static_cast<int>(end - first));
     }
   }
@@ -168,7 +170,7 @@ void InputGradientPlan::AddSegments(const WorkItem& item,
 // 0 * HT(filter - input), which is nothing unless it is NaN.
 template <typename C>
 void InputGradientPlan::AddInside(const WorkItem& item,
-                                  const InputGradientBlock<C>& block) const {
+                                  const InputGradientParams<C>& params) const {
   const auto inside = [](const AxisPlan& plan, int64_t at, int64_t size) {
     std::vector<TapSlot> taps;
     for (size_t i = 0; i < plan.taps.size(); ++i) {
@@ -179,7 +181,7 @@ void InputGradientPlan::AddInside(const WorkItem& item,
   };
   const AxisPlan& row_plan = item.rows->source;
   const AxisPlan& column_plan = item.columns->source;
-  InputGradientBlock<C> here = block;
+  InputGradientParams<C> here = params;
   for (int64_t row = 0; row < item.at.rows; ++row) {
     const auto row_taps = inside(row_plan, item.at.row + row, gradient_.height);
     here.row_taps = row_taps.data();
@@ -195,11 +197,11 @@ void InputGradientPlan::AddInside(const WorkItem& item,
             (image * blocking_.tile_rows + row) * blocking_.tile_columns +
             column;
         here.source =
-            block.source +
+            params.source +
             ((image * row_plan.slots + row) * column_plan.slots + column) *
                 kLanes;
-        here.total = block.total + pixel * kLanes;
-        here.centre = block.centre + pixel * kLanes;
+        here.total = params.total + pixel * kLanes;
+        here.centre = params.centre + pixel * kLanes;
         KernelsOf<C>(set_).input_gradient(here, 1);
       }
     }

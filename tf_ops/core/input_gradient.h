@@ -39,15 +39,15 @@ class InputGradientPlan {
   void RunItem(const WorkItem& item, const TypedTensors<T, O>& tensors,
                const C* filters, bool finite, const Worker<C>& worker) const;
   template <typename C>
-  void AddTerms(const WorkItem& item, const Terms& terms,
+  void AddTerms(const WorkItem& item, const ReductionBlock& terms,
                 const std::vector<RowSegments>& segments, bool propagate_nan,
                 const C* filters, const Worker<C>& worker) const;
   template <typename C>
   void AddSegments(const WorkItem& item, const RowSegments& segments,
-                   const InputGradientBlock<C>& block) const;
+                   const InputGradientParams<C>& params) const;
   template <typename C>
   void AddInside(const WorkItem& item,
-                 const InputGradientBlock<C>& block) const;
+                 const InputGradientParams<C>& params) const;
 
   const KernelSet& set_;
   PackedFilters filters_;

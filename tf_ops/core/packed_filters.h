@@ -1,6 +1,6 @@
 // Filters in the order in which the kernels read them, and back:
 //
-//     [group][destination plane][source plane][tap][source lane][lane]
+//     [group][destination block][source block][tap][source lane][lane]
 //
 // taps column by column: the forward pass leaves out the first or the last
 // columns for some pixels, and reads filters one after the other.
@@ -23,9 +23,9 @@ namespace keras_adder {
 // destinations (lanes).
 enum class FilterOrder { kInputsToOutputs, kOutputsToInputs };
 
-// Some of the terms that a sum runs over: source planes and filter taps.
-struct Terms {
-  int64_t first_plane, planes;
+// Some of the terms that a sum runs over: source blocks and filter taps.
+struct ReductionBlock {
+  int64_t first_block, blocks;
   int64_t first_row, rows;
   int64_t first_column, columns;
   int64_t rows_before;  // rows of taps of all terms that come before these
@@ -52,122 +52,123 @@ class PackedFilters {
     return order_ == FilterOrder::kInputsToOutputs ? group_out_ : group_in_;
   }
 
-  // Where a tap's filters lie in their plane of sources, and how far planes are
+  // Where a tap's filters lie in their block of sources, and how far blocks are
   // apart. Fewer than kLanes sources take no more room than they need.
   int64_t TapAt(int64_t row, int64_t column) const {
     return (column * kernel_height_ + row) *
            std::min<int64_t>(kLanes, sources()) * kLanes;
   }
-  int64_t source_plane_stride() const { return TapAt(0, kernel_width_); }
-  int64_t destination_plane_stride() const {
-    return Planes(sources()) * source_plane_stride();
+  int64_t block_stride() const { return TapAt(0, kernel_width_); }
+  int64_t panel_stride() const {
+    return ChannelBlocks(sources()) * block_stride();
   }
-  // A unit is a destination plane of a group.
-  int64_t units() const { return groups_ * Planes(destinations()); }
-  int64_t size() const { return units() * destination_plane_stride(); }
+  // A panel is a destination block of a group.
+  int64_t panels() const { return groups_ * ChannelBlocks(destinations()); }
+  int64_t size() const { return panels() * panel_stride(); }
 
-  // Whether units of work should be ordered by parts of the filters, not by
+  // Whether panels of work should be ordered by parts of the filters, not by
   // images of so many elements in all: what is more of the two should be met
   // by one thread alone.
-  bool Outweigh(int64_t image_elements) const {
+  bool FiltersDominate(int64_t image_elements) const {
     return 2 * size() > image_elements;
   }
 
-  // Packs some planes of sources of some units; lanes without a channel become
+  // Packs some blocks of sources of some panels; lanes without a channel become
   // zero. Clears `finite`, if there is one, where not all of these filters are.
   template <typename T, typename C>
-  void Pack(const KernelSet& set, const T* filters, const PlaneRange& units,
-            const PlaneRange& planes, C* packed,
+  void Pack(const KernelSet& set, const T* filters, const BlockRange& panels,
+            const BlockRange& blocks, C* packed,
             std::atomic<bool>* finite) const {
     const auto pack = CopiesOf<T>(set).pack;
-    const int64_t end = units.first + units.planes;
+    const int64_t end = panels.first + panels.blocks;
     int64_t together;
-    for (int64_t unit = units.first; unit < end; unit += together) {
-      together = NeighboursFrom(unit, end);
-      const auto visit = [&](int64_t from, const Run& run, int64_t to) {
-        pack(filters + from, run, packed + to);
+    for (int64_t panel = panels.first; panel < end; panel += together) {
+      together = NeighboursFrom(panel, end);
+      const auto visit = [&](int64_t from, const PixelSpan& span, int64_t to) {
+        pack(filters + from, span, packed + to);
         for (int64_t i = 0; i < together && finite != nullptr; ++i) {
-          if (!KernelsOf<C>(set).all_finite(packed + to + i * run.next_plane,
-                                            run.count)) {
+          if (!KernelsOf<C>(set).all_finite(packed + to + i * span.block_stride,
+                                            span.count)) {
             *finite = false;
           }
         }
       };
-      ForEachRun(unit, together, planes, visit);
+      ForEachSpan(panel, together, blocks, visit);
     }
   }
 
-  // All planes of sources.
-  PlaneRange planes() const { return {0, Planes(sources())}; }
+  // All blocks of sources.
+  BlockRange blocks() const { return {0, ChannelBlocks(sources())}; }
 
-  // All units in ranges that are worth a thread each.
-  std::vector<PlaneRange> Share(int threads) const {
-    return DealPlanes(units(),
-                      std::clamp<int64_t>(units() / (4 * threads), 1, 4));
+  // All panels in ranges that are worth a thread each.
+  std::vector<BlockRange> SplitForThreads(int threads) const {
+    return SplitBlocks(panels(),
+                       std::clamp<int64_t>(panels() / (4 * threads), 1, 4));
   }
 
   template <typename T, typename C>
-  void Unpack(const KernelSet& set, const C* packed, int64_t unit,
+  void Unpack(const KernelSet& set, const C* packed, int64_t panel,
               T* filters) const {
     const auto unpack = CopiesOf<T>(set).unpack;
-    ForEachRun(unit, 1, planes(),
-               [&](int64_t from, const Run& run, int64_t to) {
-                 unpack(packed + to, run, filters + from);
-               });
+    ForEachSpan(panel, 1, blocks(),
+                [&](int64_t from, const PixelSpan& span, int64_t to) {
+                  unpack(packed + to, span, filters + from);
+                });
   }
 
-  int64_t ChannelsOf(const Terms& terms) const {
-    return std::min(terms.planes * kLanes,
-                    sources() - terms.first_plane * kLanes);
+  int64_t ChannelsOf(const ReductionBlock& terms) const {
+    return std::min(terms.blocks * kLanes,
+                    sources() - terms.first_block * kLanes);
   }
 
-  // The window of `terms`, and where it begins in a packed unit.
-  FilterWindow Window(const Terms& terms) const {
+  // The window of `terms`, and where it begins in a packed panel.
+  FilterWindow Window(const ReductionBlock& terms) const {
     FilterWindow window{};
-    window.plane = source_plane_stride();
-    window.row = TapAt(1, 0);
-    window.column = TapAt(0, 1);
+    window.block_stride = block_stride();
+    window.row_stride = TapAt(1, 0);
+    window.column_stride = TapAt(0, 1);
     window.rows = terms.rows;
     window.columns = terms.columns;
     window.channels = ChannelsOf(terms);
     return window;
   }
-  int64_t WindowAt(const Terms& terms) const {
-    return terms.first_plane * source_plane_stride() +
+  int64_t WindowAt(const ReductionBlock& terms) const {
+    return terms.first_block * block_stride() +
            TapAt(terms.first_row, terms.first_column);
   }
 
  private:
-  // How many whole units from `unit` on, before `end`, are neighbours in the
+  // How many whole panels from `panel` on, before `end`, are neighbours in the
   // tensor; at least the one.
-  int64_t NeighboursFrom(int64_t unit, int64_t end) const {
+  int64_t NeighboursFrom(int64_t panel, int64_t end) const {
     if (order_ != FilterOrder::kInputsToOutputs) return 1;
-    const int64_t whole = group_out_ / kLanes - unit % Planes(group_out_);
-    return std::max<int64_t>(1, std::min(whole, end - unit));
+    const int64_t whole =
+        group_out_ / kLanes - panel % ChannelBlocks(group_out_);
+    return std::max<int64_t>(1, std::min(whole, end - panel));
   }
 
-  // One run for each tap and source plane of so many neighbouring units.
+  // One span for each tap and source block of so many neighbouring panels.
   template <typename Visit>
-  void ForEachRun(int64_t unit, int64_t together, const PlaneRange& planes,
-                  const Visit& visit) const {
-    const int64_t group = unit / Planes(destinations());
-    const int64_t plane = unit % Planes(destinations());
+  void ForEachSpan(int64_t panel, int64_t together, const BlockRange& blocks,
+                   const Visit& visit) const {
+    const int64_t group = panel / ChannelBlocks(destinations());
+    const int64_t block = panel % ChannelBlocks(destinations());
     const bool forward = order_ == FilterOrder::kInputsToOutputs;
     const int64_t source_step = forward ? out_channels_ : 1;
     const int64_t destination_step = forward ? 1 : out_channels_;
-    for (int64_t p = planes.first; p < planes.first + planes.planes; ++p) {
+    for (int64_t p = blocks.first; p < blocks.first + blocks.blocks; ++p) {
       for (int64_t tap = 0; tap < kernel_height_ * kernel_width_; ++tap) {
-        Run run;
-        run.count = PlaneChannels(sources(), p);
-        run.channels = PlaneChannels(destinations(), plane);
-        run.pixel_stride = source_step;
-        run.channel_stride = destination_step;
-        run.planes = together;
-        run.next_plane = destination_plane_stride();
+        PixelSpan span;
+        span.count = BlockChannels(sources(), p);
+        span.channels = BlockChannels(destinations(), block);
+        span.pixel_stride = source_step;
+        span.channel_stride = destination_step;
+        span.blocks = together;
+        span.block_stride = panel_stride();
         visit(tap * group_in_ * out_channels_ + group * group_out_ +
-                  p * kLanes * source_step + plane * kLanes * destination_step,
-              run,
-              unit * destination_plane_stride() + p * source_plane_stride() +
+                  p * kLanes * source_step + block * kLanes * destination_step,
+              span,
+              panel * panel_stride() + p * block_stride() +
                   TapAt(tap / kernel_width_, tap % kernel_width_));
       }
     }

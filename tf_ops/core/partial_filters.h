@@ -17,17 +17,17 @@ class PartialFilters {
  public:
   PartialFilters() = default;
 
-  // `filter_units` is the number of parts that each chunk is cut into anyway,
+  // `items_of_chunk` is the number of parts that each chunk is cut into anyway,
   // `tiles` the number of tiles that chunks are made of.
   PartialFilters(const PackedFilters& filters, int64_t element,
-                 int64_t filter_units, int64_t tiles)
-      : size_(filters.destination_plane_stride()),
+                 int64_t items_of_chunk, int64_t tiles)
+      : size_(filters.panel_stride()),
         stride_(CeilDiv(filters.size() * element, kAlignment) * kAlignment /
                 element) {
     const int64_t affordable =
         std::max<int64_t>(1, kBytes / (filters.size() * element));
     const int64_t most =
-        std::min({CeilDiv(kWantedUnits, filter_units), affordable, tiles});
+        std::min({CeilDiv(kWantedItems, items_of_chunk), affordable, tiles});
     // As few as have no more tiles: chunks of 2 and 3 tiles would make some
     // threads wait for those with 3.
     chunks_ = CeilDiv(tiles, CeilDiv(tiles, most));
@@ -37,14 +37,14 @@ class PartialFilters {
   int64_t stride() const { return stride_; }
   int64_t elements() const { return chunks_ * stride_; }
 
-  // Adds all chunks of one packed unit to the first's, a few slots at a time
+  // Adds all chunks of one packed panel to the first's, a few slots at a time
   // that stay in the first-level cache.
   template <typename C>
-  void AddChunks(const KernelSet& set, int64_t unit, C* partials) const {
+  void AddChunks(const KernelSet& set, int64_t panel, C* partials) const {
     const int64_t slots = size_ / kLanes;
     for (int64_t first = 0; first < slots; first += kSumSlots) {
       const int64_t count = std::min(kSumSlots, slots - first);
-      C* const total = partials + unit * size_ + first * kLanes;
+      C* const total = partials + panel * size_ + first * kLanes;
       for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
         KernelsOf<C>(set).add_slots(total + chunk * stride_, count, total);
       }
@@ -54,7 +54,7 @@ class PartialFilters {
  private:
   // Units wanted for a good balance between threads, and the memory that
   // partial gradients may take for it.
-  static constexpr int64_t kWantedUnits = 32;
+  static constexpr int64_t kWantedItems = 32;
   static constexpr int64_t kBytes = 8 << 20;
   static constexpr int64_t kAlignment = 64;
   static constexpr int64_t kSumSlots = 128;

@@ -90,7 +90,7 @@ void InputGradient(const Geometry& geometry, const C* x, const C* f, const C* g,
 
 // filter_gradient = sum g (x - f), or sum g sign(x - f)
 template <typename C>
-void FilterGradient(const Geometry& geometry, keras_adder::FilterGradient mode,
+void FilterGradient(const Geometry& geometry, FilterGradientMode mode,
                     const C* x, const C* f, const C* g,
                     double* filter_gradient) {
   std::fill_n(filter_gradient, geometry.filter_size(), 0.0);
@@ -99,7 +99,7 @@ void FilterGradient(const Geometry& geometry, keras_adder::FilterGradient mode,
     double slope =
         InPadding(geometry, ih, iw) ? 0.0 : x[At(geometry.input, n, ih, iw, c)];
     slope -= f[filter];
-    if (mode == keras_adder::FilterGradient::kSign) {
+    if (mode == FilterGradientMode::kSign) {
       slope = slope > 0 ? 1 : slope < 0 ? -1 : slope;
     }
     filter_gradient[filter] += g[At(geometry.output, n, oh, ow, t)] * slope;

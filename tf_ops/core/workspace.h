@@ -19,7 +19,8 @@ inline int64_t GapBytes(int threads) { return threads > 1 ? 256 << 10 : 0; }
 
 // The elements that a part of a workspace takes, and a gap behind it (which the
 // last part of all lacks).
-inline int64_t SetApart(int64_t elements, int64_t element_bytes, int threads) {
+inline int64_t PaddedSize(int64_t elements, int64_t element_bytes,
+                          int threads) {
   return RoundUp(elements, kWorkspaceAlignment / element_bytes) +
          GapBytes(threads) / element_bytes;
 }

@@ -32,7 +32,7 @@ class AdderOp : public tensorflow::OpKernel {
     if (!context->HasAttr("filter_gradient")) return;
     std::string name;
     OP_REQUIRES_OK(context, context->GetAttr("filter_gradient", &name));
-    OP_REQUIRES_OK(context, AsStatus(ParseFilterGradient(name, &mode_)));
+    OP_REQUIRES_OK(context, AsStatus(ParseFilterGradientMode(name, &mode_)));
   }
 
  protected:
@@ -63,7 +63,7 @@ class AdderOp : public tensorflow::OpKernel {
   }
 
   DataFormat data_format() const { return attributes_.data_format; }
-  FilterGradient mode() const { return mode_; }
+  FilterGradientMode mode() const { return mode_; }
 
  private:
   static absl::Status ShapeOf(const char* name,
@@ -79,7 +79,7 @@ class AdderOp : public tensorflow::OpKernel {
   }
 
   Attributes attributes_;
-  FilterGradient mode_ = FilterGradient::kFullPrecision;
+  FilterGradientMode mode_ = FilterGradientMode::kFullPrecision;
 };
 
 }  // namespace keras_adder

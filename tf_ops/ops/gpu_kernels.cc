@@ -53,7 +53,7 @@ class AdderGpuOp : public AdderOp {
     call.pass = pass;
     call.type = kType<T>;
     call.output_type = kType<O>;
-    call.sign = mode() == FilterGradient::kSign;
+    call.sign = mode() == FilterGradientMode::kSign;
     call.channels_first = data_format() == DataFormat::kNCHW;
     call.batch = geometry.batch;
     call.in_channels = geometry.in_channels;

@@ -1,5 +1,5 @@
 // The micro-kernels of the forward pass: sums of distances, of a block of
-// pixels by planes of filters. See ForwardBlock in kernels.h.
+// pixels by blocks of filters. See ForwardParams in kernels.h.
 
 #ifndef KERAS_ADDER_CORE_KERNELS_FORWARD_KERNELS_H_
 #define KERAS_ADDER_CORE_KERNELS_FORWARD_KERNELS_H_
@@ -40,13 +40,13 @@ struct Maximum {
   }
 };
 
-// The shape of a block: pixels of each run, runs, planes of destinations; and
+// The shape of a block: pixels of each run, runs, blocks of destinations; and
 // whether sources are operands.
-template <int kRun_, int kRuns_, int kPlanes_, bool kOperand_>
+template <int kRun_, int kRuns_, int kBlocks_, bool kOperand_>
 struct Shape {
   static constexpr int kRun = kRun_;
   static constexpr int kRuns = kRuns_;
-  static constexpr int kPlanes = kPlanes_;
+  static constexpr int kBlocks = kBlocks_;
   static constexpr bool kOperand = kOperand_;
   static constexpr int kPixels = kRun * kRuns;
   // The first and the last pixel of a run may meet fewer taps than others.
@@ -56,31 +56,32 @@ struct Shape {
 
 using OnePixel = Shape<1, 1, 1, false>;
 
-// The vectors of all planes of destinations of a block.
+// The vectors of all blocks of destinations of a params.
 template <typename C, typename S>
-constexpr int kSpan = S::kPlanes * kVectors<C>;
+constexpr int kSpan = S::kBlocks * kVectors<C>;
 
-// Where vector v lies in an array that has the next plane `plane` elements on.
+// Where vector v lies in an array whose blocks of channels are `block_stride`
+// apart.
 template <typename C>
-inline ptrdiff_t VectorAt(int v, ptrdiff_t plane) {
-  return v / kVectors<C> * plane + v % kVectors<C> * kWidth<C>;
+inline ptrdiff_t VectorAt(int v, ptrdiff_t block_stride) {
+  return v / kVectors<C> * block_stride + v % kVectors<C> * kWidth<C>;
 }
 
-// One sum for each pixel and each vector of the planes of destinations.
+// One sum for each pixel and each vector of the blocks of destinations.
 template <typename C, typename S>
 struct Sums {
   Vector<C> at[S::kPixels][kSpan<C, S>];
 };
 
-// The two runs of a block, or one twice.
+// The two runs of a params, or one twice.
 template <typename C>
-struct TwoRuns {
+struct SpanPair {
   const C* first;
   const C* second;
 };
 
 template <typename C, typename S>
-inline const C* PixelOf(const TwoRuns<C>& runs, int p, ptrdiff_t step) {
+inline const C* PixelOf(const SpanPair<C>& runs, int p, ptrdiff_t step) {
   return p < S::kRun ? runs.first + p * step
                      : runs.second + (p - S::kRun) * step;
 }
@@ -88,11 +89,12 @@ inline const C* PixelOf(const TwoRuns<C>& runs, int p, ptrdiff_t step) {
 // The sources of `kCount` neighbouring pixels. Every third has a pointer of its
 // own: an address takes one or two steps in its stride, but no more.
 template <typename C, int kCount>
-struct Sources {
+struct PixelPointers {
   const C* thirds[(kCount + 2) / 3];
   ptrdiff_t step;
 
-  inline __attribute__((always_inline)) Sources(const C* first, ptrdiff_t step)
+  inline __attribute__((always_inline)) PixelPointers(const C* first,
+                                                      ptrdiff_t step)
       : step(step) {
 #pragma GCC unroll 16
     for (int i = 0; i < (kCount + 2) / 3; ++i) {
@@ -106,21 +108,21 @@ struct Sources {
   }
 };
 
-// Adds the terms of some taps, for `channels` of one plane of sources, to the
+// Adds the terms of some taps, for `channels` of one block of sources, to the
 // sums of pixels kFirst ... kEnd - 1 of each run. The filters of one tap follow
 // those of the one before, most of the time, and stream from the second-level
 // cache; unrolling makes up for the instructions that are not arithmetic.
 template <typename C, typename Step, typename S, int kFirst, int kEnd>
 inline __attribute__((always_inline)) void AddTaps(
-    const ForwardTap* taps, int64_t count, const TwoRuns<C>& sources,
-    ptrdiff_t pixel, const C* filters, ptrdiff_t next_filters, int64_t channels,
+    const ForwardTap* taps, int64_t count, const SpanPair<C>& sources,
+    ptrdiff_t pixel, const C* filters, ptrdiff_t panel_stride, int64_t channels,
     Vector<C> factor, Sums<C, S>& sums) {
   if constexpr (kFirst >= kEnd) return;
   // In the order that needs the fewest registers at a time.
   constexpr bool kByPixels = !kBroadcastOperands || !S::kOperand;
   for (const ForwardTap* tap = taps; tap < taps + count; ++tap) {
-    Sources<C, S::kRun> first(sources.first + tap->source, pixel);
-    Sources<C, S::kRun> second(sources.second + tap->source, pixel);
+    PixelPointers<C, S::kRun> first(sources.first + tap->source, pixel);
+    PixelPointers<C, S::kRun> second(sources.second + tap->source, pixel);
     const C* filter = filters + tap->filter;
     const C* const end = filter + channels * kLanes;
 #pragma GCC unroll 4
@@ -131,7 +133,7 @@ inline __attribute__((always_inline)) void AddTaps(
         const int v = kByPixels ? i % kSpan<C, S> : i / S::kPixels;
         if (p % S::kRun < kFirst || p % S::kRun >= kEnd) continue;
         sums.at[p][v] = Step::Add(
-            sums.at[p][v], Load(filter + VectorAt<C>(v, next_filters)),
+            sums.at[p][v], Load(filter + VectorAt<C>(v, panel_stride)),
             p < S::kRun ? first.Of(p) : second.Of(p - S::kRun), factor);
       }
       first.NextChannel();
@@ -143,26 +145,27 @@ inline __attribute__((always_inline)) void AddTaps(
 // Adds all taps and channels of the block to sums that stay in registers.
 template <typename C, typename Step, typename S>
 inline __attribute__((always_inline)) Sums<C, S> SumOverTaps(
-    const ForwardBlock<C>& block, TwoRuns<C> sources, Sums<C, S> sums) {
+    const ForwardParams<C>& params, SpanPair<C> sources, Sums<C, S> sums) {
   const Vector<C> factor = Step::Factor();
-  const ptrdiff_t pixel = block.source_pixel;
-  const ForwardTap* const leading = block.taps;
-  const ForwardTap* const inner = leading + block.leading;
-  const ForwardTap* const trailing = inner + block.inner;
-  const C* filters = block.filters;
-  for (int64_t left = block.channels; left > 0; left -= kLanes) {
+  const ptrdiff_t pixel = params.source_pixel_stride;
+  const ForwardTap* const leading = params.taps;
+  const ForwardTap* const inner = leading + params.leading;
+  const ForwardTap* const trailing = inner + params.inner;
+  const C* filters = params.filters;
+  for (int64_t left = params.channels; left > 0; left -= kLanes) {
     const int64_t channels = left < kLanes ? left : kLanes;
-    AddTaps<C, Step, S, 1, S::kRun>(leading, block.leading, sources, pixel,
-                                    filters, block.next_filters, channels,
+    AddTaps<C, Step, S, 1, S::kRun>(leading, params.leading, sources, pixel,
+                                    filters, params.panel_stride, channels,
                                     factor, sums);
-    AddTaps<C, Step, S, 0, S::kRun>(inner, block.inner, sources, pixel, filters,
-                                    block.next_filters, channels, factor, sums);
-    AddTaps<C, Step, S, 0, S::kRun - 1>(trailing, block.trailing, sources,
-                                        pixel, filters, block.next_filters,
+    AddTaps<C, Step, S, 0, S::kRun>(inner, params.inner, sources, pixel,
+                                    filters, params.panel_stride, channels,
+                                    factor, sums);
+    AddTaps<C, Step, S, 0, S::kRun - 1>(trailing, params.trailing, sources,
+                                        pixel, filters, params.panel_stride,
                                         channels, factor, sums);
-    sources.first += block.source_plane;
-    sources.second += block.source_plane;
-    filters += block.filter_plane;
+    sources.first += params.source_block_stride;
+    sources.second += params.source_block_stride;
+    filters += params.filter_block_stride;
   }
   return sums;
 }
@@ -171,19 +174,19 @@ inline __attribute__((always_inline)) Sums<C, S> SumOverTaps(
 constexpr int kRowColumns = 3;
 
 // Adds the terms of a row of taps whose sources are neighbours, for `channels`
-// of one plane of sources. Each source is then the next pixel's, too.
+// of one block of sources. Each source is then the next pixel's, too.
 template <typename C, typename S, bool kLeads, bool kTrails>
 inline __attribute__((always_inline)) void AddRow(
     const C* source, ptrdiff_t pixel, const C* filter, ptrdiff_t next_column,
-    ptrdiff_t next_filters, int64_t channels, Vector<C> minus_two,
+    ptrdiff_t panel_stride, int64_t channels, Vector<C> minus_two,
     Sums<C, S>& sums) {
   constexpr int kSources = S::kRun + kRowColumns - 1;
   constexpr int kV = kSpan<C, S>;
-  // One plane goes on from several pixels in turns: its three additions to a
+  // One block goes on from several pixels in turns: its three additions to a
   // sum, one behind the other, would wait for each other.
   constexpr int kPart = kV == 1 && S::kRun > 4 ? 4 : S::kRun;
   constexpr int kParts = (S::kRun + kPart - 1) / kPart;
-  Sources<C, kSources> sources(source, pixel);
+  PixelPointers<C, kSources> sources(source, pixel);
   for (const C* const end = filter + channels * kLanes; filter < end;
        filter += kLanes) {
     Vector<C> filters[kRowColumns][kV];
@@ -191,7 +194,7 @@ inline __attribute__((always_inline)) void AddRow(
     for (int i = 0; i < kRowColumns * kV; ++i) {
       const int t = i / kV, v = i % kV;
       filters[t][v] =
-          Load(filter + t * next_column + VectorAt<C>(v, next_filters));
+          Load(filter + t * next_column + VectorAt<C>(v, panel_stride));
     }
 #pragma GCC unroll 64
     for (int i = 0; i < kParts * (kPart + kRowColumns - 1); ++i) {
@@ -216,22 +219,23 @@ inline __attribute__((always_inline)) void AddRow(
 
 template <typename C, typename S, bool kLeads, bool kTrails>
 inline __attribute__((always_inline)) Sums<C, S> SumOverRows(
-    const ForwardBlock<C>& block, const C* source, Sums<C, S> sums) {
+    const ForwardParams<C>& params, const C* source, Sums<C, S> sums) {
   const Vector<C> minus_two = Opaque<C>(-2);
   const int64_t rows =
-      (block.leading + block.inner + block.trailing) / kRowColumns;
-  const ptrdiff_t next_column = block.taps[rows].filter - block.taps[0].filter;
-  const C* filters = block.filters;
-  for (int64_t left = block.channels; left > 0; left -= kLanes) {
+      (params.leading + params.inner + params.trailing) / kRowColumns;
+  const ptrdiff_t next_column =
+      params.taps[rows].filter - params.taps[0].filter;
+  const C* filters = params.filters;
+  for (int64_t left = params.channels; left > 0; left -= kLanes) {
     for (int64_t row = 0; row < rows; ++row) {
-      const ForwardTap& tap = block.taps[row];
+      const ForwardTap& tap = params.taps[row];
       AddRow<C, S, kLeads, kTrails>(
-          source + tap.source, block.source_pixel, filters + tap.filter,
-          next_column, block.next_filters, left < kLanes ? left : kLanes,
+          source + tap.source, params.source_pixel_stride, filters + tap.filter,
+          next_column, params.panel_stride, left < kLanes ? left : kLanes,
           minus_two, sums);
     }
-    source += block.source_plane;
-    filters += block.filter_plane;
+    source += params.source_block_stride;
+    filters += params.filter_block_stride;
   }
   return sums;
 }
@@ -240,9 +244,9 @@ inline __attribute__((always_inline)) Sums<C, S> SumOverRows(
 template <typename C, typename S>
 struct TapSums {
   static inline __attribute__((always_inline)) Sums<C, S> Of(
-      const ForwardBlock<C>& block, const TwoRuns<C>& sources,
+      const ForwardParams<C>& params, const SpanPair<C>& sources,
       Sums<C, S> sums) {
-    return SumOverTaps<C, Maximum<C, S::kOperand>, S>(block, sources, sums);
+    return SumOverTaps<C, Maximum<C, S::kOperand>, S>(params, sources, sums);
   }
 };
 
@@ -250,26 +254,26 @@ struct TapSums {
 template <typename C, typename S>
 struct RowSums {
   static inline __attribute__((always_inline)) Sums<C, S> Of(
-      const ForwardBlock<C>& block, const TwoRuns<C>& sources,
+      const ForwardParams<C>& params, const SpanPair<C>& sources,
       Sums<C, S> sums) {
     const C* const source = sources.first;
-    if (block.inner + block.leading + block.trailing == 0) return sums;
-    if (block.leading > 0 && block.trailing > 0) {
-      return SumOverRows<C, S, true, true>(block, source, sums);
+    if (params.inner + params.leading + params.trailing == 0) return sums;
+    if (params.leading > 0 && params.trailing > 0) {
+      return SumOverRows<C, S, true, true>(params, source, sums);
     }
-    if (block.leading > 0) {
-      return SumOverRows<C, S, true, false>(block, source, sums);
+    if (params.leading > 0) {
+      return SumOverRows<C, S, true, false>(params, source, sums);
     }
-    if (block.trailing > 0) {
-      return SumOverRows<C, S, false, true>(block, source, sums);
+    if (params.trailing > 0) {
+      return SumOverRows<C, S, false, true>(params, source, sums);
     }
-    return SumOverRows<C, S, false, false>(block, source, sums);
+    return SumOverRows<C, S, false, false>(params, source, sums);
   }
 };
 
 // What `values` says of pixel p of each run.
 template <typename C, typename S>
-inline const C* ValuesOf(const LaneValues<C>& values, int p) {
+inline const C* ValuesOfPixel(const LaneValues<C>& values, int p) {
   if (S::IsFirst(p)) return values.first;
   return S::IsLast(p) ? values.last : values.inner;
 }
@@ -278,12 +282,12 @@ inline const C* ValuesOf(const LaneValues<C>& values, int p) {
 // Partial sums then run from there to minus the distance, and stay small on the
 // way.
 template <typename C, typename S>
-inline __attribute__((always_inline)) Sums<C, S> Reach(
-    const ForwardBlock<C>& block, const TwoRuns<C>& source_sums) {
+inline __attribute__((always_inline)) Sums<C, S> InitAccumulators(
+    const ForwardParams<C>& params, const SpanPair<C>& source_sums) {
   Sums<C, S> sums;
 #pragma GCC unroll 32
   for (int p = 0; p < S::kPixels; ++p) {
-    const C* const filters = ValuesOf<C, S>(block.filter_sums, p);
+    const C* const filters = ValuesOfPixel<C, S>(params.filter_sums, p);
     const Vector<C> source = Broadcast(*PixelOf<C, S>(source_sums, p, 1));
 #pragma GCC unroll 8
     for (int v = 0; v < kSpan<C, S>; ++v) {
@@ -307,10 +311,10 @@ inline unsigned Inexact(Vector<C> magnitudes, Vector<C> minus_distances) {
       magnitudes, Min(Broadcast<C>(kLarge), -kCancellation * minus_distances));
 }
 
-// The largest of the source magnitudes of a block; infinite if one is NaN. Up
+// The largest of the source magnitudes of a params; infinite if one is NaN. Up
 // to kWidth<C> - 1 values behind a run are read.
 template <typename C, typename S>
-inline __attribute__((always_inline)) C MostMagnitude(const TwoRuns<C>& runs) {
+inline __attribute__((always_inline)) C MostMagnitude(const SpanPair<C>& runs) {
   Vector<C> most = {};
   unsigned unordered = 0;
 #pragma GCC unroll 2
@@ -355,14 +359,14 @@ inline __attribute__((always_inline)) Vector<C> Largest(const Sums<C, S>& sums,
 // and smallest distances tell.
 template <typename C, typename S>
 inline __attribute__((always_inline)) bool MayBeInexact(
-    const ForwardBlock<C>& block, const TwoRuns<C>& source_magnitudes,
+    const ForwardParams<C>& params, const SpanPair<C>& source_magnitudes,
     const Sums<C, S>& sums) {
   const C magnitude = MostMagnitude<C, S>(source_magnitudes);
   unsigned inexact = 0;
 #pragma GCC unroll 8
   for (int v = 0; v < kSpan<C, S>; ++v) {
     inexact |=
-        Inexact<C>(Load(block.filter_magnitudes + v * kWidth<C>) + magnitude,
+        Inexact<C>(Load(params.filter_magnitudes + v * kWidth<C>) + magnitude,
                    Largest<C, S>(sums, v));
   }
   return inexact != 0;
@@ -370,40 +374,40 @@ inline __attribute__((always_inline)) bool MayBeInexact(
 
 // The sums of one pixel, directly.
 template <typename C, typename S>
-Sums<C, OnePixel> DirectSums(const ForwardBlock<C>& block,
-                             const TwoRuns<C>& sources, int p, int plane) {
-  ForwardBlock<C> pixel = block;
-  pixel.filters += plane * block.next_filters;
-  pixel.inner += block.leading + block.trailing;
+Sums<C, OnePixel> DirectSums(const ForwardParams<C>& params,
+                             const SpanPair<C>& sources, int p, int block) {
+  ForwardParams<C> pixel = params;
+  pixel.filters += block * params.panel_stride;
+  pixel.inner += params.leading + params.trailing;
   pixel.leading = pixel.trailing = 0;
   if (S::IsFirst(p)) {
-    pixel.taps += block.leading;
-    pixel.inner -= block.leading;
+    pixel.taps += params.leading;
+    pixel.inner -= params.leading;
   }
-  if (S::IsLast(p)) pixel.inner -= block.trailing;
-  const C* const source = PixelOf<C, S>(sources, p, block.source_pixel);
+  if (S::IsLast(p)) pixel.inner -= params.trailing;
+  const C* const source = PixelOf<C, S>(sources, p, params.source_pixel_stride);
   return SumOverTaps<C, Direct<C>, OnePixel>(pixel, {source, source}, {});
 }
 
 // Replaces what cancelled in `sums`, kSpan vectors for each pixel.
 template <typename C, typename S>
-__attribute__((noinline)) void ReplaceInexact(const ForwardBlock<C>& block,
-                                              const TwoRuns<C>& sources,
-                                              const TwoRuns<C>& magnitudes,
-                                              C* sums) {
+__attribute__((noinline)) void ReplaceCancelled(const ForwardParams<C>& params,
+                                                const SpanPair<C>& sources,
+                                                const SpanPair<C>& magnitudes,
+                                                C* sums) {
   for (int p = 0; p < S::kPixels; ++p) {
     const C source = *PixelOf<C, S>(magnitudes, p, 1);
-    for (int plane = 0; plane < S::kPlanes; ++plane, sums += kLanes) {
+    for (int block = 0; block < S::kBlocks; ++block, sums += kLanes) {
       unsigned inexact[kVectors<C>], any = 0;
       for (int v = 0; v < kVectors<C>; ++v) {
         const C* const filters =
-            block.filter_magnitudes + plane * kLanes + v * kWidth<C>;
+            params.filter_magnitudes + block * kLanes + v * kWidth<C>;
         inexact[v] =
             Inexact<C>(Load(filters) + source, Load(sums + v * kWidth<C>));
         any |= inexact[v];
       }
       if (!any) continue;
-      const auto exact = DirectSums<C, S>(block, sources, p, plane);
+      const auto exact = DirectSums<C, S>(params, sources, p, block);
       for (int lane = 0; lane < kLanes; ++lane) {
         const int v = lane / kWidth<C>, i = lane % kWidth<C>;
         if (inexact[v] >> i & 1) sums[lane] = exact.at[0][v][i];
@@ -415,23 +419,23 @@ __attribute__((noinline)) void ReplaceInexact(const ForwardBlock<C>& block,
 // Out of registers and back: sums whose address others know would not stay in
 // them.
 template <typename C, typename S>
-inline __attribute__((always_inline)) Sums<C, S> Mended(
-    const ForwardBlock<C>& block, const TwoRuns<C>& sources,
-    const TwoRuns<C>& magnitudes, const Sums<C, S>& sums) {
+inline __attribute__((always_inline)) Sums<C, S> FixCancelledLanes(
+    const ForwardParams<C>& params, const SpanPair<C>& sources,
+    const SpanPair<C>& magnitudes, const Sums<C, S>& sums) {
   C values[S::kPixels * kSpan<C, S> * kWidth<C>];
-  Sums<C, S> mended;
+  Sums<C, S> fixed;
   for (int p = 0; p < S::kPixels; ++p) {
     for (int v = 0; v < kSpan<C, S>; ++v) {
       Store(sums.at[p][v], values + (p * kSpan<C, S> + v) * kWidth<C>);
     }
   }
-  ReplaceInexact<C, S>(block, sources, magnitudes, values);
+  ReplaceCancelled<C, S>(params, sources, magnitudes, values);
   for (int p = 0; p < S::kPixels; ++p) {
     for (int v = 0; v < kSpan<C, S>; ++v) {
-      mended.at[p][v] = Load(values + (p * kSpan<C, S> + v) * kWidth<C>);
+      fixed.at[p][v] = Load(values + (p * kSpan<C, S> + v) * kWidth<C>);
     }
   }
-  return mended;
+  return fixed;
 }
 
 // Subtracts the padding of the first and the last pixels, or of those between.
@@ -443,21 +447,21 @@ inline __attribute__((always_inline)) void SubtractPadding(
     if (kBetween == (S::IsFirst(p) || S::IsLast(p))) continue;
 #pragma GCC unroll 8
     for (int v = 0; v < kSpan<C, S>; ++v) {
-      sums.at[p][v] -= Load(ValuesOf<C, S>(padding, p) + v * kWidth<C>);
+      sums.at[p][v] -= Load(ValuesOfPixel<C, S>(padding, p) + v * kWidth<C>);
     }
   }
 }
 
 template <typename C, typename S>
-inline __attribute__((always_inline)) void AddBefore(const TwoRuns<C>& before,
-                                                     ptrdiff_t plane,
+inline __attribute__((always_inline)) void AddBefore(const SpanPair<C>& before,
+                                                     ptrdiff_t block_stride,
                                                      Sums<C, S>& sums) {
 #pragma GCC unroll 32
   for (int p = 0; p < S::kPixels; ++p) {
     const C* const from = PixelOf<C, S>(before, p, kLanes);
 #pragma GCC unroll 8
     for (int v = 0; v < kSpan<C, S>; ++v) {
-      sums.at[p][v] = Load(from + VectorAt<C>(v, plane)) + sums.at[p][v];
+      sums.at[p][v] = Load(from + VectorAt<C>(v, block_stride)) + sums.at[p][v];
     }
   }
 }
@@ -466,13 +470,13 @@ inline __attribute__((always_inline)) void AddBefore(const TwoRuns<C>& before,
 // fused multiply-adds; a NaN is the second operand and stays.
 template <typename C, typename S>
 inline __attribute__((always_inline)) void ApplyEpilogue(
-    const ForwardBlock<C>& block, Sums<C, S>& sums) {
-  const Vector<C> lower = Broadcast(block.lower);
-  const Vector<C> upper = Broadcast(block.upper);
+    const ForwardParams<C>& params, Sums<C, S>& sums) {
+  const Vector<C> lower = Broadcast(params.lower);
+  const Vector<C> upper = Broadcast(params.upper);
 #pragma GCC unroll 8
   for (int v = 0; v < kSpan<C, S>; ++v) {
-    const Vector<C> multiplier = Load(block.multiplier + v * kWidth<C>);
-    const Vector<C> offset = Load(block.offset + v * kWidth<C>);
+    const Vector<C> multiplier = Load(params.multiplier + v * kWidth<C>);
+    const Vector<C> offset = Load(params.offset + v * kWidth<C>);
 #pragma GCC unroll 32
     for (int p = 0; p < S::kPixels; ++p) {
       sums.at[p][v] =
@@ -485,90 +489,89 @@ template <typename C, typename S>
 inline __attribute__((always_inline)) void WriteSums(const Sums<C, S>& sums,
                                                      C* first, C* second,
                                                      ptrdiff_t pixel,
-                                                     ptrdiff_t plane) {
+                                                     ptrdiff_t block_stride) {
 #pragma GCC unroll 32
   for (int p = 0; p < S::kPixels; ++p) {
     C*& output = p < S::kRun ? first : second;
 #pragma GCC unroll 8
     for (int v = 0; v < kSpan<C, S>; ++v) {
-      Store(sums.at[p][v], output + VectorAt<C>(v, plane));
+      Store(sums.at[p][v], output + VectorAt<C>(v, block_stride));
     }
     output += pixel;
   }
 }
 
 template <typename C, typename S>
-inline __attribute__((always_inline)) void Finish(const ForwardBlock<C>& block,
-                                                  const RunStart& first,
-                                                  const RunStart& second,
-                                                  int64_t done,
-                                                  Sums<C, S> sums) {
-  SubtractPadding<C, S, false>(block.padding, sums);
-  if (block.padded) SubtractPadding<C, S, true>(block.padding, sums);
-  if (block.before != nullptr) {
-    const C* const before = block.before + done * kLanes;
+inline __attribute__((always_inline)) void Finish(
+    const ForwardParams<C>& params, const SpanOffsets& first,
+    const SpanOffsets& second, int64_t done, Sums<C, S> sums) {
+  SubtractPadding<C, S, false>(params.padding, sums);
+  if (params.padded) SubtractPadding<C, S, true>(params.padding, sums);
+  if (params.before != nullptr) {
+    const C* const before = params.before + done * kLanes;
     AddBefore<C, S>({before + first.total, before + second.total},
-                    block.before_plane, sums);
+                    params.before_block_stride, sums);
   }
-  if (block.multiplier != nullptr) ApplyEpilogue<C, S>(block, sums);
-  C* const output = block.output + done * block.output_pixel;
-  WriteSums<C, S>(sums, output + first.*block.start,
-                  output + second.*block.start, block.output_pixel,
-                  block.output_plane);
+  if (params.multiplier != nullptr) ApplyEpilogue<C, S>(params, sums);
+  C* const output = params.output + done * params.output_pixel_stride;
+  WriteSums<C, S>(sums, output + first.*params.start,
+                  output + second.*params.start, params.output_pixel_stride,
+                  params.output_block_stride);
 }
 
-// Distances of one block, `done` pixels behind its starts, from sums of maxima.
-// What depends on a pixel and a lane depends on nothing else of the block, so
-// that any tiling gives the same bits: the block's largest magnitudes and
-// smallest distances only tell whether to look closer.
+// Distances of one params, `done` pixels behind its starts, from sums of
+// maxima. What depends on a pixel and a lane depends on nothing else of the
+// params, so that any tiling gives the same bits: the block's largest
+// magnitudes and smallest distances only tell whether to look closer.
 template <typename C, typename S, template <typename, typename> class Sum>
 inline __attribute__((always_inline)) void ForwardRuns(
-    const ForwardBlock<C>& block, const RunStart& first, const RunStart& second,
-    int64_t done) {
+    const ForwardParams<C>& params, const SpanOffsets& first,
+    const SpanOffsets& second, int64_t done) {
   const auto runs = [&](const C* values) {
     values += done;
-    return TwoRuns<C>{values + first.pixel, values + second.pixel};
+    return SpanPair<C>{values + first.pixel, values + second.pixel};
   };
-  const C* const source = block.source + done * block.source_pixel;
-  const TwoRuns<C> sources{source + first.source, source + second.source};
+  const C* const source = params.source + done * params.source_pixel_stride;
+  const SpanPair<C> sources{source + first.source, source + second.source};
   if constexpr (kDirectForward) {
-    Finish<C, S>(block, first, second, done,
-                 SumOverTaps<C, Direct<C>, S>(block, sources, {}));
+    Finish<C, S>(params, first, second, done,
+                 SumOverTaps<C, Direct<C>, S>(params, sources, {}));
   } else {
-    const auto sums = Sum<C, S>::Of(
-        block, sources, Reach<C, S>(block, runs(block.source_sums)));
-    const TwoRuns<C> magnitudes = runs(block.source_magnitudes);
-    if (__builtin_expect(MayBeInexact<C, S>(block, magnitudes, sums), 0)) {
-      Finish<C, S>(block, first, second, done,
-                   Mended<C, S>(block, sources, magnitudes, sums));
+    const auto sums =
+        Sum<C, S>::Of(params, sources,
+                      InitAccumulators<C, S>(params, runs(params.source_sums)));
+    const SpanPair<C> magnitudes = runs(params.source_magnitudes);
+    if (__builtin_expect(MayBeInexact<C, S>(params, magnitudes, sums), 0)) {
+      Finish<C, S>(params, first, second, done,
+                   FixCancelledLanes<C, S>(params, sources, magnitudes, sums));
     } else {
-      Finish<C, S>(block, first, second, done, sums);
+      Finish<C, S>(params, first, second, done, sums);
     }
   }
 }
 
 template <typename C, typename S, template <typename, typename> class Sum>
-void Forward(const ForwardBlock<C>& block, const RunStart* starts,
+void Forward(const ForwardParams<C>& params, const SpanOffsets* starts,
              int64_t count, int64_t times) {
   for (int64_t i = 0; i < count; i += S::kRuns) {
     for (int64_t done = 0; done < times * S::kRun; done += S::kRun) {
-      ForwardRuns<C, S, Sum>(block, starts[i], starts[i + S::kRuns - 1], done);
+      ForwardRuns<C, S, Sum>(params, starts[i], starts[i + S::kRuns - 1], done);
     }
   }
 }
 
 // Calls the instance for `pixels` (of each run) out of 1 ... kMost.
-template <typename C, int kMost, int kRuns, int kPlanes, bool kOperand,
+template <typename C, int kMost, int kRuns, int kBlocks, bool kOperand,
           template <typename, typename> class Sum>
-void ForwardUpTo(const ForwardBlock<C>& block, const RunStart* starts,
+void ForwardUpTo(const ForwardParams<C>& params, const SpanOffsets* starts,
                  int64_t count, int64_t times, int pixels) {
   if (pixels == kMost) {
-    using S = Shape<kMost, kRuns, kPlanes, kOperand>;
-    return Forward<C, S, Sum>(block, starts, count, times);
+    using S = Shape<kMost, kRuns, kBlocks, kOperand>;
+    return Forward<C, S, Sum>(params, starts, count, times);
   }
   if constexpr (kMost > 1) {
-    ForwardUpTo<C, kMost - 1, kRuns, kPlanes, kOperand, Sum>(
-        block, starts, count, times, pixels);
+    ForwardUpTo<C, kMost - 1, kRuns, kBlocks, kOperand, Sum>(
+        params, starts, count, times, pixels);
   }
 }
 

@@ -1,6 +1,6 @@
 // The micro-kernels of the gradients: of the inputs, of the filters, and of
-// both at once. See InputGradientBlock, FilterGradientBlock and BackwardBlock
-// in kernels.h.
+// both at once. See InputGradientParams, FilterGradientParams and
+// BackwardParams in kernels.h.
 
 #ifndef KERAS_ADDER_CORE_KERNELS_GRADIENT_KERNELS_H_
 #define KERAS_ADDER_CORE_KERNELS_GRADIENT_KERNELS_H_
@@ -15,22 +15,22 @@ namespace {
 // Sums are added to the totals at the end of a block: shorter chains of
 // additions, smaller errors.
 template <typename C, int kPixels>
-void AddInputGradients(const InputGradientBlock<C>& block) {
+void AddInputGradients(const InputGradientParams<C>& params) {
   constexpr int kV = kVectors<C>;
   const Vector<C> one = Opaque<C>(1);
   Vector<C> sums[kPixels][kV] = {};
-  const C* source_plane = block.source;
-  const C* filter_plane = block.filters;
-  for (int64_t left = block.channels; left > 0; left -= kLanes) {
+  const C* sources = params.source;
+  const C* filters = params.filters;
+  for (int64_t left = params.channels; left > 0; left -= kLanes) {
     const int64_t channels = left < kLanes ? left : kLanes;
-    for (int64_t row = 0; row < block.row_tap_count; ++row) {
-      const TapSlot& row_tap = block.row_taps[row];
-      for (int64_t column = 0; column < block.column_tap_count; ++column) {
-        const TapSlot& column_tap = block.column_taps[column];
-        const C* source = source_plane + row_tap.slot * block.source_row +
+    for (int64_t row = 0; row < params.row_tap_count; ++row) {
+      const TapSlot& row_tap = params.row_taps[row];
+      for (int64_t column = 0; column < params.column_tap_count; ++column) {
+        const TapSlot& column_tap = params.column_taps[column];
+        const C* source = sources + row_tap.slot * params.source_row_stride +
                           column_tap.slot * kLanes;
-        const C* filter = filter_plane + row_tap.tap * block.filter_row +
-                          column_tap.tap * block.filter_column;
+        const C* filter = filters + row_tap.tap * params.filter_row_stride +
+                          column_tap.tap * params.filter_column_stride;
         for (int64_t channel = 0; channel < channels; ++channel) {
 #pragma GCC unroll 64
           for (int i = 0; i < kPixels * kV; ++i) {
@@ -39,7 +39,7 @@ void AddInputGradients(const InputGradientBlock<C>& block) {
             const int at = v * kWidth<C>;
             const Vector<C> difference =
                 Difference<C>(Load(filter + at),
-                              Load(block.centre + p * kLanes + at), one, true);
+                              Load(params.centre + p * kLanes + at), one, true);
             sums[p][v] = FmaBroadcast(HardTanh<C>(difference),
                                       source + p * kLanes, sums[p][v]);
           }
@@ -48,27 +48,27 @@ void AddInputGradients(const InputGradientBlock<C>& block) {
         }
       }
     }
-    source_plane += block.source_plane;
-    filter_plane += block.filter_plane;
+    sources += params.source_block_stride;
+    filters += params.filter_block_stride;
   }
 #pragma GCC unroll 32
   for (int p = 0; p < kPixels; ++p) {
 #pragma GCC unroll 8
     for (int v = 0; v < kV; ++v) {
-      C* const to = block.total + p * kLanes + v * kWidth<C>;
+      C* const to = params.total + p * kLanes + v * kWidth<C>;
       Store(Load(to) + sums[p][v], to);
     }
   }
 }
 
 template <typename C, int kMost>
-void InputGradientUpTo(const InputGradientBlock<C>& block, int pixels) {
-  if (pixels == kMost) return AddInputGradients<C, kMost>(block);
-  if constexpr (kMost > 1) InputGradientUpTo<C, kMost - 1>(block, pixels);
+void InputGradientUpTo(const InputGradientParams<C>& params, int pixels) {
+  if (pixels == kMost) return AddInputGradients<C, kMost>(params);
+  if constexpr (kMost > 1) InputGradientUpTo<C, kMost - 1>(params, pixels);
 }
 
-// One vector of the filters of a backward block, and of the sums that are their
-// gradients: what stays in registers while the pixels go by. `kOperands`:
+// One vector of the filters of a backward params, and of the sums that are
+// their gradients: what stays in registers while the pixels go by. `kOperands`:
 // scalars are operands of every instruction, not registers that two share.
 template <typename C, bool kFinite, bool kOperands, int kFilters>
 struct BackwardStep {
@@ -116,10 +116,10 @@ struct BackwardStep {
 // how many are taken at once is a matter of speed alone.
 template <typename C, bool kFinite, bool kOperands, int kFilters>
 inline __attribute__((always_inline)) void BackwardFilters(
-    const BackwardBlock<C>& block, const BackwardTap& tap, int first) {
+    const BackwardParams<C>& params, const BackwardTap& tap, int first) {
   constexpr int kPixels = kBackwardPixels;
-  const C* const filters = block.filters + tap.filter + first * kLanes;
-  C* const total = block.total + tap.filter + first * kLanes;
+  const C* const filters = params.filters + tap.filter + first * kLanes;
+  C* const total = params.total + tap.filter + first * kLanes;
   for (int v = 0; v < kVectors<C>; ++v) {
     const int lane = v * kWidth<C>;
     BackwardStep<C, kFinite, kOperands, kFilters> step;
@@ -129,15 +129,15 @@ inline __attribute__((always_inline)) void BackwardFilters(
       step.filters[t] = Load(filters + t * kLanes + lane);
       step.sums[t] = Vector<C>{};
     }
-    for (int64_t image = 0; image < block.images; ++image) {
+    for (int64_t image = 0; image < params.images; ++image) {
       for (int64_t row = 0; row < tap.rows; ++row) {
-        const int64_t start = tap.input + image * block.input_image +
-                              row * block.input_row + lane;
-        const C* input = block.input + start;
-        C* input_gradient = block.input_gradient + start;
-        const C* gradient = block.gradient + tap.gradient +
-                            image * block.gradient_image +
-                            row * block.gradient_row + first;
+        const int64_t start = tap.input + image * params.input_image_stride +
+                              row * params.input_row_stride + lane;
+        const C* input = params.input + start;
+        C* input_gradient = params.input_gradient + start;
+        const C* gradient = params.gradient + tap.gradient +
+                            image * params.gradient_image_stride +
+                            row * params.gradient_row_stride + first;
         int64_t column = 0;
         for (; column + kPixels <= tap.columns; column += kPixels) {
           const int64_t at = column * kLanes;
@@ -159,26 +159,26 @@ inline __attribute__((always_inline)) void BackwardFilters(
 }
 
 template <typename C, bool kFinite, bool kOperands, int kMost>
-void BackwardUpTo(const BackwardBlock<C>& block, const BackwardTap& tap,
+void BackwardUpTo(const BackwardParams<C>& params, const BackwardTap& tap,
                   int first, int count) {
   if (count == kMost) {
-    return BackwardFilters<C, kFinite, kOperands, kMost>(block, tap, first);
+    return BackwardFilters<C, kFinite, kOperands, kMost>(params, tap, first);
   }
   if constexpr (kMost > 1) {
-    BackwardUpTo<C, kFinite, kOperands, kMost - 1>(block, tap, first, count);
+    BackwardUpTo<C, kFinite, kOperands, kMost - 1>(params, tap, first, count);
   }
 }
 
 template <typename C, bool kFinite, bool kOperands, int kFilters>
-void Backward(const BackwardBlock<C>& block) {
-  for (int64_t i = 0; i < block.tap_count; ++i) {
+void Backward(const BackwardParams<C>& params) {
+  for (int64_t i = 0; i < params.tap_count; ++i) {
     // Dealt out evenly: 9 channels are 5 and 4, not 8 and 1.
-    const int parts = (block.channels + kFilters - 1) / kFilters;
+    const int parts = (params.channels + kFilters - 1) / kFilters;
     for (int part = 0; part < parts; ++part) {
-      const int first = block.channels * part / parts;
-      const int end = block.channels * (part + 1) / parts;
-      BackwardUpTo<C, kFinite, kOperands, kFilters>(block, block.taps[i], first,
-                                                    end - first);
+      const int first = params.channels * part / parts;
+      const int end = params.channels * (part + 1) / parts;
+      BackwardUpTo<C, kFinite, kOperands, kFilters>(params, params.taps[i],
+                                                    first, end - first);
     }
   }
 }
@@ -196,22 +196,23 @@ struct SignOnly {
 };
 
 template <typename C, typename Mode, int kFilters>
-void CorrelateFilters(const FilterGradientBlock<C>& block) {
+void CorrelateFilters(const FilterGradientParams<C>& params) {
   for (int v = 0; v < kVectors<C>; ++v) {
     const int lane = v * kWidth<C>;
     Vector<C> filters[kFilters];
     Vector<C> sums[kFilters] = {};
 #pragma GCC unroll 16
     for (int t = 0; t < kFilters; ++t) {
-      filters[t] = Load(block.filters + t * kLanes + lane);
+      filters[t] = Load(params.filters + t * kLanes + lane);
     }
-    for (int64_t image = 0; image < block.images; ++image) {
-      for (int64_t row = 0; row < block.rows; ++row) {
-        const C* input = block.input + image * block.input_image +
-                         row * block.input_row + lane;
-        const C* gradient = block.gradient + image * block.gradient_image +
-                            row * block.gradient_row;
-        for (int64_t column = 0; column < block.columns; ++column) {
+    for (int64_t image = 0; image < params.images; ++image) {
+      for (int64_t row = 0; row < params.rows; ++row) {
+        const C* input = params.input + image * params.input_image_stride +
+                         row * params.input_row_stride + lane;
+        const C* gradient = params.gradient +
+                            image * params.gradient_image_stride +
+                            row * params.gradient_row_stride;
+        for (int64_t column = 0; column < params.columns; ++column) {
           const Vector<C> x = Load(input);
 #pragma GCC unroll 16
           for (int t = 0; t < kFilters; ++t) {
@@ -225,17 +226,17 @@ void CorrelateFilters(const FilterGradientBlock<C>& block) {
     }
 #pragma GCC unroll 16
     for (int t = 0; t < kFilters; ++t) {
-      C* to = block.total + t * kLanes + lane;
+      C* to = params.total + t * kLanes + lane;
       Store(Load(to) + sums[t], to);
     }
   }
 }
 
 template <typename C, typename Mode, int kMost>
-void CorrelateFiltersUpTo(const FilterGradientBlock<C>& block, int count) {
-  if (count == kMost) return CorrelateFilters<C, Mode, kMost>(block);
+void CorrelateFiltersUpTo(const FilterGradientParams<C>& params, int count) {
+  if (count == kMost) return CorrelateFilters<C, Mode, kMost>(params);
   if constexpr (kMost > 1) {
-    CorrelateFiltersUpTo<C, Mode, kMost - 1>(block, count);
+    CorrelateFiltersUpTo<C, Mode, kMost - 1>(params, count);
   }
 }
 

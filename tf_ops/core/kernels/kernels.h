@@ -1,16 +1,16 @@
 // What an instruction set offers: the innermost loops, behind plain pointers.
 //
 // All of them work on tiles. A tile holds some positions ("slots") of an image
-// for some channels, in planes of kLanes channels:
+// for some channels, in blocks of kLanes channels:
 //
-//     tile[plane][slot][lane]        channel = plane * kLanes + lane
+//     tile[block][slot][lane]        channel = block * kLanes + lane
 //
 // so that one slot to the next is always kLanes elements, a constant the
 // compiler can fold into addresses. The forward pass is told how far slots are
 // apart, since it may read pixels of a tensor in their place. Filters are
-// packed the same way, for each plane of destination channels:
+// packed the same way, for each block of destination channels:
 //
-//     filters[source plane][tap column][tap row][source lane][destination lane]
+//     filters[source block][tap column][tap row][source lane][destination lane]
 //
 // Tiling, packing and threading live one level up (correlation.h,
 // filter_gradient.h, backward.h), once for all instruction sets.
@@ -25,13 +25,13 @@
 
 namespace keras_adder {
 
-// Channels in a plane of a tile. A multiple of every vector width.
+// Channels in a block of a tile. A multiple of every vector width.
 constexpr int kLanes = 16;
 
-// The most planes of destinations that a kernel takes at once, and by rows of
+// The most blocks of destinations that a kernel takes at once, and by rows of
 // taps.
-constexpr int kMostPlanes = 4;
-constexpr int kMostRowPlanes = 2;
+constexpr int kMaxBlocks = 4;
+constexpr int kMaxRowBlocks = 2;
 
 // A filter tap along one axis: the slot in which a block of destinations meets
 // it (counted from the slot of the block itself), and which tap it is.
@@ -49,7 +49,7 @@ struct LaneValues {
   const C* last;
 };
 
-// Where a tap of one plane of sources lies: its source, seen from a block's
+// Where a tap of one block of sources lies: its source, seen from a block's
 // first pixel, and its filters. Both in elements.
 struct ForwardTap {
   ptrdiff_t source;
@@ -59,19 +59,19 @@ struct ForwardTap {
 // Where a run of neighbouring pixels starts: in the sources, among pixels
 // (of sums), and in the output, which is either the totals or the tensor. All
 // but the pixel in elements.
-struct RunStart {
+struct SpanOffsets {
   ptrdiff_t source;
   ptrdiff_t pixel;
   ptrdiff_t total;
   ptrdiff_t result;
 };
 
-// For runs of pixels and some planes of destinations:
+// For runs of pixels and some blocks of destinations:
 //
 //   output -= padding + sum_taps,channels |filter - source|
 //
-// The sums over all taps and channels of the block, of sources (for each pixel)
-// and of filters (for each lane), let the kernel work with maxima:
+// The sums over all taps and channels of the params, of sources (for each
+// pixel) and of filters (for each lane), let the kernel work with maxima:
 //
 //   |filter - source| = 2 max(filter, source) - filter - source
 //
@@ -82,31 +82,31 @@ struct RunStart {
 // `trailing` ones: they lie in the padding. What these and others that were
 // left out contribute, the filters' magnitudes, is the `padding`.
 template <typename C>
-struct ForwardBlock {
+struct ForwardParams {
   const C* source;
-  ptrdiff_t source_plane, source_pixel;
+  ptrdiff_t source_block_stride, source_pixel_stride;
   const C* filters;
-  ptrdiff_t filter_plane;
-  ptrdiff_t next_filters;  // from one plane of destinations to the next
-  // The same for all planes of sources: leading ones, others, trailing ones;
+  ptrdiff_t filter_block_stride;
+  ptrdiff_t panel_stride;  // from one block of destinations to the next
+  // The same for all blocks of sources: leading ones, others, trailing ones;
   // column by column, of as many rows each.
   const ForwardTap* taps;
   int64_t leading, inner, trailing;
-  int64_t channels;  // of sources, over all planes
+  int64_t channels;  // of sources, over all blocks
   const C* source_sums;
   const C* source_magnitudes;
-  // Of these, planes of destinations follow each other.
+  // Of these, blocks of destinations follow each other.
   const C* filter_magnitudes;
   LaneValues<C> filter_sums;  // of the filters that pixels do meet
   LaneValues<C> padding;
   bool padded;  // pixels between the first and the last have padding, too
   C* output;
-  ptrdiff_t RunStart::* start;  // where in the output
-  ptrdiff_t output_pixel, output_plane;
+  ptrdiff_t SpanOffsets::* start;  // where in the output
+  ptrdiff_t output_pixel_stride, output_block_stride;
   // What other terms have contributed, laid out as totals; null if nothing yet.
   const C* before;
-  ptrdiff_t before_plane;
-  // The epilogue, with the last terms: of these, too, planes of destinations
+  ptrdiff_t before_block_stride;
+  // The epilogue, with the last terms: of these, too, blocks of destinations
   // follow each other. Null if there is none.
   const C* multiplier;
   const C* offset;
@@ -120,47 +120,47 @@ struct ForwardBlock {
 template <typename C>
 struct ForwardKernel {
   int most_pixels;
-  void (*run)(const ForwardBlock<C>&, const RunStart* starts, int64_t count,
+  void (*run)(const ForwardParams<C>&, const SpanOffsets* starts, int64_t count,
               int64_t times, int pixels);
 };
 
 // Neighbouring slots of a tile, or pixels of a tensor.
 template <typename C>
-struct SlotBlock {
+struct SlotParams {
   const C* first;
-  ptrdiff_t plane, slot;  // from one to the next
-  int64_t channels;       // over all planes
+  ptrdiff_t block_stride, slot_stride;  // from one to the next
+  int64_t channels;                     // over all blocks
   int64_t slots;
 };
 
-// For some neighbouring pixels and one plane of destinations:
+// For some neighbouring pixels and one block of destinations:
 //
 //   total += sum_taps,channels source * HT(filter - centre)
 template <typename C>
-struct InputGradientBlock {
+struct InputGradientParams {
   const C* source;
-  ptrdiff_t source_plane, source_row;
+  ptrdiff_t source_block_stride, source_row_stride;
   const C* filters;
-  ptrdiff_t filter_plane, filter_row, filter_column;
+  ptrdiff_t filter_block_stride, filter_row_stride, filter_column_stride;
   const TapSlot* row_taps;
   const TapSlot* column_taps;
   int64_t row_tap_count, column_tap_count;
-  int64_t channels;  // source channels, over all planes
+  int64_t channels;  // source channels, over all blocks
   C* total;
   const C* centre;  // laid out as `total`
 };
 
-// For one tap, one plane of input channels and `count` output channels t:
+// For one tap, one block of input channels and `count` output channels t:
 //
 //   total[t][lane] += sum_pixels gradient[t] * (input - filter[t])[lane]
 //
 // or, for the sign gradient, with sign(input - filter).
 template <typename C>
-struct FilterGradientBlock {
+struct FilterGradientParams {
   const C* input;
-  ptrdiff_t input_image, input_row;
+  ptrdiff_t input_image_stride, input_row_stride;
   const C* gradient;
-  ptrdiff_t gradient_image, gradient_row;
+  ptrdiff_t gradient_image_stride, gradient_row_stride;
   int64_t images, rows, columns;
   const C* filters;
   C* total;
@@ -173,7 +173,7 @@ struct BackwardTap {
   int64_t rows, columns;
 };
 
-// For one plane of input channels, and output channels t: both gradients of the
+// For one block of input channels, and output channels t: both gradients of the
 // same pixels, taps and filters, which share the differences, the output
 // gradients and so most of the work.
 //
@@ -182,16 +182,16 @@ struct BackwardTap {
 //
 // `input_gradient` is laid out as `input`, `total` as `filters`.
 template <typename C>
-struct BackwardBlock {
+struct BackwardParams {
   const C* input;
   C* input_gradient;
-  ptrdiff_t input_image, input_row;
+  ptrdiff_t input_image_stride, input_row_stride;
   const C* gradient;
-  ptrdiff_t gradient_image, gradient_row;
+  ptrdiff_t gradient_image_stride, gradient_row_stride;
   int64_t images;
   const BackwardTap* taps;
   int64_t tap_count;
-  int channels;  // of the output, of one plane
+  int channels;  // of the output, of one block
   const C* filters;
   C* total;
 };
@@ -199,9 +199,9 @@ struct BackwardBlock {
 // The pixels of some images that do not lie in the rows and columns first ...
 // end - 1.
 template <typename C>
-struct OutsideBlock {
+struct OutsideParams {
   const C* tile;
-  ptrdiff_t next_image, next_row;
+  ptrdiff_t image_stride, row_stride;
   int64_t images, rows, columns;
   int64_t first_row, end_row;
   int64_t first_column, end_column;
@@ -238,21 +238,22 @@ struct FilterSums {
   }
 };
 
-// Some taps and planes of sources of packed filters, of one plane of
+// Some taps and blocks of sources of packed filters, of one block of
 // destinations. The first `leading` columns of taps lie in the padding for the
 // first pixel of an image's row, the last `trailing` ones for the last pixel.
 struct FilterWindow {
-  ptrdiff_t plane, row, column;  // from one to the next, in elements
+  ptrdiff_t block_stride, row_stride,
+      column_stride;  // from one to the next, in elements
   int64_t rows, columns;
-  int64_t channels;  // of sources, over all planes
+  int64_t channels;  // of sources, over all blocks
   int64_t leading, trailing;
 };
 
-// What the filters of some planes contribute to the pixels of a run: see
-// ForwardBlock.
+// What the filters of some blocks contribute to the pixels of a run: see
+// ForwardParams.
 template <typename C>
 struct FilterParts {
-  using Values = C[kMostPlanes * kLanes];
+  using Values = C[kMaxBlocks * kLanes];
   Values magnitudes;
   Values sums, first_sums, last_sums;
   Values padding, first_padding, last_padding;
@@ -260,27 +261,27 @@ struct FilterParts {
 
 template <typename C>
 struct Kernels {
-  // For one plane of destinations, for two, and so on.
-  ForwardKernel<C> forward[kMostPlanes];
-  ForwardKernel<C> forward_twice[kMostPlanes];
+  // For one block of destinations, for two, and so on.
+  ForwardKernel<C> forward[kMaxBlocks];
+  ForwardKernel<C> forward_twice[kMaxBlocks];
   // The same for filters of three columns that meet neighbouring sources, of
   // which one at most leads and one trails. Sums up in another order.
-  ForwardKernel<C> forward_rows[kMostRowPlanes];
+  ForwardKernel<C> forward_rows[kMaxRowBlocks];
   // The most pixels of an input gradient, and filters of a filter gradient.
   int max_input_gradient;
   int max_filters;
-  void (*input_gradient)(const InputGradientBlock<C>&, int pixels);
-  void (*filter_gradient)(const FilterGradientBlock<C>&, int count);
-  void (*filter_gradient_sign)(const FilterGradientBlock<C>&, int count);
+  void (*input_gradient)(const InputGradientParams<C>&, int pixels);
+  void (*filter_gradient)(const FilterGradientParams<C>&, int count);
+  void (*filter_gradient_sign)(const FilterGradientParams<C>&, int count);
   // The first of these is for finite inputs and filters only.
-  void (*backward)(const BackwardBlock<C>&);
-  void (*backward_careful)(const BackwardBlock<C>&);
+  void (*backward)(const BackwardParams<C>&);
+  void (*backward_propagate_nan)(const BackwardParams<C>&);
   // The sum, and the sum of magnitudes, of all channels of each slot; and the
   // sum of what `columns` neighbouring pixels see of such sums, tap by tap.
   // They work in whole vectors: of sums, up to kLanes - 1 beyond the last are
   // read and written. `slot_sums` sets `differ` where magnitudes may differ
   // from sums.
-  void (*slot_sums)(const SlotBlock<C>& block, C* sums, C* magnitudes,
+  void (*slot_sums)(const SlotParams<C>& params, C* sums, C* magnitudes,
                     bool* differ);
   void (*tap_sums)(const C* slot_sums, const ForwardTap* taps, int64_t count,
                    int64_t columns, C* sums);
@@ -288,9 +289,9 @@ struct Kernels {
   void (*filter_sums)(const C* filters, const FilterWindow& window,
                       const FilterSums<C>& sums);
   // Of `rows` rows of taps, first ... end - 1 meet the image. `sums` has one
-  // vector of lanes for each row; the planes lie `next_plane` elements apart.
-  void (*filter_parts)(const FilterSums<C>& sums, int64_t planes,
-                       ptrdiff_t next_plane, int64_t first, int64_t end,
+  // vector of lanes for each row; the blocks lie `block_stride` elements apart.
+  void (*filter_parts)(const FilterSums<C>& sums, int64_t blocks,
+                       ptrdiff_t block_stride, int64_t first, int64_t end,
                        int64_t rows, FilterParts<C>* parts);
   // Whether none of so many slots holds an infinity or a NaN.
   bool (*all_finite)(const C* tile, int64_t slots);
@@ -303,20 +304,20 @@ struct Kernels {
   void (*subtract_scaled)(const C* factors, const C* from, int64_t slots,
                           C* to);
   // Adds what lies outside to kLanes sums.
-  void (*sum_outside)(const OutsideBlock<C>& block, C* sums);
+  void (*sum_outside)(const OutsideParams<C>& params, C* sums);
 };
 
-// A run of `count` neighbouring slots of one plane, and the tensor elements
+// A run of `count` neighbouring slots of one block, and the tensor elements
 // they stand for.
-struct Run {
+struct PixelSpan {
   int64_t count;
-  int channels;            // of the plane; lanes beyond are zero in the tile
+  int channels;            // of the block; lanes beyond are zero in the tile
   ptrdiff_t pixel_stride;  // of the tensor, in elements
   ptrdiff_t channel_stride;
-  // So many planes of kLanes channels that are neighbours in the tensor, each
-  // `next_plane` elements behind the one before in the tile.
-  int64_t planes = 1;
-  ptrdiff_t next_plane = 0;
+  // So many blocks of kLanes channels that are neighbours in the tensor, each
+  // `block_stride` elements behind the one before in the tile.
+  int64_t blocks = 1;
+  ptrdiff_t block_stride = 0;
   // The lane of the tensor's first channel, where channels are neighbours.
   // Lanes before it are left alone, those from it on must be zero if it is not
   // the first itself.
@@ -327,8 +328,8 @@ struct Run {
 template <typename T>
 struct Copies {
   using C = typename ComputeType<T>::type;
-  void (*pack)(const T* tensor, const Run& run, C* tile);
-  void (*unpack)(const C* tile, const Run& run, T* tensor);
+  void (*pack)(const T* tensor, const PixelSpan& run, C* tile);
+  void (*unpack)(const C* tile, const PixelSpan& run, T* tensor);
 };
 
 struct KernelSet {

@@ -9,7 +9,7 @@
 namespace keras_adder {
 namespace {
 
-// Vectors in a plane of a tile.
+// Vectors in a block of a tile.
 template <typename C>
 constexpr int kVectors = kLanes / kWidth<C>;
 

@@ -14,9 +14,9 @@
 namespace keras_adder {
 namespace {
 
-// The most pixels or filters of a block, each number of which is an instance of
-// its own. Builds that are for tests alone, whose sanitizers take minutes over
-// all of them, have smaller blocks, of the same code.
+// The most pixels or filters of a params, each number of which is an instance
+// of its own. Builds that are for tests alone, whose sanitizers take minutes
+// over all of them, have smaller blocks, of the same code.
 constexpr int Most(int count) {
 #ifdef KERAS_ADDER_SMALL_BLOCKS
   return count < KERAS_ADDER_SMALL_BLOCKS ? count : KERAS_ADDER_SMALL_BLOCKS;
@@ -25,21 +25,21 @@ constexpr int Most(int count) {
 #endif
 }
 
-// The most pixels of forward blocks with one, two, three and four planes of
-// destinations, and with one and two planes by rows of taps (0 if there are
+// The most pixels of forward blocks with one, two, three and four blocks of
+// destinations, and with one and two blocks by rows of taps (0 if there are
 // none).
 template <int kOne, int kTwo = 0, int kThree = 0, int kFour = 0,
           int kRowsOfOne = 0, int kRowsOfTwo = 0>
 struct ForwardPixels {
   // One vector has no other to share a register with.
-  template <typename C, bool kOperands, int kRuns, int kPixels, int kPlanes>
+  template <typename C, bool kOperands, int kRuns, int kPixels, int kBlocks>
   static constexpr ForwardKernel<C> Make() {
     if constexpr (kPixels == 0) {
       return {0, nullptr};
     } else {
       constexpr int kRun = Most(kPixels < kRuns ? 1 : kPixels / kRuns);
-      constexpr bool kOperand = kOperands || kPlanes * kVectors<C> == 1;
-      return {kRun, &ForwardUpTo<C, kRun, kRuns, kPlanes, kOperand, TapSums>};
+      constexpr bool kOperand = kOperands || kBlocks * kVectors<C> == 1;
+      return {kRun, &ForwardUpTo<C, kRun, kRuns, kBlocks, kOperand, TapSums>};
     }
   }
   template <typename C, bool kOperands, int kRuns>
@@ -49,13 +49,13 @@ struct ForwardPixels {
     kernels[2] = Make<C, kOperands, kRuns, kThree, 3>();
     kernels[3] = Make<C, kOperands, kRuns, kFour, 4>();
   }
-  template <typename C, int kPixels, int kPlanes>
+  template <typename C, int kPixels, int kBlocks>
   static constexpr ForwardKernel<C> MakeRows() {
     if constexpr (kPixels == 0) {
       return {0, nullptr};
     } else {
       constexpr int kRun = Most(kPixels);
-      return {kRun, &ForwardUpTo<C, kRun, 1, kPlanes, false, RowSums>};
+      return {kRun, &ForwardUpTo<C, kRun, 1, kBlocks, false, RowSums>};
     }
   }
   template <typename C>
@@ -66,7 +66,7 @@ struct ForwardPixels {
 };
 
 // The most pixels of an input gradient, filters of a filter gradient, and
-// filters of a backward block.
+// filters of a backward params.
 template <typename C, typename Pixels, int kInputGradient, int kFilters,
           int kBackward, bool kOperands>
 constexpr Kernels<C> MakeKernels() {
@@ -83,7 +83,8 @@ constexpr Kernels<C> MakeKernels() {
   kernels.filter_gradient_sign =
       &CorrelateFiltersUpTo<C, SignOnly<C>, kMostFilters>;
   kernels.backward = &Backward<C, true, kOperands, Most(kBackward)>;
-  kernels.backward_careful = &Backward<C, false, kOperands, Most(kBackward)>;
+  kernels.backward_propagate_nan =
+      &Backward<C, false, kOperands, Most(kBackward)>;
   kernels.slot_sums = &SlotSums<C>;
   kernels.tap_sums = &SumTaps<C>;
   kernels.filter_sums = &SumFilters<C>;

@@ -64,15 +64,15 @@ inline void StoreAs(Vector<C> value, T* to) {
 // Where the pixels of a channel are neighbours, rather than the channels of a
 // pixel: kWidth<C> of either at a time. These return how many pixels they took.
 template <typename T, typename C>
-int64_t PackTransposed(const T* tensor, const Run& run, C* tile) {
+int64_t PackTransposed(const T* tensor, const PixelSpan& span, C* tile) {
   int64_t pixel = 0;
-  for (; pixel + kWidth<C> <= run.count; pixel += kWidth<C>) {
+  for (; pixel + kWidth<C> <= span.count; pixel += kWidth<C>) {
     for (int lane = 0; lane < kLanes; lane += kWidth<C>) {
       Vector<C> rows[kWidth<C>];
 #pragma GCC unroll 16
       for (int i = 0; i < kWidth<C>; ++i) {
-        const T* const from = tensor + (lane + i) * run.channel_stride + pixel;
-        rows[i] = lane + i < run.channels ? LoadAs<C>(from) : Vector<C>{};
+        const T* const from = tensor + (lane + i) * span.channel_stride + pixel;
+        rows[i] = lane + i < span.channels ? LoadAs<C>(from) : Vector<C>{};
       }
       Transpose<C>(rows);
 #pragma GCC unroll 16
@@ -85,10 +85,10 @@ int64_t PackTransposed(const T* tensor, const Run& run, C* tile) {
 }
 
 template <typename T, typename C>
-int64_t UnpackTransposed(const C* tile, const Run& run, T* tensor) {
+int64_t UnpackTransposed(const C* tile, const PixelSpan& span, T* tensor) {
   int64_t pixel = 0;
-  for (; pixel + kWidth<C> <= run.count; pixel += kWidth<C>) {
-    for (int lane = 0; lane < run.channels; lane += kWidth<C>) {
+  for (; pixel + kWidth<C> <= span.count; pixel += kWidth<C>) {
+    for (int lane = 0; lane < span.channels; lane += kWidth<C>) {
       Vector<C> rows[kWidth<C>];
 #pragma GCC unroll 16
       for (int i = 0; i < kWidth<C>; ++i) {
@@ -97,8 +97,8 @@ int64_t UnpackTransposed(const C* tile, const Run& run, T* tensor) {
       Transpose<C>(rows);
 #pragma GCC unroll 16
       for (int i = 0; i < kWidth<C>; ++i) {
-        if (lane + i >= run.channels) break;
-        StoreAs<C>(rows[i], tensor + (lane + i) * run.channel_stride + pixel);
+        if (lane + i >= span.channels) break;
+        StoreAs<C>(rows[i], tensor + (lane + i) * span.channel_stride + pixel);
       }
     }
   }
@@ -108,9 +108,9 @@ int64_t UnpackTransposed(const C* tile, const Run& run, T* tensor) {
 // Some lanes of each pixel. Those behind them become zero, and add nothing when
 // others come to lie there.
 template <typename T, typename C>
-void PackLanes(const T* tensor, const Run& run, C* tile) {
-  const int first = run.first_lane, end = first + run.channels;
-  for (int64_t i = 0; i < run.count; ++i) {
+void PackLanes(const T* tensor, const PixelSpan& span, C* tile) {
+  const int first = span.first_lane, end = first + span.channels;
+  for (int64_t i = 0; i < span.count; ++i) {
 #pragma GCC unroll 8
     for (int lane = 0; lane < kLanes; lane += kWidth<C>) {
       Vector<C> value =
@@ -118,56 +118,56 @@ void PackLanes(const T* tensor, const Run& run, C* tile) {
       if (first > 0) value += Load(tile + lane);
       Store(value, tile + lane);
     }
-    tensor += run.pixel_stride;
+    tensor += span.pixel_stride;
     tile += kLanes;
   }
 }
 
 template <typename T, typename C>
-void Pack(const T* tensor, const Run& run, C* tile) {
-  if (run.channel_stride == 1 && run.channels == kLanes) {
-    for (int64_t i = 0; i < run.count; ++i) {
-      for (int64_t plane = 0; plane < run.planes; ++plane) {
-        ReadLanes(tensor + plane * kLanes, tile + plane * run.next_plane);
+void Pack(const T* tensor, const PixelSpan& span, C* tile) {
+  if (span.channel_stride == 1 && span.channels == kLanes) {
+    for (int64_t i = 0; i < span.count; ++i) {
+      for (int64_t block = 0; block < span.blocks; ++block) {
+        ReadLanes(tensor + block * kLanes, tile + block * span.block_stride);
       }
-      tensor += run.pixel_stride;
+      tensor += span.pixel_stride;
       tile += kLanes;
     }
     return;
   }
-  if (run.channel_stride == 1) return PackLanes(tensor, run, tile);
+  if (span.channel_stride == 1) return PackLanes(tensor, span, tile);
   const int64_t done =
-      run.pixel_stride == 1 ? PackTransposed(tensor, run, tile) : 0;
-  if (run.channels < kLanes) {
+      span.pixel_stride == 1 ? PackTransposed(tensor, span, tile) : 0;
+  if (span.channels < kLanes) {
     std::memset(tile + done * kLanes, 0,
-                (run.count - done) * kLanes * sizeof(C));
+                (span.count - done) * kLanes * sizeof(C));
   }
-  for (int lane = 0; lane < run.channels; ++lane) {
-    const T* from = tensor + lane * run.channel_stride;
-    for (int64_t i = done; i < run.count; ++i) {
-      tile[i * kLanes + lane] = Read(from[i * run.pixel_stride]);
+  for (int lane = 0; lane < span.channels; ++lane) {
+    const T* from = tensor + lane * span.channel_stride;
+    for (int64_t i = done; i < span.count; ++i) {
+      tile[i * kLanes + lane] = Read(from[i * span.pixel_stride]);
     }
   }
 }
 
 template <typename T, typename C>
-void Unpack(const C* tile, const Run& run, T* tensor) {
-  if (run.channel_stride == 1 && run.channels == kLanes) {
-    for (int64_t i = 0; i < run.count; ++i) {
-      for (int64_t plane = 0; plane < run.planes; ++plane) {
-        WriteLanes(tile + plane * run.next_plane, tensor + plane * kLanes);
+void Unpack(const C* tile, const PixelSpan& span, T* tensor) {
+  if (span.channel_stride == 1 && span.channels == kLanes) {
+    for (int64_t i = 0; i < span.count; ++i) {
+      for (int64_t block = 0; block < span.blocks; ++block) {
+        WriteLanes(tile + block * span.block_stride, tensor + block * kLanes);
       }
-      tensor += run.pixel_stride;
+      tensor += span.pixel_stride;
       tile += kLanes;
     }
     return;
   }
   const int64_t done =
-      run.pixel_stride == 1 ? UnpackTransposed(tile, run, tensor) : 0;
-  for (int lane = 0; lane < run.channels; ++lane) {
-    T* to = tensor + lane * run.channel_stride;
-    for (int64_t i = done; i < run.count; ++i) {
-      to[i * run.pixel_stride] = Write<T>(tile[i * kLanes + lane]);
+      span.pixel_stride == 1 ? UnpackTransposed(tile, span, tensor) : 0;
+  for (int lane = 0; lane < span.channels; ++lane) {
+    T* to = tensor + lane * span.channel_stride;
+    for (int64_t i = done; i < span.count; ++i) {
+      to[i * span.pixel_stride] = Write<T>(tile[i * kLanes + lane]);
     }
   }
 }

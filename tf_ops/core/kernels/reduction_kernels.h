@@ -16,16 +16,16 @@ namespace {
 // `first` on, or of as many as there are.
 template <typename C, int kCount, typename Add>
 inline __attribute__((always_inline)) void ForEachSlot(
-    const SlotBlock<C>& block, int64_t first, const Add& add) {
-  const C* plane = block.first + first * block.slot;
-  const int64_t slots = block.slots - first;
-  for (int64_t left = block.channels; left > 0; left -= kLanes) {
+    const SlotParams<C>& params, int64_t first, const Add& add) {
+  const C* block = params.first + first * params.slot_stride;
+  const int64_t slots = params.slots - first;
+  for (int64_t left = params.channels; left > 0; left -= kLanes) {
     if (slots >= kCount && left >= kLanes) {
 #pragma GCC unroll 16
       for (int slot = 0; slot < kCount; ++slot) {
 #pragma GCC unroll 8
         for (int lane = 0; lane < kLanes; lane += kWidth<C>) {
-          add(slot, Load(plane + slot * block.slot + lane));
+          add(slot, Load(block + slot * params.slot_stride + lane));
         }
       }
     } else {
@@ -34,22 +34,22 @@ inline __attribute__((always_inline)) void ForEachSlot(
         if (slot >= slots) break;
 #pragma GCC unroll 8
         for (int lane = 0; lane < kLanes; lane += kWidth<C>) {
-          add(slot,
-              LoadLanes<C>(plane + slot * block.slot + lane, 0, left - lane));
+          add(slot, LoadLanes<C>(block + slot * params.slot_stride + lane, 0,
+                                 left - lane));
         }
       }
     }
-    plane += block.plane;
+    block += params.block_stride;
   }
 }
 
 // Of each of kWidth<C> slots, the sum of all channels. Returns whether any
 // channel is negative or a NaN.
 template <typename C>
-inline bool SumOfSlots(const SlotBlock<C>& block, int64_t first, C* sums) {
+inline bool SumOfSlots(const SlotParams<C>& params, int64_t first, C* sums) {
   Vector<C> slots[kWidth<C>] = {};
   unsigned negative = 0;
-  ForEachSlot<C, kWidth<C>>(block, first, [&](int slot, Vector<C> value) {
+  ForEachSlot<C, kWidth<C>>(params, first, [&](int slot, Vector<C> value) {
     slots[slot] += value;
     negative |= NotLessEqual(Vector<C>{}, value);
   });
@@ -59,10 +59,10 @@ inline bool SumOfSlots(const SlotBlock<C>& block, int64_t first, C* sums) {
 
 // Sums, and then sums of magnitudes, of half as many slots.
 template <typename C>
-inline Vector<C> BothSumsOfSlots(const SlotBlock<C>& block, int64_t first) {
+inline Vector<C> BothSumsOfSlots(const SlotParams<C>& params, int64_t first) {
   constexpr int kHalf = kWidth<C> / 2;
   Vector<C> slots[kWidth<C>] = {};
-  ForEachSlot<C, kHalf>(block, first, [&](int slot, Vector<C> value) {
+  ForEachSlot<C, kHalf>(params, first, [&](int slot, Vector<C> value) {
     slots[slot] += value;
     slots[kHalf + slot] += Abs<C>(value);
   });
@@ -71,15 +71,16 @@ inline Vector<C> BothSumsOfSlots(const SlotBlock<C>& block, int64_t first) {
 
 // After a ReLU nothing is negative; once something is, more will be.
 template <typename C>
-void SlotSums(const SlotBlock<C>& block, C* sums, C* magnitudes, bool* differ) {
-  for (int64_t slot = 0; slot < block.slots; slot += kWidth<C>) {
+void SlotSums(const SlotParams<C>& params, C* sums, C* magnitudes,
+              bool* differ) {
+  for (int64_t slot = 0; slot < params.slots; slot += kWidth<C>) {
     if (!*differ) {
-      *differ = SumOfSlots<C>(block, slot, sums + slot);
+      *differ = SumOfSlots<C>(params, slot, sums + slot);
       Store(Load(sums + slot), magnitudes + slot);
     }
     if (!*differ) continue;
-    const Vector<C> low = BothSumsOfSlots<C>(block, slot);
-    const Vector<C> high = BothSumsOfSlots<C>(block, slot + kWidth<C> / 2);
+    const Vector<C> low = BothSumsOfSlots<C>(params, slot);
+    const Vector<C> high = BothSumsOfSlots<C>(params, slot + kWidth<C> / 2);
     Store(Halves<C, false>(low, high), sums + slot);
     Store(Halves<C, true>(low, high), magnitudes + slot);
   }
@@ -121,10 +122,10 @@ void SumFilters(const C* filters, const FilterWindow& window,
     const int64_t lane = v % kVectors<C> * kWidth<C>;
     Vector<C> all = {}, magnitudes = {}, first = {}, last = {};
     Vector<C> leading = {}, trailing = {};
-    const C* plane = filters + row * window.row + lane;
+    const C* block = filters + row * window.row_stride + lane;
     for (int64_t left = window.channels; left > 0; left -= kLanes) {
       for (int64_t column = 0; column < window.columns; ++column) {
-        const SlotsSum<C> tap(plane + column * window.column,
+        const SlotsSum<C> tap(block + column * window.column_stride,
                               left < kLanes ? left : kLanes);
         const bool leads = column < window.leading;
         const bool trails = column >= window.columns - window.trailing;
@@ -135,7 +136,7 @@ void SumFilters(const C* filters, const FilterWindow& window,
         if (leads) leading += tap.magnitude;
         if (trails) trailing += tap.magnitude;
       }
-      plane += window.plane;
+      block += window.block_stride;
     }
     const int64_t to = row * kLanes + lane;
     Store(all, sums.sums + to);
@@ -148,11 +149,11 @@ void SumFilters(const C* filters, const FilterWindow& window,
 }
 
 template <typename C>
-void FilterPartsOf(const FilterSums<C>& sums, int64_t planes,
-                   ptrdiff_t next_plane, int64_t first, int64_t end,
+void FilterPartsOf(const FilterSums<C>& sums, int64_t blocks,
+                   ptrdiff_t block_stride, int64_t first, int64_t end,
                    int64_t rows, FilterParts<C>* parts) {
-  for (int64_t v = 0; v < planes * kVectors<C>; ++v) {
-    const ptrdiff_t lane = VectorAt<C>(v, next_plane);
+  for (int64_t v = 0; v < blocks * kVectors<C>; ++v) {
+    const ptrdiff_t lane = VectorAt<C>(v, block_stride);
     Vector<C> magnitudes = {}, seen = {}, first_seen = {}, last_seen = {};
     Vector<C> outside = {}, leading = {}, trailing = {};
     for (int64_t row = 0; row < rows; ++row) {
@@ -249,7 +250,7 @@ void AddLanes(const C* from, int64_t slots, int lanes, ptrdiff_t step, C* to) {
   }
 }
 
-// Of one plane of output channels: the sum of some pixels of a row.
+// Of one block of output channels: the sum of some pixels of a row.
 template <typename C>
 inline void AddPixels(const C* row, int64_t first, int64_t end,
                       Vector<C>* sums) {
@@ -262,17 +263,17 @@ inline void AddPixels(const C* row, int64_t first, int64_t end,
 }
 
 template <typename C>
-void SumOutside(const OutsideBlock<C>& block, C* total) {
+void SumOutside(const OutsideParams<C>& params, C* total) {
   Vector<C> sums[kVectors<C>];
   for (int v = 0; v < kVectors<C>; ++v) sums[v] = Load(total + v * kWidth<C>);
-  for (int64_t image = 0; image < block.images; ++image) {
-    const C* row = block.tile + image * block.next_image;
-    for (int64_t i = 0; i < block.rows; ++i, row += block.next_row) {
-      if (i < block.first_row || i >= block.end_row) {
-        AddPixels(row, 0, block.columns, sums);
+  for (int64_t image = 0; image < params.images; ++image) {
+    const C* row = params.tile + image * params.image_stride;
+    for (int64_t i = 0; i < params.rows; ++i, row += params.row_stride) {
+      if (i < params.first_row || i >= params.end_row) {
+        AddPixels(row, 0, params.columns, sums);
       } else {
-        AddPixels(row, 0, block.first_column, sums);
-        AddPixels(row, block.end_column, block.columns, sums);
+        AddPixels(row, 0, params.first_column, sums);
+        AddPixels(row, params.end_column, params.columns, sums);
       }
     }
   }

@@ -3,8 +3,8 @@
 // neighbours, each row of a patch lies in one piece in the image, and so it
 // does in the filters.
 
-#ifndef KERAS_ADDER_CORE_PATCHES_H_
-#define KERAS_ADDER_CORE_PATCHES_H_
+#ifndef KERAS_ADDER_CORE_IM2ROW_H_
+#define KERAS_ADDER_CORE_IM2ROW_H_
 
 #include <algorithm>
 #include <cstdint>
@@ -17,30 +17,30 @@
 
 namespace keras_adder {
 
-// Equal convolutions, of patches that are one row of taps high (for filters of
+// Equal convolutions, of im2row that are one row of taps high (for filters of
 // one column) or whole windows (for filters of 1x1), or the geometry as it is:
 // that alone where channels of neighbouring pixels are not neighbours.
 //
-// For a forward pass, whose lanes are filters: patches spare it taps.
-Geometry ForOutputs(const Geometry& geometry);
-// For passes whose lanes are input channels, which patches fill: all there are,
+// For a forward pass, whose lanes are filters: im2row spare it taps.
+Geometry ChooseForwardLowering(const Geometry& geometry);
+// For passes whose lanes are input channels, which im2row fill: all there are,
 // the fastest first.
-std::vector<Geometry> ForGradients(const Geometry& geometry);
+std::vector<Geometry> GradientLowerings(const Geometry& geometry);
 
-// Some patches of a row of them.
-struct PatchRow {
+// Some im2row of a row of them.
+struct Im2rowSpan {
   int64_t image, row, first, count;
 };
 
 namespace internal {
 
-// Calls visit(row, first, lane, count) for the rows of a window that a plane of
+// Calls visit(row, first, lane, count) for the rows of a window that a block of
 // `lanes` channels from `channel` on holds: elements first ... first + count -
-// 1 of the row are the plane's lanes from `lane` on.
+// 1 of the row are the block's lanes from `lane` on.
 template <typename Visit>
-void ForEachWindowRow(const Patches& patches, int64_t channel, int lanes,
+void ForEachWindowRow(const Im2row& im2row, int64_t channel, int lanes,
                       const Visit& visit) {
-  const int64_t row = patches.row_elements();
+  const int64_t row = im2row.row_elements();
   for (int64_t lane = 0; lane < lanes;) {
     const int64_t first = (channel + lane) % row;
     const int64_t count = std::min(row - first, lanes - lane);
@@ -52,77 +52,77 @@ void ForEachWindowRow(const Patches& patches, int64_t channel, int lanes,
 
 }  // namespace internal
 
-// Packs `lanes` channels of patches, from `channel` on, into slots of a plane.
+// Packs `lanes` channels of im2row, from `channel` on, into slots of a block.
 template <typename T, typename C>
-void PackPatches(const KernelSet& set, const T* tensor, const Strides& strides,
-                 const Patches& patches, const PatchRow& at, int64_t channel,
-                 int lanes, C* plane) {
+void PackIm2row(const KernelSet& set, const T* tensor, const Strides& strides,
+                const Im2row& im2row, const Im2rowSpan& at, int64_t channel,
+                int lanes, C* block) {
   const auto pack = CopiesOf<T>(set).pack;
-  const Axis& width = patches.width;
+  const Axis& width = im2row.width;
   const int64_t end = at.first + at.count;
   const auto visit = [&](int64_t i, int64_t first, int lane, int count) {
-    const int64_t y = patches.height.Position(at.row, i);
-    if (y < 0 || y >= patches.height.input) {
+    const int64_t y = im2row.height.Position(at.row, i);
+    if (y < 0 || y >= im2row.height.input) {
       // Lanes behind those of another row are zero already.
-      if (lane == 0) std::memset(plane, 0, at.count * kLanes * sizeof(C));
+      if (lane == 0) std::memset(block, 0, at.count * kLanes * sizeof(C));
       return;
     }
     const T* const row = tensor + at.image * strides.batch + y * strides.height;
-    const int64_t size = width.input * patches.channels;
+    const int64_t size = width.input * im2row.channels;
     const auto start = [&](int64_t patch) {
-      return width.Position(patch, 0) * patches.channels + first;
+      return width.Position(patch, 0) * im2row.channels + first;
     };
-    Run run{1, count, width.stride * patches.channels, 1};
-    run.first_lane = lane;
+    PixelSpan span{1, count, width.stride * im2row.channels, 1};
+    span.first_lane = lane;
     const auto pack_edge = [&](int64_t patch) {
       T edge[kLanes] = {};
       for (int k = 0; k < count; ++k) {
         const int64_t element = start(patch) + k;
         if (element >= 0 && element < size) edge[k] = row[element];
       }
-      run.count = 1;
-      pack(edge, run, plane + (patch - at.first) * kLanes);
+      span.count = 1;
+      pack(edge, span, block + (patch - at.first) * kLanes);
     };
     int64_t patch = at.first;
     for (; patch < end && start(patch) < 0; ++patch) pack_edge(patch);
     int64_t whole = end;
     while (whole > patch && start(whole - 1) + count > size) --whole;
-    run.count = whole - patch;
-    if (run.count > 0) {
-      pack(row + start(patch), run, plane + (patch - at.first) * kLanes);
+    span.count = whole - patch;
+    if (span.count > 0) {
+      pack(row + start(patch), span, block + (patch - at.first) * kLanes);
     }
     for (patch = whole; patch < end; ++patch) pack_edge(patch);
   };
-  internal::ForEachWindowRow(patches, channel, lanes, visit);
+  internal::ForEachWindowRow(im2row, channel, lanes, visit);
 }
 
 // The opposite: each element of one image, which lies in one piece, gets the
-// sum of its places in all patches added.
+// sum of its places in all im2row added.
 template <typename C>
-void AddPatches(const KernelSet& set, const C* plane, const Patches& patches,
-                const PatchRow& at, int64_t channel, int lanes, C* image) {
+void AddIm2row(const KernelSet& set, const C* block, const Im2row& im2row,
+               const Im2rowSpan& at, int64_t channel, int lanes, C* image) {
   const auto add = KernelsOf<C>(set).add_lanes;
-  const int64_t pixel = patches.channels;
+  const int64_t pixel = im2row.channels;
   const auto visit = [&](int64_t i, int64_t first, int lane, int count) {
-    const int64_t y = patches.height.Position(at.row, i);
-    if (y < 0 || y >= patches.height.input) return;
-    C* const row = image + y * patches.width.input * pixel;
-    // Tap by tap: of one tap, patches do not overlap.
+    const int64_t y = im2row.height.Position(at.row, i);
+    if (y < 0 || y >= im2row.height.input) return;
+    C* const row = image + y * im2row.width.input * pixel;
+    // Tap by tap: of one tap, im2row do not overlap.
     int64_t taken;
     for (int64_t k = 0; k < count; k += taken) {
       const int64_t tap = (first + k) / pixel, in_tap = (first + k) % pixel;
       taken = std::min(pixel - in_tap, count - k);
-      const Range inside = RangeInside(patches.width, tap, at.first, at.count);
+      const Range inside = RangeInside(im2row.width, tap, at.first, at.count);
       if (inside.count == 0) continue;
-      const int64_t x = patches.width.Position(at.first + inside.first, tap);
-      add(plane + inside.first * kLanes + lane + k, inside.count,
-          static_cast<int>(taken), patches.width.stride * pixel,
+      const int64_t x = im2row.width.Position(at.first + inside.first, tap);
+      add(block + inside.first * kLanes + lane + k, inside.count,
+          static_cast<int>(taken), im2row.width.stride * pixel,
           row + x * pixel + in_tap);
     }
   };
-  internal::ForEachWindowRow(patches, channel, lanes, visit);
+  internal::ForEachWindowRow(im2row, channel, lanes, visit);
 }
 
 }  // namespace keras_adder
 
-#endif  // KERAS_ADDER_CORE_PATCHES_H_
+#endif  // KERAS_ADDER_CORE_IM2ROW_H_

@@ -1,4 +1,4 @@
-#include "core/patches.h"
+#include "core/im2row.h"
 
 #include <algorithm>
 
@@ -17,11 +17,11 @@ bool LiesInRows(const Geometry& geometry) {
          geometry.input.height == geometry.width.input * geometry.in_channels;
 }
 
-// Patches of `window` x geometry.width taps, for filters of `rest` x 1.
-Geometry WithPatches(const Geometry& geometry, const Axis& window,
-                     const Axis& rest) {
+// Im2row of `window` x geometry.width taps, for filters of `rest` x 1.
+Geometry WithIm2row(const Geometry& geometry, const Axis& window,
+                    const Axis& rest) {
   Geometry result = geometry;
-  result.patches = {geometry.in_channels, window, geometry.width};
+  result.im2row = {geometry.in_channels, window, geometry.width};
   result.in_channels *= window.kernel * geometry.width.kernel;
   result.height = rest;
   result.width = OnePixelLong(geometry.width.output);
@@ -29,40 +29,40 @@ Geometry WithPatches(const Geometry& geometry, const Axis& window,
 }
 
 Geometry OfRows(const Geometry& geometry) {
-  return WithPatches(geometry, OnePixelLong(geometry.height.input),
-                     geometry.height);
+  return WithIm2row(geometry, OnePixelLong(geometry.height.input),
+                    geometry.height);
 }
 
 Geometry OfWindows(const Geometry& geometry) {
-  return WithPatches(geometry, geometry.height,
-                     OnePixelLong(geometry.height.output));
+  return WithIm2row(geometry, geometry.height,
+                    OnePixelLong(geometry.height.output));
 }
 
-// Planes of input channels that an output meets, tap by tap.
-int64_t MetPlanes(const Geometry& geometry) {
-  return geometry.kernel_taps() * Planes(geometry.in_channels);
+// ChannelBlocks of input channels that an output meets, tap by tap.
+int64_t MetBlocks(const Geometry& geometry) {
+  return geometry.kernel_taps() * ChannelBlocks(geometry.in_channels);
 }
 
 // The time that an output's pixel takes, in units of a filter's meeting with a
-// plane: measured for 1 to 17 channels, 16 to 64 filters of 3x3 to 7x7. To pack
+// block: measured for 1 to 17 channels, 16 to 64 filters of 3x3 to 7x7. To pack
 // a channel, and add its gradient up, takes as long as two and a half.
 double TimeOfGradients(const Geometry& geometry) {
-  return 1.0 * geometry.out_channels * MetPlanes(geometry) +
+  return 1.0 * geometry.out_channels * MetBlocks(geometry) +
          2.5 * geometry.in_channels;
 }
 
 }  // namespace
 
-Geometry ForOutputs(const Geometry& geometry) {
-  constexpr int64_t kMost = 4;  // planes, that a tile holds at once
+Geometry ChooseForwardLowering(const Geometry& geometry) {
+  constexpr int64_t kMost = 4;  // blocks, that a tile holds at once
   if (!LiesInRows(geometry)) return geometry;
   const Geometry rows = OfRows(geometry);
-  const bool pays = Planes(rows.in_channels) <= kMost &&
-                    2 * MetPlanes(rows) <= MetPlanes(geometry);
+  const bool pays = ChannelBlocks(rows.in_channels) <= kMost &&
+                    2 * MetBlocks(rows) <= MetBlocks(geometry);
   return pays ? rows : geometry;
 }
 
-std::vector<Geometry> ForGradients(const Geometry& geometry) {
+std::vector<Geometry> GradientLowerings(const Geometry& geometry) {
   if (!LiesInRows(geometry)) return {geometry};
   std::vector<Geometry> all = {geometry, OfRows(geometry), OfWindows(geometry)};
   std::stable_sort(all.begin(), all.end(),
