@@ -22,6 +22,7 @@ RELEASE = ROOT / "build" / "cmake"
 
 CORE_TEST = "keras_adder_core_test"
 EMULATION_TARGET = "keras_adder_cuda_emulated"
+OPS_TARGET = "keras_adder_ops"
 EMULATION = RELEASE / f"lib{EMULATION_TARGET}.so"
 
 
@@ -49,13 +50,15 @@ def _core_test(folder, *options):
     # What is beside this interpreter, whatever PATH says.
     tools = pathlib.Path(sys.executable).parent
     cmake = (tools / "cmake",)
-    targets = (CORE_TEST, *([] if options else [EMULATION_TARGET]))
+    more_targets = () if options else (EMULATION_TARGET, OPS_TARGET)
+    targets = (CORE_TEST, *more_targets)
     build = (*cmake, "--build", folder, "-j", "2", "--target", *targets)
-    if not options:
-        return (build,)
-    configure = (*cmake, "-S", "tf_ops", "-B", folder, "-G", "Ninja")
-    ninja = f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}"
-    return ((*configure, ninja, *options), build)
+    # No warning is left to stand, by any of these compilers.
+    configure = (*cmake, "-B", folder, "-DKERAS_ADDER_WERROR=ON")
+    if options:
+        ninja = f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}"
+        configure = (*configure, "-G", "Ninja", ninja, *options)
+    return ((*configure, "-S", "tf_ops"), build)
 
 
 def _package(call):
@@ -84,6 +87,10 @@ def _driver(name, *options):
 BUILDS = {
     "sanitized": Build(
         _core_test(FOLDER / "sanitized", "-DKERAS_ADDER_SANITIZE=ON"),
+    ),
+    "clang": Build(
+        _core_test(FOLDER / "clang", "-DCMAKE_CXX_COMPILER=clang++"),
+        needs={"clang++": "clang"},
     ),
     "aarch64": Build(
         _core_test(

@@ -36,6 +36,12 @@ def test_fast_passes_equal_the_reference_under_sanitizers():
 
 
 @pytest.mark.slow
+def test_fast_passes_equal_the_reference_as_clang_compiles_them():
+    _, passed = run(builds.folder("clang") / builds.CORE_TEST, 7)
+    assert int(passed) > 5000
+
+
+@pytest.mark.slow
 def test_fast_passes_equal_the_reference_on_aarch64():
     """On an emulator, with the instruction set that is this library's fastest
     there and the portable code."""
