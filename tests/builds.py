@@ -88,6 +88,10 @@ BUILDS = {
     "sanitized": Build(
         _core_test(FOLDER / "sanitized", "-DKERAS_ADDER_SANITIZE=ON"),
     ),
+    "clang": Build(
+        _core_test(FOLDER / "clang", "-DCMAKE_CXX_COMPILER=clang++"),
+        needs={"clang++": "clang"},
+    ),
     "aarch64": Build(
         _core_test(
             FOLDER / "aarch64",
