@@ -16,18 +16,18 @@ namespace {
 // sums, few enough for inputs, their gradients and outputs of one block to
 // share a first-level cache of 48 KiB.
 constexpr int64_t kBandPixels = 200;
-// ChannelBlocks of output gradients that are packed together: what they have of
-// a pixel are neighbours in memory.
+// Channel blocks of output gradients that are packed together: what they have
+// of a pixel are neighbours in memory.
 constexpr int64_t kGradientBlocks = 4;
-// ChannelBlocks of input channels that share the output gradients. More of them
+// Channel blocks of the input that share the output gradients. More of them
 // if there is one tap alone, which does not make up for packing often.
 constexpr int64_t kSharedBlocks = 4;
 constexpr int64_t kSharedBlocksOfOneTap = 8;
-// Bytes of a tile's inputs, or of an image that im2row add up to. Bands go
-// through them one after the other, so that only memory is the limit.
+// Bytes of a tile's inputs, or of an image that im2row pixels add up to. Bands
+// go through them one after the other, so that only memory is the limit.
 constexpr int64_t kTileBytes = 4 << 20;
-// Whole images of few channels are too few items for many threads: from so many
-// bytes on, they need so many blocks.
+// Whole images of few channels are too few work items for many threads: those
+// of more bytes than this need kManyBlocks channel blocks.
 constexpr int64_t kLargeTileBytes = 288 << 10;
 constexpr int64_t kManyBlocks = 2;
 
@@ -66,7 +66,8 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Geometry& geometry)
   by_parts_ = filters_.FiltersDominate(geometry.output_size());
 }
 
-// Must not depend on threads or batch: the other pass sums up in another order.
+// Does not depend on threads or batch: the other engine sums up in another
+// order.
 bool BackwardPlan::Fits() const {
   const int64_t bytes = image_block_size_ * element_;
   const int64_t blocks = ChannelBlocks(input_.channels);
@@ -103,15 +104,15 @@ void BackwardPlan::DealParts() {
   input_scratch_ = MostBlocks(parts_) * tile_block_size_;
 }
 
-// So many rows, of all images of a region, that a kernel sweeps over.
+// Returns how many rows, of all images of a region, a kernel sweeps over.
 int64_t BackwardPlan::BandRows() const {
   return std::clamp<int64_t>(kBandPixels / (tile_columns_ * region_images_), 1,
                              region_rows_);
 }
 
 // Regions must not overlap in the input: an axis is cut only where the filters
-// are one pixel long, and no im2row. A tile is a region or, of im2row that are
-// whole windows and so more than the input that they come from, a band.
+// are one pixel long, without im2row. A tile is a region or, for im2row of
+// whole windows, which hold more than the input that they come from, a band.
 void BackwardPlan::ChooseRegions() {
   const bool im2row = input_.im2row.used();
   region_columns_ = output_.width;
@@ -206,7 +207,8 @@ void BackwardPlan::Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,
       Task{filters_.panels(), finish});
 }
 
-// A item is a chunk of blocks, a group and some blocks of its input channels.
+// A work item is a chunk of regions, a group and some blocks of its input
+// channels.
 template <typename C, typename T, typename O>
 void BackwardPlan::RunItem(int64_t item, const T* input, const O* gradient,
                            const C* packed, bool packed_finite, C* partials,
@@ -223,7 +225,7 @@ void BackwardPlan::RunItem(int64_t item, const T* input, const O* gradient,
   Item<C> work{part, packed + offset, packed_finite,
                partials + chunk * partials_.stride() + offset, nullptr};
   std::memset(work.total, 0, part.blocks * size * sizeof(C));
-  // The same for all parts, so one of them sees to it.
+  // This is the same for all parts, so one of them sees to it.
   if (part.first == 0) {
     work.skipped = all_skipped + (chunk * groups_ + group) * skipped_;
     std::fill_n(work.skipped, skipped_, C{0});
@@ -334,8 +336,8 @@ void BackwardPlan::SumTile(const TileBounds& tile, const Item<C>& item,
 
 // Pixels that meet a tap in the padding, where the input is zero, add to the
 // filters' gradients alone, and to all alike: AddPadding. (A filter of NaN or
-// infinity would not be alike.) Whatever the input is: all blocks of input
-// channels share what was skipped.
+// infinity would not be alike.) They do so whatever the input is: all blocks of
+// input channels share what was skipped.
 BackwardPlan::MetPixels BackwardPlan::MetPixelsOf(const TileBounds& band,
                                                   int64_t i, int64_t j,
                                                   bool finite) const {
@@ -344,7 +346,7 @@ BackwardPlan::MetPixels BackwardPlan::MetPixelsOf(const TileBounds& band,
           RangeInside(width_, j, band.column, band.columns)};
 }
 
-// Of a band that begins in row `first_row` of the tile.
+// Lists the taps of a band that begins in row `first_row` of the tile.
 std::vector<BackwardTap> BackwardPlan::TapsOf(const TileBounds& band,
                                               int64_t first_row,
                                               bool finite) const {

@@ -1,15 +1,16 @@
 // Both gradients at once.
 //
-// A item handles some regions (whole images, or any pixels where the filters
-// are 1x1) of a few blocks of input channels, which share output gradients. It
+// A work item handles some regions (whole images, or any pixels where the
+// filters are 1x1) of a few blocks of input channels, which share output
+// gradients. It
 // keeps the inputs of a region and their gradients in a tile, and meets them
 // with every output channel and tap in bands of rows that stay in the
 // first-level cache. Input gradients are complete when a region is done, since
 // no other region overlaps it; filter gradients are summed as in
 // filter_gradient.h, chunk by chunk.
 //
-// Where pixels are im2row, gradients of tiles are added up to those of the
-// image; where im2row are whole windows, a tile is no more than a band.
+// Where pixels are read as im2row, gradients of tiles are added up to those of
+// the image; where these are whole windows, a tile is no more than a band.
 
 #ifndef KERAS_ADDER_CORE_BACKWARD_H_
 #define KERAS_ADDER_CORE_BACKWARD_H_
@@ -50,10 +51,10 @@ class BackwardPlan {
     C* input;
     C* input_gradient;
     C* gradient;
-    C* images;  // of the input's gradient, where pixels are im2row
+    C* images;  // of the input's gradient, for im2row
   };
 
-  // What all tiles of a item share: some blocks of input channels, their
+  // What all tiles of a work item share: some blocks of input channels, their
   // filters, and whether all filters are finite; and of its chunk, the sums of
   // their gradients, and of what was skipped (null: another part sees to that).
   template <typename C>
@@ -124,7 +125,7 @@ class BackwardPlan {
   Image input_, output_;
   Axis height_, width_;
   PackedFilters filters_;
-  std::vector<BlockRange> parts_;  // blocks of input channels of a item
+  std::vector<BlockRange> parts_;  // blocks of input channels of an item
   int64_t region_images_ = 0, region_rows_ = 0, region_columns_ = 0;
   int64_t tile_rows_ = 0, tile_columns_ = 0;
   int64_t band_rows_ = 0;  // of a tile, as many as a kernel sweeps over

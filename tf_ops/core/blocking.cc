@@ -90,13 +90,13 @@ std::vector<ReductionBlock> SplitReduction(int64_t channel_blocks,
 Blocking::Blocking(const Image& source, const Image& destination,
                    int64_t groups, const PackedFilters& filters,
                    const AxisPhases& rows, const AxisPhases& columns,
-                   const std::vector<ReductionBlock>& reduction,
+                   const std::vector<ReductionBlock>& reduction_blocks,
                    int64_t element, int threads)
     : source(source),
       destination(destination),
       groups(groups),
       element(element),
-      reduction(reduction),
+      reduction_blocks(reduction_blocks),
       threads(threads) {
   ChooseTiles(rows, columns);
   by_parts = filters.FiltersDominate(source.batch * source.height *
@@ -136,7 +136,7 @@ void Blocking::ChooseTiles(const AxisPhases& row_axis,
            PlanPhase(column_axis, columns, tile_columns).source.slots *
            tile_images;
   };
-  while (source_slots() * reduction[0].blocks * kLanes * element >
+  while (source_slots() * reduction_blocks[0].blocks * kLanes * element >
              kSourceBytes &&
          shrink()) {
   }

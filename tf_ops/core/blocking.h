@@ -85,8 +85,8 @@ struct SourceAccess {
   OutsideColumns outside;  // they leave these columns of taps out
 };
 
-// Some terms of all sums, of channel blocks and taps. `by_taps`: taps may
-// belong to several; `phases`: so many meet different ones of them.
+// Cuts the terms of a sum, channel blocks and taps, into reduction blocks.
+// `by_taps`: taps may belong to several; `phases`: so many meet different taps.
 std::vector<ReductionBlock> SplitReduction(int64_t channel_blocks,
                                            const Axis& height,
                                            const Axis& width, int64_t phases,
@@ -97,7 +97,7 @@ struct Blocking {
   Blocking(const Image& source, const Image& destination, int64_t groups,
            const PackedFilters& filters, const AxisPhases& rows,
            const AxisPhases& columns,
-           const std::vector<ReductionBlock>& reduction, int64_t element,
+           const std::vector<ReductionBlock>& reduction_blocks, int64_t element,
            int threads);
 
   WorkItem WorkItemAt(int64_t index) const;
@@ -125,7 +125,7 @@ struct Blocking {
   int64_t element;
   // A sum is made up of sums over these, in this order: a matter of accuracy,
   // so of the filters' geometry alone.
-  std::vector<ReductionBlock> reduction;
+  std::vector<ReductionBlock> reduction_blocks;
   std::vector<BlockRange> parts;  // destination blocks that an item handles
   int64_t tile_images, tile_rows, tile_columns;
   std::vector<PlannedPhase> row_phases, column_phases;

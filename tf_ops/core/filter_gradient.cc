@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kTilePixels = 256;
 constexpr int64_t kTileColumns = 64;
 constexpr int64_t kTileBytes = 128 << 10;
-// ChannelBlocks of input and output channels that a item handles.
+// Channel blocks of the input and of the output that a work item handles.
 constexpr int64_t kPartBlocks = 4;
 
 }  // namespace

@@ -1,8 +1,8 @@
 // The filter gradient: for every tap, input channel and filter a sum over all
 // output pixels.
 //
-// Pixels are cut into chunks and filters into items; a item sums one chunk into
-// its own region of a partial gradient (partial_filters.h), tile by tile.
+// Pixels are cut into chunks and filters into parts; a work item sums one chunk
+// into its own part of a partial gradient (partial_filters.h), tile by tile.
 
 #ifndef KERAS_ADDER_CORE_FILTER_GRADIENT_H_
 #define KERAS_ADDER_CORE_FILTER_GRADIENT_H_

@@ -61,12 +61,12 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Geometry& geometry)
   access_.in_place = CanReadInPlace(problem.type);
   by_rows_ =
       element_ == sizeof(float) ? SuitsRows<float>() : SuitsRows<double>();
-  const ReductionBlock& last = blocking_.reduction.back();
+  const ReductionBlock& last = blocking_.reduction_blocks.back();
   tap_rows_ = last.rows_before + last.rows;
   const int64_t slots = blocking_.most_source_slots();
   const int64_t pixels = blocking_.tile_pixels();
   if (!access_.in_place) {
-    scratch_.source = slots * blocking_.reduction[0].blocks * kLanes;
+    scratch_.source = slots * blocking_.reduction_blocks[0].blocks * kLanes;
   }
   scratch_.totals = pixels * MostBlocks(blocking_.parts) * kLanes;
   // Kernels that sum up slots may touch so many more.
@@ -74,9 +74,9 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Geometry& geometry)
   scratch_.pixels = pixels + kLanes;
 }
 
-// The same for every tile of an image, since results must not depend on tiles:
-// only an image's very first and last column leave out taps, and no tap is left
-// out by both.
+// They are the same for every tile of an image, since results must not depend
+// on tiles: only an image's very first and last column leave out taps, and no
+// tap is left out by both.
 OutsideColumns ForwardPlan::FindOutsideColumns() const {
   OutsideColumns found;
   if (width_.kernel == 1) return found;
@@ -112,9 +112,9 @@ bool ForwardPlan::SkipsAllColumnsOutside() const {
   return inside(outside.first, width_.kernel, 0) && inside(0, end, last);
 }
 
-// Pixels of the type that is computed in, whose channels are neighbours, of
-// which none is read that lies in the padding, and not too far apart for
-// several taps.
+// Kernels can read pixels of the type that is computed in, whose channels are
+// neighbours, of which none is read that lies in the padding, and which do not
+// lie too far apart for several taps.
 bool ForwardPlan::CanReadInPlace(DataType type) const {
   return IsComputedAsIs(type) && input_.height > 0 && input_.width > 0 &&
          input_.strides.channel == 1 && !input_.im2row.used() &&
@@ -123,16 +123,19 @@ bool ForwardPlan::CanReadInPlace(DataType type) const {
           input_.strides.width * element_ <= kScatteredBytes);
 }
 
-OutsideColumns ForwardPlan::OutsideOf(const ReductionBlock& terms) const {
+OutsideColumns ForwardPlan::OutsideOf(const ReductionBlock& reduction) const {
   const OutsideColumns& all = access_.outside;
-  const int64_t after = width_.kernel - terms.first_column - terms.columns;
-  return {std::clamp<int64_t>(all.first - terms.first_column, 0, terms.columns),
-          std::clamp<int64_t>(all.last - after, 0, terms.columns)};
+  const int64_t after =
+      width_.kernel - reduction.first_column - reduction.columns;
+  return {std::clamp<int64_t>(all.first - reduction.first_column, 0,
+                              reduction.columns),
+          std::clamp<int64_t>(all.last - after, 0, reduction.columns)};
 }
 
-// Where rows of taps make up for fewer blocks: two at most have little else to
-// share, and more gain nothing where no more sums stay in registers. All lanes
-// are summed up in the same order, so how threads share blocks must not matter.
+// By rows of taps where they make up for fewer channel blocks: two at most have
+// little else to share, and more gain nothing where no more sums stay in
+// registers. All lanes are summed up in the same order, so how threads share
+// blocks must not matter.
 template <typename C>
 bool ForwardPlan::SuitsRows() const {
   const int64_t most = KernelsOf<C>(set_).forward_rows[1].most_pixels;
@@ -148,7 +151,7 @@ bool ForwardPlan::SuitsRows() const {
              kMaxRowBlocks * (pixels / CeilDiv(pixels, most));
 }
 
-// As many blocks of channels as fill the registers: kernels of few sums wait
+// Takes as many channel blocks as fill the registers: kernels of few sums wait
 // for each other, and spend more of their time on beginning and ending. Of
 // several ways to do so, the most blocks, which read sources least often; one
 // alone only if there is no other way, since it has nothing to share broadcasts
@@ -173,8 +176,8 @@ ForwardPlan::AtOnce ForwardPlan::BlocksAtOnce(int64_t blocks,
   return best;
 }
 
-// Packed filters, and some sums for each row of taps of each of the terms and
-// each lane of destinations.
+// Packed filters, and some sums for each row of taps of each reduction block
+// and each lane of destinations.
 int64_t ForwardPlan::filters_elements() const {
   return filters_.size() +
          FilterSums<float>::kArrays * FilterSumsOffset(filters_.panels());
@@ -195,37 +198,37 @@ ForwardPlan::Filters<C> ForwardPlan::FiltersAt(C* memory) const {
                                     FilterSumsOffset(filters_.panels()))};
 }
 
-// Some panels of filters, and their sums.
+// Packs some panels of filters, and sums them up.
 template <typename T, typename C>
 void ForwardPlan::PackShare(const T* filters, const BlockRange& panels,
                             C* memory) const {
   const Filters<C> packed = FiltersAt(memory);
-  for (const ReductionBlock& terms : blocking_.reduction) {
-    if (terms.starts_channels()) {
-      filters_.Pack(set_, filters, panels, {terms.first_block, terms.blocks},
-                    memory, nullptr);
+  for (const ReductionBlock& reduction : blocking_.reduction_blocks) {
+    if (reduction.starts_channels()) {
+      filters_.Pack(set_, filters, panels,
+                    {reduction.first_block, reduction.blocks}, memory, nullptr);
     }
-    SumPackedFilters(panels, terms, packed);
+    SumPackedFilters(panels, reduction, packed);
   }
 }
 
-// Sums of some terms, which have just been packed.
+// Sums up filters of a reduction block, which have just been packed.
 template <typename C>
 void ForwardPlan::SumPackedFilters(const BlockRange& panels,
-                                   const ReductionBlock& terms,
+                                   const ReductionBlock& reduction,
                                    const Filters<C>& filters) const {
-  const OutsideColumns outside = OutsideOf(terms);
-  FilterWindow window = filters_.Window(terms);
+  const OutsideColumns outside = OutsideOf(reduction);
+  FilterWindow window = filters_.Window(reduction);
   window.leading = outside.first;
   window.trailing = outside.last;
   for (int64_t i = 0; i < panels.blocks; ++i) {
     const int64_t panel = panels.first + i;
     KernelsOf<C>(set_).filter_sums(
         filters.packed + panel * filters_.panel_stride() +
-            filters_.WindowAt(terms),
+            filters_.WindowAt(reduction),
         window,
         filters.sums.From(FilterSumsOffset(panel) +
-                          terms.rows_before * kLanes));
+                          reduction.rows_before * kLanes));
   }
 }
 
@@ -324,18 +327,18 @@ void ForwardPlan::RunItem(const WorkItem& item, const T* input,
   const Results<C> results = ResultsOf<C>(item, output);
   C* const magnitudes = worker.magnitudes;
   SourceView<C> sources{};
-  for (const ReductionBlock& terms : blocking_.reduction) {
-    if (terms.starts_channels()) {
-      sources = SourcesOf(item, terms, input, worker);
-      const bool differ = SumSlots(item, terms, sources, worker);
+  for (const ReductionBlock& reduction : blocking_.reduction_blocks) {
+    if (reduction.starts_channels()) {
+      sources = SourcesOf(item, reduction, input, worker);
+      const bool differ = SumSlots(item, reduction, sources, worker);
       // After a ReLU, for example, nothing is negative.
       worker.magnitudes = differ ? magnitudes : worker.sums;
     }
-    const Indirection& here = IndirectionOf(item, terms, worker.cache);
+    const Indirection& here = IndirectionOf(item, reduction, worker.cache);
     SumSources(item, here.taps, worker);
     for (size_t i = 0; i < here.segments.size(); ++i) {
-      SubtractDistances(item, terms, here.segments[i], here.lists[i], sources,
-                        filters, epilogue, worker, results);
+      SubtractDistances(item, reduction, here.segments[i], here.lists[i],
+                        sources, filters, epilogue, worker, results);
     }
   }
   // What kernels have not written to the tensor.
@@ -346,34 +349,36 @@ void ForwardPlan::RunItem(const WorkItem& item, const T* input,
              item.blocks.blocks - results.blocks, block_stride, output);
 }
 
-// Packs them first, if they are not read in place.
+// Packs sources first, if they are not read in place.
 template <typename C, typename T>
 ForwardPlan::SourceView<C> ForwardPlan::SourcesOf(
-    const WorkItem& item, const ReductionBlock& terms, const T* input,
+    const WorkItem& item, const ReductionBlock& reduction, const T* input,
     const Worker<C>& worker) const {
   if constexpr (std::is_same_v<T, C>) {
     if (access_.in_place) {
       return {input + input_.OffsetOf(item.source_origin()) +
-                  item.at.group * input_.channels + terms.first_block * kLanes,
+                  item.at.group * input_.channels +
+                  reduction.first_block * kLanes,
               kLanes, item.columns->source.step * input_.strides.width};
     }
   }
   const int64_t block_stride =
       Blocking::SourceBlock(item, blocking_.tile_images);
   PackTile(set_, input, input_, item.rows->source, item.columns->source,
-           item.at, terms.first_block, terms.blocks, block_stride,
+           item.at, reduction.first_block, reduction.blocks, block_stride,
            worker.source);
   return {worker.source, block_stride, kLanes};
 }
 
-// Sums up all channels of some terms, for each slot that a tile has; zero in
-// the padding. Returns whether magnitudes may differ from sums.
+// Sums up all channels of a reduction block, for each slot that a tile has;
+// zero in the padding. Returns whether magnitudes may differ from sums.
 template <typename C>
-bool ForwardPlan::SumSlots(const WorkItem& item, const ReductionBlock& terms,
+bool ForwardPlan::SumSlots(const WorkItem& item,
+                           const ReductionBlock& reduction,
                            const SourceView<C>& sources,
                            const Worker<C>& worker) const {
   SlotParams<C> params{sources.first, sources.block_stride, sources.pixel,
-                       filters_.ChannelsOf(terms),
+                       filters_.ChannelsOf(reduction),
                        Blocking::SourceBlock(item, item.at.images) / kLanes};
   const auto sum = KernelsOf<C>(set_).slot_sums;
   bool differ = false;
@@ -424,7 +429,7 @@ void ForwardPlan::SumSources(const WorkItem& item,
 }
 
 // Kernels write whole blocks of pixels whose channels are neighbours, when they
-// add the last terms.
+// add the last reduction block.
 template <typename C, typename O>
 ForwardPlan::Results<C> ForwardPlan::ResultsOf(const WorkItem& item,
                                                O* output) const {
@@ -440,10 +445,10 @@ ForwardPlan::Results<C> ForwardPlan::ResultsOf(const WorkItem& item,
   return results;
 }
 
-// What decides about the taps of an item's pixels: how far its rows lie from
-// the image's borders, as far as taps reach beyond these.
-std::array<int64_t, 11> ForwardPlan::KeyOf(const WorkItem& item,
-                                           const ReductionBlock& terms) const {
+// Returns what decides about the taps of an item's pixels: how far its rows lie
+// from the image's borders, as far as taps reach beyond these.
+std::array<int64_t, 11> ForwardPlan::KeyOf(
+    const WorkItem& item, const ReductionBlock& reduction) const {
   const TileBounds& at = item.at;
   const AxisPlan& rows = item.rows->source;
   const int64_t first = at.row * rows.step + rows.taps.front().shift;
@@ -456,16 +461,16 @@ std::array<int64_t, 11> ForwardPlan::KeyOf(const WorkItem& item,
           at.rows,
           at.columns,
           at.images,
-          terms.first_row,
-          terms.rows,
-          terms.first_column,
-          terms.columns};
+          reduction.first_row,
+          reduction.rows,
+          reduction.first_column,
+          reduction.columns};
 }
 
 const ForwardPlan::Indirection& ForwardPlan::IndirectionOf(
-    const WorkItem& item, const ReductionBlock& terms,
+    const WorkItem& item, const ReductionBlock& reduction,
     std::vector<Indirection>* cache) const {
-  const auto key = KeyOf(item, terms);
+  const auto key = KeyOf(item, reduction);
   const auto found =
       std::find_if(cache->begin(), cache->end(),
                    [&](const Indirection& one) { return one.key == key; });
@@ -473,29 +478,29 @@ const ForwardPlan::Indirection& ForwardPlan::IndirectionOf(
   if (cache->size() == kCacheSize) cache->erase(cache->begin());
   Indirection made{
       key,
-      TapsOf(item, terms, terms.first_row, terms.rows, false),
-      blocking_.SegmentsOf(item, access_, terms.first_row, terms.rows),
+      TapsOf(item, reduction, reduction.first_row, reduction.rows, false),
+      blocking_.SegmentsOf(item, access_, reduction.first_row, reduction.rows),
       {}};
   for (const RowSegments& some : made.segments) {
     made.lists.push_back(
-        TapsOf(item, terms, some.first_tap, some.taps, access_.in_place));
+        TapsOf(item, reduction, some.first_tap, some.taps, access_.in_place));
   }
   cache->push_back(std::move(made));
   return cache->back();
 }
 
-// Rows of taps from `first` on, of some terms, column by column. Their sources
-// lie in the tensor or in a tile (of one block of channels).
+// Lists rows of taps from `first` on, of a reduction block, column by column.
+// Their sources lie in the tensor or in a tile (of one block of channels).
 std::vector<ForwardTap> ForwardPlan::TapsOf(const WorkItem& item,
-                                            const ReductionBlock& terms,
+                                            const ReductionBlock& reduction,
                                             int64_t first, int64_t rows,
                                             bool in_place) const {
   const AxisPlan& row_plan = item.rows->source;
   const AxisPlan& column_plan = item.columns->source;
   std::vector<ForwardTap> taps;
-  taps.reserve(terms.columns * rows);
-  for (int64_t j = 0; j < terms.columns; ++j) {
-    const int64_t column = terms.first_column + j;
+  taps.reserve(reduction.columns * rows);
+  for (int64_t j = 0; j < reduction.columns; ++j) {
+    const int64_t column = reduction.first_column + j;
     for (int64_t row = first; row < first + rows; ++row) {
       const int64_t in_tile = row_plan.tap_slots[row].slot * column_plan.slots +
                               column_plan.tap_slots[column].slot;
@@ -509,18 +514,19 @@ std::vector<ForwardTap> ForwardPlan::TapsOf(const WorkItem& item,
   return taps;
 }
 
-// Subtracts what some terms contribute from totals or results of some segments.
+// Subtracts what a reduction block contributes from totals or results of some
+// segments.
 template <typename C>
 void ForwardPlan::SubtractDistances(
-    const WorkItem& item, const ReductionBlock& terms,
+    const WorkItem& item, const ReductionBlock& reduction,
     const RowSegments& segments, const std::vector<ForwardTap>& taps,
     const SourceView<C>& sources, const Filters<C>& filters,
     const PackedEpilogue<C>& epilogue, const Worker<C>& worker,
     const Results<C>& results) const {
   const Kernels<C>& kernels = KernelsOf<C>(set_);
-  const OutsideColumns outside = OutsideOf(terms);
-  const bool is_first = &terms == &blocking_.reduction.front();
-  const bool is_last = &terms == &blocking_.reduction.back();
+  const OutsideColumns outside = OutsideOf(reduction);
+  const bool is_first = &reduction == &blocking_.reduction_blocks.front();
+  const bool is_last = &reduction == &blocking_.reduction_blocks.back();
   const int64_t totals_stride = blocking_.tile_pixels() * kLanes;
   ForwardParams<C> params{};
   params.source = sources.first;
@@ -532,10 +538,10 @@ void ForwardPlan::SubtractDistances(
   params.leading = segments.starts_row ? outside.first * segments.taps : 0;
   params.trailing = segments.ends_row ? outside.last * segments.taps : 0;
   params.inner = taps.size() - params.leading - params.trailing;
-  params.channels = filters_.ChannelsOf(terms);
+  params.channels = filters_.ChannelsOf(reduction);
   params.source_sums = worker.sums;
   params.source_magnitudes = worker.magnitudes;
-  params.padded = segments.taps < terms.rows;
+  params.padded = segments.taps < reduction.rows;
   params.before_block_stride = totals_stride;
   params.lower = epilogue.lower;
   params.upper = epilogue.upper;
@@ -560,16 +566,18 @@ void ForwardPlan::SubtractDistances(
     }
     const int64_t panel = blocking_.PanelOf(item, p);
     params.filters = filters.packed + panel * filters_.panel_stride() +
-                     terms.first_block * filters_.block_stride();
+                     reduction.first_block * filters_.block_stride();
     if (is_last && epilogue.multiplier != nullptr) {
       params.multiplier = epilogue.multiplier + panel * kLanes;
       params.offset = epilogue.offset + panel * kLanes;
     }
-    const int64_t sums = FilterSumsOffset(panel) + terms.rows_before * kLanes;
-    const int64_t skipped = segments.first_tap - terms.first_row;
+    const int64_t sums =
+        FilterSumsOffset(panel) + reduction.rows_before * kLanes;
+    const int64_t skipped = segments.first_tap - reduction.first_row;
     FilterParts<C> parts;
     kernels.filter_parts(filters.sums.From(sums), blocks, FilterSumsOffset(1),
-                         skipped, skipped + segments.taps, terms.rows, &parts);
+                         skipped, skipped + segments.taps, reduction.rows,
+                         &parts);
     const auto values = [&](const C* inner, const C* first, const C* last) {
       return ValuesOf(inner, first, last, segments.starts_row,
                       segments.ends_row, segments.pixels == 1);
@@ -602,8 +610,8 @@ void ForwardPlan::RunBlocks(const RowSegments& segments,
   if (paired < count) RunKernel(once, segments, paired, count, params);
 }
 
-// Over segments begin ... end - 1, cut into runs that a kernel takes at once;
-// all those that are alike by one call.
+// Runs one kernel over segments begin ... end - 1, cut into runs that it takes
+// at once; all those that are alike by one call.
 template <typename C>
 void ForwardPlan::RunKernel(const ForwardKernel<C>& kernel,
                             const RowSegments& segments, int64_t begin,

@@ -54,8 +54,8 @@ class ForwardPlan {
     int64_t total() const { return source + totals + 2 * (slots + pixels); }
   };
 
-  // `slot_sums` and the rest are sums over some terms: of slots, and of what
-  // the taps of a pixel see.
+  // `slot_sums` and the rest are sums over a reduction block: of slots, and of
+  // what the taps of a pixel see.
   template <typename C>
   struct Worker {
     C* source;
@@ -67,8 +67,8 @@ class ForwardPlan {
     std::vector<Indirection>* cache;
   };
 
-  // All filters as the kernels read them and, for each row of taps of each of
-  // the terms and each lane of destinations, their sums.
+  // All filters as the kernels read them and, for each row of taps of each
+  // reduction block and each lane of destinations, their sums.
   template <typename C>
   struct Filters {
     const C* packed;
@@ -108,7 +108,7 @@ class ForwardPlan {
   OutsideColumns FindOutsideColumns() const;
   bool SkipsAllColumnsOutside() const;
   bool CanReadInPlace(DataType type) const;
-  OutsideColumns OutsideOf(const ReductionBlock& terms) const;
+  OutsideColumns OutsideOf(const ReductionBlock& reduction) const;
   template <typename C>
   bool SuitsRows() const;
   template <typename C>
@@ -124,7 +124,8 @@ class ForwardPlan {
   template <typename T, typename C>
   void PackShare(const T* filters, const BlockRange& panels, C* memory) const;
   template <typename C>
-  void SumPackedFilters(const BlockRange& panels, const ReductionBlock& terms,
+  void SumPackedFilters(const BlockRange& panels,
+                        const ReductionBlock& reduction,
                         const Filters<C>& filters) const;
   template <typename C>
   PackedEpilogue<C> PackEpilogue(const Epilogue* epilogue, C* memory) const;
@@ -136,10 +137,10 @@ class ForwardPlan {
                const PackedEpilogue<C>& epilogue, O* output,
                Worker<C> worker) const;
   template <typename C, typename T>
-  SourceView<C> SourcesOf(const WorkItem& item, const ReductionBlock& terms,
+  SourceView<C> SourcesOf(const WorkItem& item, const ReductionBlock& reduction,
                           const T* input, const Worker<C>& worker) const;
   template <typename C>
-  bool SumSlots(const WorkItem& item, const ReductionBlock& terms,
+  bool SumSlots(const WorkItem& item, const ReductionBlock& reduction,
                 const SourceView<C>& sources, const Worker<C>& worker) const;
   template <typename C>
   void SumSources(const WorkItem& item, const std::vector<ForwardTap>& taps,
@@ -147,15 +148,15 @@ class ForwardPlan {
   template <typename C, typename O>
   Results<C> ResultsOf(const WorkItem& item, O* output) const;
   const Indirection& IndirectionOf(const WorkItem& item,
-                                   const ReductionBlock& terms,
+                                   const ReductionBlock& reduction,
                                    std::vector<Indirection>* cache) const;
   std::array<int64_t, 11> KeyOf(const WorkItem& item,
-                                const ReductionBlock& terms) const;
+                                const ReductionBlock& reduction) const;
   std::vector<ForwardTap> TapsOf(const WorkItem& item,
-                                 const ReductionBlock& terms, int64_t first,
+                                 const ReductionBlock& reduction, int64_t first,
                                  int64_t rows, bool in_place) const;
   template <typename C>
-  void SubtractDistances(const WorkItem& item, const ReductionBlock& terms,
+  void SubtractDistances(const WorkItem& item, const ReductionBlock& reduction,
                          const RowSegments& segments,
                          const std::vector<ForwardTap>& taps,
                          const SourceView<C>& sources,
@@ -178,7 +179,7 @@ class ForwardPlan {
   Image input_, output_;
   SourceAccess access_;
   bool by_rows_ = false;  // see Kernels::forward_rows
-  int64_t tap_rows_ = 0;  // rows of taps in all terms
+  int64_t tap_rows_ = 0;  // rows of taps in all reduction blocks
   Blocking blocking_;
   Scratch scratch_{};
 };

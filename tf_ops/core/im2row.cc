@@ -17,7 +17,8 @@ bool LiesInRows(const Geometry& geometry) {
          geometry.input.height == geometry.width.input * geometry.in_channels;
 }
 
-// Im2row of `window` x geometry.width taps, for filters of `rest` x 1.
+// The same convolution with im2row of `window` x geometry.width taps, for
+// filters of `rest` x 1.
 Geometry WithIm2row(const Geometry& geometry, const Axis& window,
                     const Axis& rest) {
   Geometry result = geometry;
@@ -38,7 +39,7 @@ Geometry OfWindows(const Geometry& geometry) {
                     OnePixelLong(geometry.height.output));
 }
 
-// ChannelBlocks of input channels that an output meets, tap by tap.
+// How many channel blocks of the input an output meets, tap by tap.
 int64_t MetBlocks(const Geometry& geometry) {
   return geometry.kernel_taps() * ChannelBlocks(geometry.in_channels);
 }
@@ -54,7 +55,7 @@ double TimeOfGradients(const Geometry& geometry) {
 }  // namespace
 
 Geometry ChooseForwardLowering(const Geometry& geometry) {
-  constexpr int64_t kMost = 4;  // blocks, that a tile holds at once
+  constexpr int64_t kMost = 4;  // channel blocks, which a tile holds at once
   if (!LiesInRows(geometry)) return geometry;
   const Geometry rows = OfRows(geometry);
   const bool pays = ChannelBlocks(rows.in_channels) <= kMost &&

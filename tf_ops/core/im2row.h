@@ -1,7 +1,8 @@
-// Lanes for those who have few channels: the elements under a window of taps
-// become the channels of one pixel, a patch. Where channels and pixels are
-// neighbours, each row of a patch lies in one piece in the image, and so it
-// does in the filters.
+// im2row, to fill lanes where channels are few: the elements under a window of
+// taps become the channels of one pixel. No matrix of them is ever stored: they
+// are brought into this order when a tile is packed. Where channels and pixels
+// are neighbours, each row of a window lies in one piece in the image, and so
+// it does in the filters.
 
 #ifndef KERAS_ADDER_CORE_IM2ROW_H_
 #define KERAS_ADDER_CORE_IM2ROW_H_
@@ -17,17 +18,17 @@
 
 namespace keras_adder {
 
-// Equal convolutions, of im2row that are one row of taps high (for filters of
-// one column) or whole windows (for filters of 1x1), or the geometry as it is:
-// that alone where channels of neighbouring pixels are not neighbours.
+// Both return equal convolutions, with im2row of one row of taps (for filters
+// of one column) or of whole windows (for filters of 1x1), or the geometry as
+// it is: that alone where channels of neighbouring pixels are not neighbours.
 //
-// For a forward pass, whose lanes are filters: im2row spare it taps.
+// The lanes of a forward pass are filters: im2row spares it taps.
 Geometry ChooseForwardLowering(const Geometry& geometry);
-// For passes whose lanes are input channels, which im2row fill: all there are,
-// the fastest first.
+// The lanes of gradients are input channels, which im2row fills. All lowerings
+// there are, the fastest first.
 std::vector<Geometry> GradientLowerings(const Geometry& geometry);
 
-// Some im2row of a row of them.
+// Some neighbouring im2row pixels of an image's row.
 struct Im2rowSpan {
   int64_t image, row, first, count;
 };
@@ -52,7 +53,8 @@ void ForEachWindowRow(const Im2row& im2row, int64_t channel, int lanes,
 
 }  // namespace internal
 
-// Packs `lanes` channels of im2row, from `channel` on, into slots of a block.
+// Packs `lanes` channels of im2row pixels, from `channel` on, into slots of a
+// channel block.
 template <typename T, typename C>
 void PackIm2row(const KernelSet& set, const T* tensor, const Strides& strides,
                 const Im2row& im2row, const Im2rowSpan& at, int64_t channel,
@@ -96,8 +98,8 @@ void PackIm2row(const KernelSet& set, const T* tensor, const Strides& strides,
   internal::ForEachWindowRow(im2row, channel, lanes, visit);
 }
 
-// The opposite: each element of one image, which lies in one piece, gets the
-// sum of its places in all im2row added.
+// AddIm2row does the opposite: each element of one image, which lies in one
+// piece, gets the sum of all the places added that it has in im2row pixels.
 template <typename C>
 void AddIm2row(const KernelSet& set, const C* block, const Im2row& im2row,
                const Im2rowSpan& at, int64_t channel, int lanes, C* image) {
@@ -107,7 +109,7 @@ void AddIm2row(const KernelSet& set, const C* block, const Im2row& im2row,
     const int64_t y = im2row.height.Position(at.row, i);
     if (y < 0 || y >= im2row.height.input) return;
     C* const row = image + y * im2row.width.input * pixel;
-    // Tap by tap: of one tap, im2row do not overlap.
+    // Of one tap, im2row pixels do not overlap.
     int64_t taken;
     for (int64_t k = 0; k < count; k += taken) {
       const int64_t tap = (first + k) / pixel, in_tap = (first + k) % pixel;

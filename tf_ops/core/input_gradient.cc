@@ -30,7 +30,7 @@ InputGradientPlan::InputGradientPlan(const Problem& problem,
                          rows.phases.size() * columns.phases.size(), false),
           ComputeBytes(problem.type), problem.threads),
       gradient_scratch_(blocking_.most_source_slots() *
-                        blocking_.reduction[0].blocks * kLanes),
+                        blocking_.reduction_blocks[0].blocks * kLanes),
       tile_scratch_(blocking_.tile_pixels() * MostBlocks(blocking_.parts) *
                     kLanes) {}
 
@@ -55,9 +55,9 @@ void InputGradientPlan::Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,
   std::atomic<bool> finite{true};
   const std::vector<BlockRange> shares = filters_.SplitForThreads(threads);
   const auto pack = [&](int64_t share, int) {
-    for (const ReductionBlock& terms : blocking_.reduction) {
+    for (const ReductionBlock& reduction : blocking_.reduction_blocks) {
       filters_.Pack(set_, tensors.filters, shares[share],
-                    {terms.first_block, terms.blocks}, packed, &finite);
+                    {reduction.first_block, reduction.blocks}, packed, &finite);
     }
   };
   const auto run = [&](int64_t index, int number) {
@@ -96,22 +96,22 @@ void InputGradientPlan::RunItem(const WorkItem& item,
   }
   const std::vector<RowSegments> segments = blocking_.SegmentsOf(
       item, SourceAccess(), 0, item.rows->source.tap_slots.size());
-  for (const ReductionBlock& terms : blocking_.reduction) {
+  for (const ReductionBlock& reduction : blocking_.reduction_blocks) {
     PackTile(set_, tensors.output_gradient, gradient_, item.rows->source,
-             item.columns->source, at, terms.first_block, terms.blocks,
+             item.columns->source, at, reduction.first_block, reduction.blocks,
              Blocking::SourceBlock(item, blocking_.tile_images),
              worker.gradient);
-    AddTerms(item, terms, segments, propagate_nan, filters, worker);
+    AddTerms(item, reduction, segments, propagate_nan, filters, worker);
   }
   UnpackTile(set_, worker.totals, input_, item.rows->destination,
              item.columns->destination, at, item.blocks.first, blocks,
              block_stride, tensors.input_gradient);
 }
 
-// Adds what some terms contribute to all of an item's totals.
+// Adds what a reduction block contributes to all of an item's totals.
 template <typename C>
 void InputGradientPlan::AddTerms(const WorkItem& item,
-                                 const ReductionBlock& terms,
+                                 const ReductionBlock& reduction,
                                  const std::vector<RowSegments>& segments,
                                  bool propagate_nan, const C* filters,
                                  const Worker<C>& worker) const {
@@ -127,11 +127,11 @@ void InputGradientPlan::AddTerms(const WorkItem& item,
   params.filter_column_stride = filters_.TapAt(0, 1);
   params.column_taps = columns.tap_slots.data();
   params.column_tap_count = columns.tap_slots.size();
-  params.channels = filters_.ChannelsOf(terms);
+  params.channels = filters_.ChannelsOf(reduction);
   for (int64_t p = 0; p < item.blocks.blocks; ++p) {
     params.filters = filters +
                      blocking_.PanelOf(item, p) * filters_.panel_stride() +
-                     terms.first_block * params.filter_block_stride;
+                     reduction.first_block * params.filter_block_stride;
     params.total = worker.totals + p * block_stride;
     params.centre = worker.input + p * block_stride;
     if (propagate_nan) {

@@ -39,7 +39,7 @@ class InputGradientPlan {
   void RunItem(const WorkItem& item, const TypedTensors<T, O>& tensors,
                const C* filters, bool finite, const Worker<C>& worker) const;
   template <typename C>
-  void AddTerms(const WorkItem& item, const ReductionBlock& terms,
+  void AddTerms(const WorkItem& item, const ReductionBlock& reduction,
                 const std::vector<RowSegments>& segments, bool propagate_nan,
                 const C* filters, const Worker<C>& worker) const;
   template <typename C>

@@ -23,14 +23,15 @@ namespace keras_adder {
 // destinations (lanes).
 enum class FilterOrder { kInputsToOutputs, kOutputsToInputs };
 
-// Some of the terms that a sum runs over: source blocks and filter taps.
+// A block of a reduction: some of the terms that a sum runs over, which are
+// channel blocks of the source and taps of the filters.
 struct ReductionBlock {
   int64_t first_block, blocks;
   int64_t first_row, rows;
   int64_t first_column, columns;
-  int64_t rows_before;  // rows of taps of all terms that come before these
+  int64_t rows_before;  // rows of taps of all reduction blocks before this one
 
-  // Whether these are the first of their channels.
+  // Whether it is the first one of its channels.
   bool starts_channels() const { return first_row == 0 && first_column == 0; }
 };
 
@@ -62,19 +63,19 @@ class PackedFilters {
   int64_t panel_stride() const {
     return ChannelBlocks(sources()) * block_stride();
   }
-  // A panel is a destination block of a group.
+  // A panel holds the filters of one channel block of destinations.
   int64_t panels() const { return groups_ * ChannelBlocks(destinations()); }
   int64_t size() const { return panels() * panel_stride(); }
 
-  // Whether panels of work should be ordered by parts of the filters, not by
-  // images of so many elements in all: what is more of the two should be met
-  // by one thread alone.
+  // Whether work items should be ordered by panels, not by images of so many
+  // elements in all: the larger of the two should be met by one thread alone.
   bool FiltersDominate(int64_t image_elements) const {
     return 2 * size() > image_elements;
   }
 
-  // Packs some blocks of sources of some panels; lanes without a channel become
-  // zero. Clears `finite`, if there is one, where not all of these filters are.
+  // Packs some channel blocks of sources of some panels; lanes without a
+  // channel become zero. Clears `finite`, if there is one, where not all of
+  // these filters are.
   template <typename T, typename C>
   void Pack(const KernelSet& set, const T* filters, const BlockRange& panels,
             const BlockRange& blocks, C* packed,
@@ -97,7 +98,7 @@ class PackedFilters {
     }
   }
 
-  // All blocks of sources.
+  // All channel blocks of sources.
   BlockRange blocks() const { return {0, ChannelBlocks(sources())}; }
 
   // All panels in ranges that are worth a thread each.
@@ -116,30 +117,30 @@ class PackedFilters {
                 });
   }
 
-  int64_t ChannelsOf(const ReductionBlock& terms) const {
-    return std::min(terms.blocks * kLanes,
-                    sources() - terms.first_block * kLanes);
+  int64_t ChannelsOf(const ReductionBlock& reduction) const {
+    return std::min(reduction.blocks * kLanes,
+                    sources() - reduction.first_block * kLanes);
   }
 
-  // The window of `terms`, and where it begins in a packed panel.
-  FilterWindow Window(const ReductionBlock& terms) const {
+  // The window of `reduction`, and where it begins in a panel.
+  FilterWindow Window(const ReductionBlock& reduction) const {
     FilterWindow window{};
     window.block_stride = block_stride();
     window.row_stride = TapAt(1, 0);
     window.column_stride = TapAt(0, 1);
-    window.rows = terms.rows;
-    window.columns = terms.columns;
-    window.channels = ChannelsOf(terms);
+    window.rows = reduction.rows;
+    window.columns = reduction.columns;
+    window.channels = ChannelsOf(reduction);
     return window;
   }
-  int64_t WindowAt(const ReductionBlock& terms) const {
-    return terms.first_block * block_stride() +
-           TapAt(terms.first_row, terms.first_column);
+  int64_t WindowAt(const ReductionBlock& reduction) const {
+    return reduction.first_block * block_stride() +
+           TapAt(reduction.first_row, reduction.first_column);
   }
 
  private:
-  // How many whole panels from `panel` on, before `end`, are neighbours in the
-  // tensor; at least the one.
+  // Returns how many whole panels from `panel` on, before `end`, are neighbours
+  // in the tensor; at least the one.
   int64_t NeighboursFrom(int64_t panel, int64_t end) const {
     if (order_ != FilterOrder::kInputsToOutputs) return 1;
     const int64_t whole =
@@ -147,7 +148,8 @@ class PackedFilters {
     return std::max<int64_t>(1, std::min(whole, end - panel));
   }
 
-  // One span for each tap and source block of so many neighbouring panels.
+  // Calls visit(filters' offset, span, packed offset) for each tap and channel
+  // block of sources of `together` neighbouring panels.
   template <typename Visit>
   void ForEachSpan(int64_t panel, int64_t together, const BlockRange& blocks,
                    const Visit& visit) const {

@@ -17,8 +17,8 @@ class PartialFilters {
  public:
   PartialFilters() = default;
 
-  // `items_of_chunk` is the number of parts that each chunk is cut into anyway,
-  // `tiles` the number of tiles that chunks are made of.
+  // `items_of_chunk` is how many work items each chunk has anyway, `tiles` how
+  // many tiles all chunks have together.
   PartialFilters(const PackedFilters& filters, int64_t element,
                  int64_t items_of_chunk, int64_t tiles)
       : size_(filters.panel_stride()),
@@ -28,8 +28,8 @@ class PartialFilters {
         std::max<int64_t>(1, kBytes / (filters.size() * element));
     const int64_t most =
         std::min({CeilDiv(kWantedItems, items_of_chunk), affordable, tiles});
-    // As few as have no more tiles: chunks of 2 and 3 tiles would make some
-    // threads wait for those with 3.
+    // As few chunks as need no more tiles each: chunks of 2 and of 3 tiles
+    // would make some threads wait for those with 3.
     chunks_ = CeilDiv(tiles, CeilDiv(tiles, most));
   }
 
@@ -37,7 +37,7 @@ class PartialFilters {
   int64_t stride() const { return stride_; }
   int64_t elements() const { return chunks_ * stride_; }
 
-  // Adds all chunks of one packed panel to the first's, a few slots at a time
+  // Adds all chunks of one panel to the first's, a few slots at a time
   // that stay in the first-level cache.
   template <typename C>
   void AddChunks(const KernelSet& set, int64_t panel, C* partials) const {
@@ -52,7 +52,7 @@ class PartialFilters {
   }
 
  private:
-  // Units wanted for a good balance between threads, and the memory that
+  // Work items wanted for a good balance between threads, and the memory that
   // partial gradients may take for it.
   static constexpr int64_t kWantedItems = 32;
   static constexpr int64_t kBytes = 8 << 20;

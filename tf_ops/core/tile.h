@@ -1,4 +1,4 @@
-// Moving blocks of image tensors into tiles and back.
+// Packs pixels of image tensors into tiles, and unpacks them.
 
 #ifndef KERAS_ADDER_CORE_TILE_H_
 #define KERAS_ADDER_CORE_TILE_H_
@@ -23,17 +23,18 @@ inline int64_t RoundUp(int64_t value, int64_t multiple) {
   return CeilDiv(value, multiple) * multiple;
 }
 
+// How many blocks of kLanes channels there are; oneDNN's nChw16c has the same.
 inline int64_t ChannelBlocks(int64_t channels) {
   return CeilDiv(channels, kLanes);
 }
 
-// Some of the blocks.
+// Some neighbouring channel blocks.
 struct BlockRange {
   int64_t first;
   int64_t blocks;
 };
 
-// Deals blocks out evenly into ranges of at most `most`.
+// Deals channel blocks out evenly into ranges of at most `most`.
 inline std::vector<BlockRange> SplitBlocks(int64_t blocks, int64_t most) {
   std::vector<BlockRange> ranges;
   const int64_t count = CeilDiv(blocks, most);
@@ -50,7 +51,7 @@ inline int64_t MostBlocks(const std::vector<BlockRange>& ranges) {
   return most;
 }
 
-// Channels of block `block` out of `channels`.
+// How many of `channels` channel block `block` has: the last may be short.
 inline int BlockChannels(int64_t channels, int64_t block) {
   return static_cast<int>(std::min<int64_t>(kLanes, channels - block * kLanes));
 }
@@ -68,7 +69,7 @@ struct Image {
   int64_t channels;  // of a group
   Im2row im2row = {};
 
-  // Of its first channel, in a tensor whose pixels are no im2row.
+  // Where a pixel's first channel lies, in a tensor that is not read as im2row.
   int64_t OffsetOf(const Pixel& pixel) const {
     return pixel.image * strides.batch + pixel.row * strides.height +
            pixel.column * strides.width;
@@ -85,7 +86,7 @@ inline Image OutputImage(const Geometry& geometry) {
           geometry.width.output, geometry.group_out()};
 }
 
-// A block of destinations and the group it belongs to.
+// The pixels of a tile, and the group of channels that it belongs to.
 struct TileBounds {
   int64_t image, images;
   int64_t row, rows;
@@ -239,7 +240,7 @@ void PackTile(const KernelSet& set, const T* tensor, const Image& image,
       });
 }
 
-// The opposite, at those positions that exist.
+// UnpackTile does the opposite, at those positions that exist.
 template <typename T, typename C>
 void UnpackTile(const KernelSet& set, const C* tile, const Image& image,
                 const AxisPlan& rows, const AxisPlan& columns,
@@ -263,8 +264,9 @@ void UnpackTile(const KernelSet& set, const C* tile, const Image& image,
       });
 }
 
-// The opposite for all blocks of im2row, whose places in an image are added
-// up: `images` has room for all of the tile's, one behind the other.
+// AddIm2rowOfTile does it for all blocks of im2row pixels, whose places in an
+// image are added up (col2im): `images` has room for all of the tile's images,
+// one behind the other.
 template <typename C>
 void AddIm2rowOfTile(const KernelSet& set, const C* tile, const Image& image,
                      const AxisPlan& rows, const AxisPlan& columns,
@@ -285,7 +287,7 @@ void AddIm2rowOfTile(const KernelSet& set, const C* tile, const Image& image,
   }
 }
 
-// Writes what lies in one piece.
+// Writes elements that lie in one piece.
 template <typename T, typename C>
 void UnpackElements(const KernelSet& set, const C* from, int64_t count, T* to) {
   const auto unpack = CopiesOf<T>(set).unpack;

@@ -1,5 +1,6 @@
-// The micro-kernels of the forward pass: sums of distances, of a block of
-// pixels by blocks of filters. See ForwardParams in kernels.h.
+// The micro-kernels of the forward pass: sums of distances, of a register tile
+// of some pixels by some channel blocks of filters. See ForwardParams in
+// kernels.h.
 
 #ifndef KERAS_ADDER_CORE_KERNELS_FORWARD_KERNELS_H_
 #define KERAS_ADDER_CORE_KERNELS_FORWARD_KERNELS_H_
@@ -40,8 +41,8 @@ struct Maximum {
   }
 };
 
-// The shape of a block: pixels of each run, runs, blocks of destinations; and
-// whether sources are operands.
+// The shape of a register tile: pixels of each run, runs, channel blocks of
+// destinations; and whether sources are operands.
 template <int kRun_, int kRuns_, int kBlocks_, bool kOperand_>
 struct Shape {
   static constexpr int kRun = kRun_;
@@ -56,7 +57,7 @@ struct Shape {
 
 using OnePixel = Shape<1, 1, 1, false>;
 
-// The vectors of all blocks of destinations of a params.
+// The vectors of all channel blocks of destinations of a register tile.
 template <typename C, typename S>
 constexpr int kSpan = S::kBlocks * kVectors<C>;
 
@@ -73,7 +74,7 @@ struct Sums {
   Vector<C> at[S::kPixels][kSpan<C, S>];
 };
 
-// The two runs of a params, or one twice.
+// The two runs of a register tile, or one twice.
 template <typename C>
 struct SpanPair {
   const C* first;
@@ -118,7 +119,7 @@ inline __attribute__((always_inline)) void AddTaps(
     ptrdiff_t pixel, const C* filters, ptrdiff_t panel_stride, int64_t channels,
     Vector<C> factor, Sums<C, S>& sums) {
   if constexpr (kFirst >= kEnd) return;
-  // In the order that needs the fewest registers at a time.
+  // This order needs the fewest registers at a time.
   constexpr bool kByPixels = !kBroadcastOperands || !S::kOperand;
   for (const ForwardTap* tap = taps; tap < taps + count; ++tap) {
     PixelPointers<C, S::kRun> first(sources.first + tap->source, pixel);
@@ -142,7 +143,8 @@ inline __attribute__((always_inline)) void AddTaps(
   }
 }
 
-// Adds all taps and channels of the block to sums that stay in registers.
+// Adds all taps and channels of a reduction block to sums that stay in
+// registers.
 template <typename C, typename Step, typename S>
 inline __attribute__((always_inline)) Sums<C, S> SumOverTaps(
     const ForwardParams<C>& params, SpanPair<C> sources, Sums<C, S> sums) {
@@ -182,8 +184,8 @@ inline __attribute__((always_inline)) void AddRow(
     Sums<C, S>& sums) {
   constexpr int kSources = S::kRun + kRowColumns - 1;
   constexpr int kV = kSpan<C, S>;
-  // One block goes on from several pixels in turns: its three additions to a
-  // sum, one behind the other, would wait for each other.
+  // A single vector of filters goes on from several pixels in turns: its three
+  // additions to a sum, one behind the other, would wait for each other.
   constexpr int kPart = kV == 1 && S::kRun > 4 ? 4 : S::kRun;
   constexpr int kParts = (S::kRun + kPart - 1) / kPart;
   PixelPointers<C, kSources> sources(source, pixel);
@@ -240,7 +242,7 @@ inline __attribute__((always_inline)) Sums<C, S> SumOverRows(
   return sums;
 }
 
-// How sums come about: from the block's list of taps,
+// How sums come about: from a list of taps,
 template <typename C, typename S>
 struct TapSums {
   static inline __attribute__((always_inline)) Sums<C, S> Of(
@@ -278,9 +280,9 @@ inline const C* ValuesOfPixel(const LaneValues<C>& values, int p) {
   return S::IsLast(p) ? values.last : values.inner;
 }
 
-// What sums of maxima are subtracted from: the sums of filters and sources.
-// Partial sums then run from there to minus the distance, and stay small on the
-// way.
+// Starts from what sums of maxima are subtracted from: the sums of filters and
+// sources. Partial sums then run from there to minus the distance, and stay
+// small on the way.
 template <typename C, typename S>
 inline __attribute__((always_inline)) Sums<C, S> InitAccumulators(
     const ForwardParams<C>& params, const SpanPair<C>& source_sums) {
@@ -311,8 +313,8 @@ inline unsigned Inexact(Vector<C> magnitudes, Vector<C> minus_distances) {
       magnitudes, Min(Broadcast<C>(kLarge), -kCancellation * minus_distances));
 }
 
-// The largest of the source magnitudes of a params; infinite if one is NaN. Up
-// to kWidth<C> - 1 values behind a run are read.
+// The largest of the source magnitudes of a register tile; infinite if one is
+// NaN. Up to kWidth<C> - 1 values behind a run are read.
 template <typename C, typename S>
 inline __attribute__((always_inline)) C MostMagnitude(const SpanPair<C>& runs) {
   Vector<C> most = {};
@@ -355,8 +357,8 @@ inline __attribute__((always_inline)) Vector<C> Largest(const Sums<C, S>& sums,
   return largest[0];
 }
 
-// Whether any sum of a block may have to be replaced: its largest magnitudes
-// and smallest distances tell.
+// Whether any sum of a register tile may have to be replaced: its largest
+// magnitudes and smallest distances tell.
 template <typename C, typename S>
 inline __attribute__((always_inline)) bool MayBeInexact(
     const ForwardParams<C>& params, const SpanPair<C>& source_magnitudes,
@@ -416,8 +418,8 @@ __attribute__((noinline)) void ReplaceCancelled(const ForwardParams<C>& params,
   }
 }
 
-// Out of registers and back: sums whose address others know would not stay in
-// them.
+// Takes sums out of registers and back, to replace some: sums whose address
+// others know would not stay in registers.
 template <typename C, typename S>
 inline __attribute__((always_inline)) Sums<C, S> FixCancelledLanes(
     const ForwardParams<C>& params, const SpanPair<C>& sources,
@@ -519,10 +521,10 @@ inline __attribute__((always_inline)) void Finish(
                   params.output_block_stride);
 }
 
-// Distances of one params, `done` pixels behind its starts, from sums of
+// Distances of one register tile, `done` pixels behind its starts, from sums of
 // maxima. What depends on a pixel and a lane depends on nothing else of the
-// params, so that any tiling gives the same bits: the block's largest
-// magnitudes and smallest distances only tell whether to look closer.
+// tile, so that any tiling gives the same bits: its largest magnitudes and
+// smallest distances only tell whether to look closer.
 template <typename C, typename S, template <typename, typename> class Sum>
 inline __attribute__((always_inline)) void ForwardRuns(
     const ForwardParams<C>& params, const SpanOffsets& first,

@@ -1,7 +1,7 @@
 // What an instruction set offers: the innermost loops, behind plain pointers.
 //
 // All of them work on tiles. A tile holds some positions ("slots") of an image
-// for some channels, in blocks of kLanes channels:
+// for some channels, in channel blocks of kLanes:
 //
 //     tile[block][slot][lane]        channel = block * kLanes + lane
 //
@@ -12,8 +12,9 @@
 //
 //     filters[source block][tap column][tap row][source lane][destination lane]
 //
-// Tiling, packing and threading live one level up (correlation.h,
-// filter_gradient.h, backward.h), once for all instruction sets.
+// Tiling, packing and threading live one level up (blocking.h, forward.h,
+// input_gradient.h, filter_gradient.h, backward.h), once for all instruction
+// sets.
 
 #ifndef KERAS_ADDER_CORE_KERNELS_KERNELS_H_
 #define KERAS_ADDER_CORE_KERNELS_KERNELS_H_
@@ -25,16 +26,17 @@
 
 namespace keras_adder {
 
-// Channels in a block of a tile. A multiple of every vector width.
+// Channels of a channel block: a multiple of every vector width, and the same
+// for double, so that tiles and panels have one layout.
 constexpr int kLanes = 16;
 
-// The most blocks of destinations that a kernel takes at once, and by rows of
-// taps.
+// The most channel blocks of destinations that a kernel takes at once, and by
+// rows of taps.
 constexpr int kMaxBlocks = 4;
 constexpr int kMaxRowBlocks = 2;
 
-// A filter tap along one axis: the slot in which a block of destinations meets
-// it (counted from the slot of the block itself), and which tap it is.
+// A filter tap along one axis: the slot in which a tile of destinations meets
+// it (counted from the slot of the tile itself), and which tap it is.
 struct TapSlot {
   int64_t slot;
   int64_t tap;
@@ -49,8 +51,8 @@ struct LaneValues {
   const C* last;
 };
 
-// Where a tap of one block of sources lies: its source, seen from a block's
-// first pixel, and its filters. Both in elements.
+// An entry of an indirection buffer: where a tap of one channel block lies, its
+// source (seen from the first pixel) and its filters. Both in elements.
 struct ForwardTap {
   ptrdiff_t source;
   ptrdiff_t filter;
@@ -66,12 +68,12 @@ struct SpanOffsets {
   ptrdiff_t result;
 };
 
-// For runs of pixels and some blocks of destinations:
+// For runs of pixels and some channel blocks of destinations:
 //
 //   output -= padding + sum_taps,channels |filter - source|
 //
-// The sums over all taps and channels of the params, of sources (for each
-// pixel) and of filters (for each lane), let the kernel work with maxima:
+// The sums over all taps and channels of the reduction block, of sources (for
+// each pixel) and of filters (for each lane), let the kernel work with maxima:
 //
 //   |filter - source| = 2 max(filter, source) - filter - source
 //
@@ -103,20 +105,21 @@ struct ForwardParams {
   C* output;
   ptrdiff_t SpanOffsets::* start;  // where in the output
   ptrdiff_t output_pixel_stride, output_block_stride;
-  // What other terms have contributed, laid out as totals; null if nothing yet.
+  // What other reduction blocks have contributed, laid out as totals; null if
+  // nothing yet.
   const C* before;
   ptrdiff_t before_block_stride;
-  // The epilogue, with the last terms: of these, too, blocks of destinations
-  // follow each other. Null if there is none.
+  // The epilogue, with the last reduction block: of these, too, blocks of
+  // destinations follow each other. Null if there is none.
   const C* multiplier;
   const C* offset;
   C lower, upper;
 };
 
-// Blocks of up to `most_pixels` in a run (0: there is no such kernel). `run`
-// takes, from each of `count` starts on, `times` neighbouring runs of `pixels`
-// each; one start after the other or, to fill the registers where rows are
-// short, two at a time.
+// Register tiles of up to `most_pixels` in a run (0: there is no such kernel).
+// `run` takes, from each of `count` starts on, `times` neighbouring runs of
+// `pixels` each; one start after the other or, to fill the registers where rows
+// are short, two at a time.
 template <typename C>
 struct ForwardKernel {
   int most_pixels;
@@ -273,7 +276,8 @@ struct Kernels {
   void (*input_gradient)(const InputGradientParams<C>&, int pixels);
   void (*filter_gradient)(const FilterGradientParams<C>&, int count);
   void (*filter_gradient_sign)(const FilterGradientParams<C>&, int count);
-  // The first of these is for finite inputs and filters only.
+  // The first of these is for finite inputs and filters only; the other lets a
+  // NaN through.
   void (*backward)(const BackwardParams<C>&);
   void (*backward_propagate_nan)(const BackwardParams<C>&);
   // The sum, and the sum of magnitudes, of all channels of each slot; and the
@@ -307,7 +311,7 @@ struct Kernels {
   void (*sum_outside)(const OutsideParams<C>& params, C* sums);
 };
 
-// A run of `count` neighbouring slots of one block, and the tensor elements
+// `count` neighbouring slots of one channel block, and the tensor elements that
 // they stand for.
 struct PixelSpan {
   int64_t count;
