@@ -72,52 +72,52 @@ bool FitsTiles(const KerasAdderCall& call) {
          std::max(call.height.stride, call.width.stride) <= kMaxPhases;
 }
 
-Walk ForwardWalk(const KerasAdderAxis& axis) {
-  Walk walk = {};
-  walk.rows = static_cast<int32_t>(axis.output);
-  walk.row_step = static_cast<int32_t>(axis.stride);
-  walk.first = static_cast<int32_t>(-axis.pad_before);
-  walk.tap_step = static_cast<int32_t>(axis.dilation);
-  walk.taps = static_cast<int32_t>(axis.kernel);
-  walk.source = static_cast<int32_t>(axis.input);
-  walk.tap_stride = walk.result_step = 1;
-  return walk;
+PhaseAxis ForwardAxis(const KerasAdderAxis& axis) {
+  PhaseAxis result = {};
+  result.rows = static_cast<int32_t>(axis.output);
+  result.row_step = static_cast<int32_t>(axis.stride);
+  result.first = static_cast<int32_t>(-axis.pad_before);
+  result.tap_step = static_cast<int32_t>(axis.dilation);
+  result.taps = static_cast<int32_t>(axis.kernel);
+  result.source = static_cast<int32_t>(axis.input);
+  result.tap_stride = result.result_step = 1;
+  return result;
 }
 
 // The inputs that are `residue` modulo the stride, and the outputs they meet.
-Walk InputGradientWalk(const KerasAdderAxis& axis, int64_t residue) {
+PhaseAxis InputGradientAxis(const KerasAdderAxis& axis, int64_t residue) {
   const StridePhase phase = PhaseOfResidue(axis, residue);
-  Walk walk = {};
-  walk.rows = static_cast<int32_t>(phase.count);
-  walk.row_step = 1;
-  walk.source = static_cast<int32_t>(axis.output);
-  walk.first_result = static_cast<int32_t>(residue);
-  walk.result_step = static_cast<int32_t>(axis.stride);
-  walk.first_tap = static_cast<int32_t>(phase.first_tap);
-  walk.tap_stride = static_cast<int32_t>(phase.tap_step);
-  walk.taps = static_cast<int32_t>(phase.taps);
-  walk.first = static_cast<int32_t>(phase.first_output);
-  walk.tap_step = static_cast<int32_t>(phase.output_step);
-  return walk;
+  PhaseAxis result = {};
+  result.rows = static_cast<int32_t>(phase.count);
+  result.row_step = 1;
+  result.source = static_cast<int32_t>(axis.output);
+  result.first_result = static_cast<int32_t>(residue);
+  result.result_step = static_cast<int32_t>(axis.stride);
+  result.first_tap = static_cast<int32_t>(phase.first_tap);
+  result.tap_stride = static_cast<int32_t>(phase.tap_step);
+  result.taps = static_cast<int32_t>(phase.taps);
+  result.first = static_cast<int32_t>(phase.first_output);
+  result.tap_step = static_cast<int32_t>(phase.output_step);
+  return result;
 }
 
-int32_t MakeWalks(const KerasAdderCall& call, const KerasAdderAxis& axis,
-                  Walk* walks) {
+int32_t MakePhaseAxes(const KerasAdderCall& call, const KerasAdderAxis& axis,
+                      PhaseAxis* axes) {
   if (call.pass != KERAS_ADDER_INPUT_GRADIENT) {
-    walks[0] = ForwardWalk(axis);
+    axes[0] = ForwardAxis(axis);
     return 1;
   }
   for (int64_t phase = 0; phase < axis.stride; ++phase) {
-    walks[phase] = InputGradientWalk(axis, phase);
+    axes[phase] = InputGradientAxis(axis, phase);
   }
   return static_cast<int32_t>(axis.stride);
 }
 
-Steps DenseSteps(bool channels_first, int64_t height, int64_t width,
-                 int64_t channels) {
+TensorStrides DenseStrides(bool channels_first, int64_t height, int64_t width,
+                           int64_t channels) {
   const auto steps = [](int64_t b, int64_t h, int64_t w, int64_t c) {
-    return Steps{static_cast<int32_t>(b), static_cast<int32_t>(h),
-                 static_cast<int32_t>(w), static_cast<int32_t>(c)};
+    return TensorStrides{static_cast<int32_t>(b), static_cast<int32_t>(h),
+                         static_cast<int32_t>(w), static_cast<int32_t>(c)};
   };
   // In an empty tensor a product of the other sizes may be anything.
   if (height == 0 || width == 0) return steps(0, 0, 0, 0);
@@ -127,18 +127,18 @@ Steps DenseSteps(bool channels_first, int64_t height, int64_t width,
   return steps(height * width * channels, width * channels, channels, 1);
 }
 
-int64_t MaxRows(const Walk* walks, int32_t phases) {
+int64_t MaxRows(const PhaseAxis* axes, int32_t phases) {
   int64_t rows = 0;
   for (int32_t i = 0; i < phases; ++i) {
-    rows = std::max<int64_t>(rows, walks[i].rows);
+    rows = std::max<int64_t>(rows, axes[i].rows);
   }
   return rows;
 }
 
-int64_t MaxTaps(const Walk* walks, int32_t phases) {
+int64_t MaxTaps(const PhaseAxis* axes, int32_t phases) {
   int64_t taps = 0;
   for (int32_t i = 0; i < phases; ++i) {
-    taps = std::max<int64_t>(taps, walks[i].taps);
+    taps = std::max<int64_t>(taps, axes[i].taps);
   }
   return taps;
 }
@@ -249,14 +249,14 @@ Launch MakePlan(const KerasAdderCall& call, Plan* plan) {
       !(filters && call.groups == 1)) {
     return launch;
   }
-  plan->height_phases = MakeWalks(call, call.height, plan->height);
-  plan->width_phases = MakeWalks(call, call.width, plan->width);
+  plan->height_phases = MakePhaseAxes(call, call.height, plan->height);
+  plan->width_phases = MakePhaseAxes(call, call.width, plan->width);
 
   const bool nchw = call.channels_first != 0;
-  const Steps input =
-      DenseSteps(nchw, call.height.input, call.width.input, call.in_channels);
-  const Steps output = DenseSteps(nchw, call.height.output, call.width.output,
-                                  call.out_channels);
+  const TensorStrides input =
+      DenseStrides(nchw, call.height.input, call.width.input, call.in_channels);
+  const TensorStrides output = DenseStrides(
+      nchw, call.height.output, call.width.output, call.out_channels);
   const bool from_output = call.pass == KERAS_ADDER_INPUT_GRADIENT;
   plan->source = from_output ? output : input;
   plan->image = from_output ? input : output;

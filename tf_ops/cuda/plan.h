@@ -70,9 +70,9 @@ constexpr int kMaxPhases = 4;
 
 // Along one axis, row position `r` and tap `a` of a tile meet the source at
 // r * row_step + first + a * tap_step. An input gradient of stride s is s such
-// walks, its phases: inputs that are equal modulo s meet the same taps, and
+// axes, its phases: inputs that are equal modulo s meet the same taps, and
 // where these lie in the output is linear again.
-struct Walk {
+struct PhaseAxis {
   int32_t rows;
   int32_t row_step;
   int32_t first;
@@ -86,7 +86,7 @@ struct Walk {
 };
 
 // Distances between neighbours, in elements.
-struct Steps {
+struct TensorStrides {
   int32_t batch;
   int32_t height;
   int32_t width;
@@ -97,8 +97,8 @@ struct Plan {
   Request request;
   float* partials;  // if split: `splits` results of floats
   int64_t result_size;
-  Walk height[kMaxPhases];
-  Walk width[kMaxPhases];
+  PhaseAxis height[kMaxPhases];
+  PhaseAxis width[kMaxPhases];
   int32_t height_phases;
   int32_t width_phases;
   int32_t batch;
@@ -106,9 +106,9 @@ struct Plan {
   int32_t group_in;  // channels
   int32_t group_out;
   int32_t columns;
-  int32_t channels;  // of the source in a group
-  Steps source;      // of what rows are read from
-  Steps image;       // of the result or, for filters, of the output gradient
+  int32_t channels;      // of the source in a group
+  TensorStrides source;  // of what rows are read from
+  TensorStrides image;  // of the result or, for filters, of the output gradient
   int32_t filter_width;
   int32_t filter_tap;      // distance between taps of the filters
   int32_t filter_channel;  // between channels of the source

@@ -158,7 +158,7 @@ class TileThread {
                             Totals<Tile>* totals) {
     place_ = place;
     totals_ = totals;
-    BeginImage(plan);
+    BeginGroup(plan);
     BeginDepth(plan);
     BeginRows(plan);
     KERAS_ADDER_UNROLL
@@ -172,8 +172,8 @@ class TileThread {
     if (Operation::kHasFixed) LoadFixed(plan);
   }
 
-  // Terms of the depth that are left. Steps are kDepth each, the last may be
-  // shorter.
+  // Terms of the depth that are left. TensorStrides are kDepth each, the last
+  // may be shorter.
   KERAS_ADDER_HD int32_t left() const { return left_; }
 
   KERAS_ADDER_HD void Load(const Plan& plan) {
@@ -261,27 +261,30 @@ class TileThread {
 
   // Divides a block's z among groups, phases and splits. Only input gradients
   // have phases; those of a stride of 1 are one.
-  KERAS_ADDER_HD void BeginImage(const Plan& plan) {
-    image_ = place_.block_z() / plan.splits;
+  KERAS_ADDER_HD void BeginGroup(const Plan& plan) {
+    group_and_phase_ = place_.block_z() / plan.splits;
     if (!kPhases) return;
-    const int32_t phase_w = image_ % plan.width_phases;
-    const int32_t rest = image_ / plan.width_phases;
+    const int32_t phase_w = group_and_phase_ % plan.width_phases;
+    const int32_t rest = group_and_phase_ / plan.width_phases;
     const int32_t phase_h = rest % plan.height_phases;
-    image_ = (rest / plan.height_phases * kMaxPhases + phase_h) * kMaxPhases +
-             phase_w;
+    group_and_phase_ =
+        (rest / plan.height_phases * kMaxPhases + phase_h) * kMaxPhases +
+        phase_w;
   }
 
   KERAS_ADDER_HD int32_t group() const {
-    return kPhases ? image_ / (kMaxPhases * kMaxPhases) : image_;
+    return kPhases ? group_and_phase_ / (kMaxPhases * kMaxPhases)
+                   : group_and_phase_;
   }
   KERAS_ADDER_HD int32_t split(const Plan& plan) const {
     return place_.block_z() % plan.splits;
   }
-  KERAS_ADDER_HD const Walk& height(const Plan& plan) const {
-    return plan.height[kPhases ? image_ / kMaxPhases % kMaxPhases : 0];
+  KERAS_ADDER_HD const PhaseAxis& height(const Plan& plan) const {
+    return plan
+        .height[kPhases ? group_and_phase_ / kMaxPhases % kMaxPhases : 0];
   }
-  KERAS_ADDER_HD const Walk& width(const Plan& plan) const {
-    return plan.width[kPhases ? image_ % kMaxPhases : 0];
+  KERAS_ADDER_HD const PhaseAxis& width(const Plan& plan) const {
+    return plan.width[kPhases ? group_and_phase_ % kMaxPhases : 0];
   }
   KERAS_ADDER_HD int32_t first_row() const {
     return place_.block_x() * Tile::kRows;
@@ -321,8 +324,8 @@ class TileThread {
   }
 
   KERAS_ADDER_HD void BeginDepth(const Plan& plan) {
-    const Walk& height = this->height(plan);
-    const Walk& width = this->width(plan);
+    const PhaseAxis& height = this->height(plan);
+    const PhaseAxis& width = this->width(plan);
     inners_ = kFilters ? width.rows : plan.channels;
     middles_ = kFilters ? height.rows : width.taps;
     outers_ = kFilters ? plan.batch : height.taps;
@@ -340,8 +343,8 @@ class TileThread {
   }
 
   KERAS_ADDER_HD void BeginRows(const Plan& plan) {
-    const Walk& height = this->height(plan);
-    const Walk& width = this->width(plan);
+    const PhaseAxis& height = this->height(plan);
+    const PhaseAxis& width = this->width(plan);
     KERAS_ADDER_UNROLL
     for (int i = 0; i < kRowsPerThread; ++i) {
       SourceRow& row = rows_[i];
@@ -369,8 +372,8 @@ class TileThread {
   }
 
   KERAS_ADDER_HD int32_t Rows(const Plan& plan) const {
-    const Walk& height = this->height(plan);
-    const Walk& width = this->width(plan);
+    const PhaseAxis& height = this->height(plan);
+    const PhaseAxis& width = this->width(plan);
     return kFilters ? height.taps * width.taps * plan.group_in
                     : plan.batch * height.rows * width.rows;
   }
@@ -380,8 +383,8 @@ class TileThread {
   KERAS_ADDER_HD bool SourceOffset(const Plan& plan, const SourceRow& row,
                                    const Cursor& cursor, uint32_t* offset,
                                    bool check_width = true) const {
-    const Walk& height = this->height(plan);
-    const Walk& width = this->width(plan);
+    const PhaseAxis& height = this->height(plan);
+    const PhaseAxis& width = this->width(plan);
     const int32_t h = row.height + (kFilters ? cursor.middle * height.row_step
                                              : cursor.outer * height.tap_step);
     const int32_t w = row.width + (kFilters ? cursor.inner * width.row_step
@@ -473,7 +476,7 @@ class TileThread {
     const Word* source = static_cast<const Word*>(Source(plan));
     uint32_t offset;
     if (cursor->inner + Tile::kDepth <= inners_) {
-      const Walk& width = this->width(plan);
+      const PhaseAxis& width = this->width(plan);
       const uint32_t step = kFilters
                                 ? Product(width.row_step, plan.source.width)
                                 : static_cast<uint32_t>(plan.source.channel);
@@ -544,8 +547,8 @@ class TileThread {
              Product(cursor.inner, plan.image.width) +
              Product(group() * plan.group_out, plan.image.channel);
     }
-    const Walk& height = this->height(plan);
-    const Walk& width = this->width(plan);
+    const PhaseAxis& height = this->height(plan);
+    const PhaseAxis& width = this->width(plan);
     const int32_t i = height.first_tap + cursor.outer * height.tap_stride;
     const int32_t j = width.first_tap + cursor.middle * width.tap_stride;
     return Product(i * plan.filter_width + j, plan.filter_tap) +
@@ -618,8 +621,8 @@ class TileThread {
                 group() * plan.group_out;
       return true;
     }
-    const Walk& height = this->height(plan);
-    const Walk& width = this->width(plan);
+    const PhaseAxis& height = this->height(plan);
+    const PhaseAxis& width = this->width(plan);
     const int32_t pixels = height.rows * width.rows;
     const int32_t pixel = row % pixels;
     const int32_t h =
@@ -667,7 +670,7 @@ class TileThread {
   Totals<Tile>* totals_;
   // The group and, for input gradients, two phases: digits of one number, so
   // that no step has to divide by more than a power of two.
-  uint32_t image_;
+  uint32_t group_and_phase_;
   int32_t inners_;  // sizes of the depth's three indices
   int32_t middles_;
   int32_t outers_;
