@@ -1,6 +1,7 @@
 """Measures the adder convolution beside the stock one and all else there is.
 
     python benchmarks/conv2d.py
+    python benchmarks/conv2d.py --shape 16,28,28,128,128   # one 3x3, no files
 
 prints tables and writes them, the figures as JSON and a picture to
 `results/speed/`. Contenders take turns in one process, LiteRT with ours alone.
@@ -41,6 +42,15 @@ def main():
     if results["load"][0] > report.BUSY:
         print("Warning: the machine is busy.", file=sys.stderr)
 
+    if args.shape is not None:
+        plan = dataclasses.replace(plan, main=(args.shape,))
+        rows = list(main_rows(plan, threads, others=False))
+        results["roofline"] = roofline.measure(isa, threads, *plan.peak)
+        for row in rows:
+            peak = results["roofline"]["peak"]
+            row["fraction_of_peak"] = row["speeds"]["ours"] / peak
+        print(report.markdown(results | {"main": rows}), end="")
+        return
     if args.self_check:
         progress("self-check")
         noise = self_check(plan)
@@ -113,6 +123,12 @@ def parse():
         choices=ISAS,
         help="hold ours and oneDNN to an instruction set; the environment "
         "variable KERAS_ADDER_ISA holds ours alone",
+    )
+    parser.add_argument(
+        "--shape",
+        type=lambda text: shapes.Shape(*map(int, text.split(","))),
+        metavar="N,H,W,CI,CO",
+        help="time this 3x3 convolution alone",
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument(

@@ -224,7 +224,7 @@ void BackwardPlan::RunItem(int64_t item, const T* input, const O* gradient,
       (group * ChannelBlocks(input_.channels) + part.first) * size;
   Item<C> work{part, packed + offset, packed_finite,
                partials + chunk * partials_.stride() + offset, nullptr};
-  std::memset(work.total, 0, part.blocks * size * sizeof(C));
+  std::memset(work.total, 0, part.count * size * sizeof(C));
   // This is the same for all parts, so one of them sees to it.
   if (part.first == 0) {
     work.skipped = all_skipped + (chunk * groups_ + group) * skipped_;
@@ -265,11 +265,11 @@ void BackwardPlan::RunTile(const TileBounds& tile, const Item<C>& item,
                            const Worker<C>& worker) const {
   const BlockRange& part = item.part;
   PackTile(set_, input, input_, input_rows_, input_columns_, tile, part.first,
-           part.blocks, tile_block_size_, worker.input);
+           part.count, tile_block_size_, worker.input);
   std::memset(worker.input_gradient, 0,
-              part.blocks * tile_block_size_ * sizeof(C));
+              part.count * tile_block_size_ * sizeof(C));
   bool finite = item.finite;
-  for (int64_t p = 0; p < part.blocks && finite; ++p) {
+  for (int64_t p = 0; p < part.count && finite; ++p) {
     finite =
         KernelsOf<C>(set_).all_finite(worker.input + p * tile_block_size_,
                                       tile.images * image_block_size_ / kLanes);
@@ -280,7 +280,7 @@ void BackwardPlan::RunTile(const TileBounds& tile, const Item<C>& item,
                     input_columns_, tile, tile_block_size_, worker.images);
   } else {
     UnpackTile(set_, worker.input_gradient, input_, input_rows_, input_columns_,
-               tile, part.first, part.blocks, tile_block_size_, input_gradient);
+               tile, part.first, part.count, tile_block_size_, input_gradient);
   }
 }
 
@@ -320,7 +320,7 @@ void BackwardPlan::SumTile(const TileBounds& tile, const Item<C>& item,
         });
       }
       params.channels = BlockChannels(output_.channels, q);
-      for (int64_t block = 0; block < item.part.blocks; ++block) {
+      for (int64_t block = 0; block < item.part.count; ++block) {
         const int64_t filters =
             block * filters_.panel_stride() + q * filters_.block_stride();
         params.input = worker.input + block * tile_block_size_;

@@ -159,9 +159,9 @@ void Blocking::MakeManyItems(int64_t rows, int64_t columns, int64_t phases) {
       Halve(&tile_images);
     } else if (tile_rows > 4) {
       Halve(&tile_rows);
-    } else if (parts[0].blocks > 1) {
+    } else if (parts[0].count > 1) {
       parts = SplitBlocks(ChannelBlocks(destination.channels),
-                          CeilDiv(parts[0].blocks, 2));
+                          CeilDiv(parts[0].count, 2));
     } else if (tile_columns > 32) {
       Halve(&tile_columns);
     } else if (tile_rows > 1) {

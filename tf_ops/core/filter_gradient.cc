@@ -122,11 +122,11 @@ void FilterGradientPlan::RunItem(int64_t item, const T* input,
   const int64_t base =
       group * ChannelBlocks(input_.channels) * filters_.panel_stride();
   C* const partial = partials + chunk * partials_.stride() + base;
-  for (int p = 0; p < inputs.blocks; ++p) {
+  for (int p = 0; p < inputs.count; ++p) {
     C* block = partial + (inputs.first + p) * filters_.panel_stride() +
                outputs.first * filters_.block_stride();
     const int64_t blocks = std::min<int64_t>(
-        outputs.blocks, ChannelBlocks(output_.channels) - outputs.first);
+        outputs.count, ChannelBlocks(output_.channels) - outputs.first);
     std::memset(block, 0, blocks * filters_.block_stride() * sizeof(C));
   }
   C* const input_tile = scratch;
@@ -136,11 +136,11 @@ void FilterGradientPlan::RunItem(int64_t item, const T* input,
     TileBounds at = grid().At(tile);
     at.group = group;
     PackTile(set_, input, input_, input_rows_, input_columns_, at, inputs.first,
-             inputs.blocks,
+             inputs.count,
              tile_images_ * input_rows_.slots * input_columns_.slots * kLanes,
              input_tile);
     PackTile(set_, gradient, output_, rows_, columns_, at, outputs.first,
-             outputs.blocks, tile_images_ * tile_rows_ * tile_columns_ * kLanes,
+             outputs.count, tile_images_ * tile_rows_ * tile_columns_ * kLanes,
              gradient_tile);
     SumTile(at, inputs, outputs, packed + base, partial, input_tile,
             gradient_tile);
@@ -164,9 +164,9 @@ void FilterGradientPlan::SumTile(const TileBounds& at, const BlockRange& inputs,
   params.images = at.images;
   params.rows = at.rows;
   params.columns = at.columns;
-  for (int p = 0; p < inputs.blocks; ++p) {
+  for (int p = 0; p < inputs.count; ++p) {
     const C* input_block = input + p * tile_images_ * params.input_image_stride;
-    for (int q = 0; q < outputs.blocks; ++q) {
+    for (int q = 0; q < outputs.count; ++q) {
       const C* gradient_block =
           gradient + q * tile_images_ * params.gradient_image_stride;
       const int64_t offset = (inputs.first + p) * filters_.panel_stride() +

@@ -168,9 +168,9 @@ ForwardPlan::AtOnce ForwardPlan::BlocksAtOnce(int64_t blocks,
     if (in_run == 0 || (at_once == 1 && best.sums > 0)) continue;
     const bool twice = pixels <= kernels.forward_twice[at_once - 1].most_pixels;
     const int64_t runs = twice ? 1 : CeilDiv(pixels, in_run);
-    const int64_t blocks = runs * CeilDiv(blocks, at_once);
+    const int64_t calls = runs * CeilDiv(blocks, at_once);
     const int64_t sums =
-        std::min((twice ? 2 : 1) * pixels * blocks / blocks, kManySums);
+        std::min((twice ? 2 : 1) * pixels * blocks / calls, kManySums);
     if (sums > best.sums) best = {at_once, sums};
   }
   return best;
@@ -221,7 +221,7 @@ void ForwardPlan::SumPackedFilters(const BlockRange& panels,
   FilterWindow window = filters_.Window(reduction);
   window.leading = outside.first;
   window.trailing = outside.last;
-  for (int64_t i = 0; i < panels.blocks; ++i) {
+  for (int64_t i = 0; i < panels.count; ++i) {
     const int64_t panel = panels.first + i;
     KernelsOf<C>(set_).filter_sums(
         filters.packed + panel * filters_.panel_stride() +
@@ -346,7 +346,7 @@ void ForwardPlan::RunItem(const WorkItem& item, const T* input,
   UnpackTile(set_, worker.totals + results.blocks * block_stride, output_,
              item.rows->destination, item.columns->destination, item.at,
              item.blocks.first + results.blocks,
-             item.blocks.blocks - results.blocks, block_stride, output);
+             item.blocks.count - results.blocks, block_stride, output);
 }
 
 // Packs sources first, if they are not read in place.
@@ -439,7 +439,7 @@ ForwardPlan::Results<C> ForwardPlan::ResultsOf(const WorkItem& item,
     const TileBounds& at = item.at;
     results.first = output + output_.OffsetOf({at.image, at.row, at.column}) +
                     at.group * output_.channels + item.blocks.first * kLanes;
-    results.blocks = std::min(item.blocks.blocks,
+    results.blocks = std::min(item.blocks.count,
                               output_.channels / kLanes - item.blocks.first);
   }
   return results;
@@ -546,11 +546,11 @@ void ForwardPlan::SubtractDistances(
   params.lower = epilogue.lower;
   params.upper = epilogue.upper;
   int64_t blocks = 0;
-  for (int64_t p = 0; p < item.blocks.blocks; p += blocks) {
+  for (int64_t p = 0; p < item.blocks.count; p += blocks) {
     const bool direct = is_last && p < results.blocks;
     C* const totals = worker.totals + p * totals_stride;
     params.before = is_first ? nullptr : totals;
-    blocks = (direct ? results.blocks : item.blocks.blocks) - p;
+    blocks = (direct ? results.blocks : item.blocks.count) - p;
     blocks = by_rows_ ? std::min<int64_t>(blocks, kMaxRowBlocks)
                       : BlocksAtOnce<C>(blocks, segments.pixels).blocks;
     if (direct) {

@@ -81,7 +81,7 @@ void InputGradientPlan::RunItem(const WorkItem& item,
                                 const C* filters, bool finite,
                                 const Worker<C>& worker) const {
   const TileBounds& at = item.at;
-  const int64_t blocks = item.blocks.blocks;
+  const int64_t blocks = item.blocks.count;
   const int64_t block_stride = blocking_.tile_pixels() * kLanes;
   std::memset(worker.totals, 0, block_stride * blocks * sizeof(C));
   PackTile(set_, tensors.input, input_, item.rows->destination,
@@ -128,7 +128,7 @@ void InputGradientPlan::AddTerms(const WorkItem& item,
   params.column_taps = columns.tap_slots.data();
   params.column_tap_count = columns.tap_slots.size();
   params.channels = filters_.ChannelsOf(reduction);
-  for (int64_t p = 0; p < item.blocks.blocks; ++p) {
+  for (int64_t p = 0; p < item.blocks.count; ++p) {
     params.filters = filters +
                      blocking_.PanelOf(item, p) * filters_.panel_stride() +
                      reduction.first_block * params.filter_block_stride;

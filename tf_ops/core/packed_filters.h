@@ -81,7 +81,7 @@ class PackedFilters {
             const BlockRange& blocks, C* packed,
             std::atomic<bool>* finite) const {
     const auto pack = CopiesOf<T>(set).pack;
-    const int64_t end = panels.first + panels.blocks;
+    const int64_t end = panels.first + panels.count;
     int64_t together;
     for (int64_t panel = panels.first; panel < end; panel += together) {
       together = NeighboursFrom(panel, end);
@@ -158,7 +158,7 @@ class PackedFilters {
     const bool forward = order_ == FilterOrder::kInputsToOutputs;
     const int64_t source_step = forward ? out_channels_ : 1;
     const int64_t destination_step = forward ? 1 : out_channels_;
-    for (int64_t p = blocks.first; p < blocks.first + blocks.blocks; ++p) {
+    for (int64_t p = blocks.first; p < blocks.first + blocks.count; ++p) {
       for (int64_t tap = 0; tap < kernel_height_ * kernel_width_; ++tap) {
         PixelSpan span;
         span.count = BlockChannels(sources(), p);

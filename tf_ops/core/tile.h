@@ -31,7 +31,7 @@ inline int64_t ChannelBlocks(int64_t channels) {
 // Some neighbouring channel blocks.
 struct BlockRange {
   int64_t first;
-  int64_t blocks;
+  int64_t count;
 };
 
 // Deals channel blocks out evenly into ranges of at most `most`.
@@ -47,7 +47,7 @@ inline std::vector<BlockRange> SplitBlocks(int64_t blocks, int64_t most) {
 
 inline int64_t MostBlocks(const std::vector<BlockRange>& ranges) {
   int64_t most = 0;
-  for (const BlockRange& range : ranges) most = std::max(most, range.blocks);
+  for (const BlockRange& range : ranges) most = std::max(most, range.count);
   return most;
 }
 
