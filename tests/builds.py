@@ -61,6 +61,28 @@ def _core_test(folder, *options):
     return ((*configure, "-S", "tf_ops"), build)
 
 
+def _c_library(folder):
+    """The C library, installed, and the example that needs nothing else."""
+    tools = pathlib.Path(sys.executable).parent
+    cmake = tools / "cmake"
+    ninja = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}")
+    prefix = folder / "prefix"
+    example = folder / "example"
+    return (
+        (
+            *(cmake, "-S", "tf_ops", "-B", folder / "library", *ninja),
+            "-DKERAS_ADDER_WERROR=ON",
+        ),
+        (cmake, "--build", folder / "library", "-j", "2"),
+        (cmake, "--install", folder / "library", "--prefix", prefix),
+        (
+            *(cmake, "-S", "examples/c", "-B", example, *ninja),
+            f"-DCMAKE_PREFIX_PATH={prefix}",
+        ),
+        (cmake, "--build", example),
+    )
+
+
 def _package(call):
     """Calls setuptools as pip does without isolation."""
     program = f"from setuptools import build_meta; build_meta.{call}"
@@ -103,15 +125,12 @@ BUILDS = {
             "qemu-aarch64": "qemu-user",
         },
     ),
-    "clang": Build(
-        _core_test(FOLDER / "clang", "-DCMAKE_CXX_COMPILER=clang++"),
-        needs={"clang++": "clang"},
-    ),
     # In one folder of CMake's, and so one after the other. The packages first:
     # they start it afresh if it was made for something else.
     "release": Build(
         _packages(FOLDER / "release") + _core_test(RELEASE),
     ),
+    "c_library": Build(_c_library(FOLDER / "c_library")),
     "driver": _driver("driver"),
     "old_driver": _driver("old_driver", "-DOLD"),
 }

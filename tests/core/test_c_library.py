@@ -1,0 +1,317 @@
+"""The C library: its example, and what it says of wrong arguments.
+
+`tests/builds.py` builds and installs it, and the example from the prefix alone.
+"""
+
+import ctypes
+import pathlib
+import re
+import subprocess
+import tomllib
+
+import builds
+import numpy as np
+import pytest
+
+from keras_adder.ops import adder_conv2d
+
+ROOT = pathlib.Path(__file__).parents[2]
+HEADERS = ROOT / "tf_ops" / "include" / "keras_adder"
+
+pytestmark = pytest.mark.slow
+
+OK, INVALID_ARGUMENT, UNSUPPORTED = range(3)
+FORWARD, INPUT_GRADIENT, FILTER_GRADIENT, BACKWARD = range(4)
+FLOAT16, BFLOAT16, FLOAT32, FLOAT64 = range(4)
+NHWC, NCHW = range(2)
+VALID, SAME, EXPLICIT = range(3)
+
+
+class Conv2D(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_uint32),
+        *(
+            (name, ctypes.c_int32)
+            for name in (
+                *("pass_", "type", "output_type", "data_format", "padding"),
+                *("filter_gradient", "threads"),
+            )
+        ),
+        ("input_shape", ctypes.c_int64 * 4),
+        ("filter_shape", ctypes.c_int64 * 4),
+        ("strides", ctypes.c_int64 * 2),
+        ("dilations", ctypes.c_int64 * 2),
+        ("explicit_paddings", ctypes.c_int64 * 4),
+    ]
+
+
+class Epilogue(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_uint32),
+        ("residual_type", ctypes.c_int32),
+        ("multiplier", ctypes.c_void_p),
+        ("offset", ctypes.c_void_p),
+        ("residual", ctypes.c_void_p),
+        ("residual_scale", ctypes.c_float),
+        ("residual_zero_point", ctypes.c_int32),
+        ("lower", ctypes.c_float),
+        ("upper", ctypes.c_float),
+        ("output_scale", ctypes.c_float),
+        ("output_zero_point", ctypes.c_int32),
+    ]
+
+
+class Tensors(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_uint32),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                *("input", "filters", "output_gradient", "output"),
+                *("input_gradient", "filter_gradient", "packed_filters"),
+                "workspace",
+            )
+        ),
+        ("workspace_bytes", ctypes.c_size_t),
+        ("epilogue", ctypes.POINTER(Epilogue)),
+    ]
+
+
+SCHEDULE = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p
+)
+
+
+class Pool(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_uint32),
+        ("threads", ctypes.c_int32),
+        ("context", ctypes.c_void_p),
+        ("schedule", SCHEDULE),
+    ]
+
+
+class Library:
+    """The shared library, whose calls raise a `RuntimeError`."""
+
+    def __init__(self, path):
+        self.c = ctypes.CDLL(str(path))
+        self.c.keras_adder_error.restype = ctypes.c_char_p
+        self.c.keras_adder_version.restype = ctypes.c_char_p
+        for name in ("workspace_bytes", "packed_filters_bytes"):
+            function = getattr(self.c, f"keras_adder_{name}")
+            function.restype = ctypes.c_size_t
+
+    def check(self, status):
+        if status != OK:
+            raise RuntimeError(status, self.c.keras_adder_error().decode())
+
+    def plan(self, convolution):
+        plan = ctypes.c_void_p()
+        self.check(
+            self.c.keras_adder_plan_create(
+                None if convolution is None else ctypes.byref(convolution),
+                ctypes.byref(plan),
+            )
+        )
+        return plan
+
+    def run(self, plan, tensors, pool=None):
+        self.check(
+            self.c.keras_adder_run(
+                plan,
+                ctypes.byref(tensors),
+                None if pool is None else ctypes.byref(pool),
+            )
+        )
+
+
+@pytest.fixture(scope="module")
+def prefix():
+    return builds.folder("c_library") / "prefix"
+
+
+@pytest.fixture(scope="module")
+def library(prefix):
+    (path,) = prefix.glob("lib*/libkeras_adder.so")
+    return Library(path)
+
+
+def convolution(**changes):
+    made = Conv2D(
+        ctypes.sizeof(Conv2D),
+        *(FORWARD, FLOAT32, FLOAT32, NHWC, SAME, 0, 2),
+        (2, 9, 8, 6),
+        (3, 3, 3, 10),
+        (2, 1),
+        (1, 1),
+        (0, 0, 0, 0),
+    )
+    for name, value in changes.items():
+        field = type(getattr(made, name))
+        setattr(made, name, value if field is int else field(*value))
+    return made
+
+
+def pointer(array):
+    return array.ctypes.data
+
+
+def data(seed=0):
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(2, 9, 8, 6)).astype(np.float32)
+    f = generator.normal(size=(3, 3, 3, 10)).astype(np.float32)
+    return x, f
+
+
+@pytest.mark.parametrize("program", ["adder", "adder_static"])
+def test_example_equals_what_was_worked_out_by_hand(program):
+    folder = builds.folder("c_library") / "example"
+    done = subprocess.run(
+        [folder / program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("as by hand") == 4
+    assert "WRONG" not in done.stdout
+    assert "output gradient" not in done.stderr
+
+
+def test_versions_agree(library):
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    version = version["project"]["version"]
+    assert library.c.keras_adder_version().decode() == version
+    cmake = (ROOT / "tf_ops" / "CMakeLists.txt").read_text("utf-8")
+    assert f"project(keras_adder VERSION {version}" in cmake
+
+
+def test_headers_are_c_and_cpp(tmp_path):
+    for compiler, name in (("cc", "a.c"), ("c++", "a.cc")):
+        source = tmp_path / name
+        source.write_text(
+            "#include <keras_adder/keras_adder.h>\n"
+            "KerasAdderConv2D a = KERAS_ADDER_CONV2D_INIT;\n"
+            "KerasAdderTensors b = KERAS_ADDER_TENSORS_INIT;\n"
+            "KerasAdderEpilogue c = KERAS_ADDER_EPILOGUE_INIT;\n"
+        )
+        subprocess.run(
+            [
+                *(compiler, "-fsyntax-only", "-Wall", "-Wextra", "-pedantic"),
+                *("-Werror", f"-I{HEADERS.parent}", source),
+            ],
+            check=True,
+        )
+
+
+def test_exports_are_the_header_alone(prefix):
+    (path,) = prefix.glob("lib*/libkeras_adder.so")
+    symbols = subprocess.run(
+        ["nm", "-D", "--defined-only", path],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    found = set(re.findall(r" [A-Za-z] (keras_adder_\w+)", symbols))
+    declared = set(
+        re.findall(
+            r"\b(keras_adder_\w+)\(", (HEADERS / "keras_adder.h").read_text()
+        )
+    )
+    assert found == declared
+    assert "tensorflow" not in symbols.lower()
+
+
+def test_forward_is_bitwise_that_of_the_op(library):
+    x, f = data()
+    expected = adder_conv2d(x, f, strides=(2, 1), padding="same").numpy()
+    plan = library.plan(convolution())
+    shape = (ctypes.c_int64 * 4)()
+    library.c.keras_adder_output_shape(plan, shape)
+    assert tuple(shape) == expected.shape
+    y = np.full(expected.shape, np.nan, np.float32)
+    tensors = Tensors(ctypes.sizeof(Tensors), pointer(x), pointer(f))
+    tensors.output = pointer(y)
+    library.run(plan, tensors)
+    assert np.array_equal(y, expected)
+    library.c.keras_adder_plan_destroy(plan)
+
+
+def test_a_pool_may_be_late_or_never_help(library):
+    x = np.ones((4, 32, 32, 32), np.float32)
+    f = np.zeros((3, 3, 32, 64), np.float32)
+    plan = library.plan(
+        convolution(input_shape=x.shape, filter_shape=f.shape, strides=(1, 1))
+    )
+    expected = adder_conv2d(x, f, padding="same").numpy()
+    asked = []
+    schedule = SCHEDULE(lambda *call: asked.append(call))
+    pool = Pool(ctypes.sizeof(Pool), 2, None, schedule)
+    y = np.full(expected.shape, np.nan, np.float32)
+    tensors = Tensors(ctypes.sizeof(Tensors), pointer(x), pointer(f))
+    tensors.output = pointer(y)
+    library.run(plan, tensors, pool)
+    assert asked
+    assert np.array_equal(y, expected)
+    for _, worker, helper, argument in asked:  # late, when all is done
+        assert worker == 1
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(helper)(argument)
+    assert np.array_equal(y, expected)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"struct_size": 8}, "convolution: struct_size must be set"),
+        ({"struct_size": 10**6}, "convolution: struct_size must be set"),
+        ({"pass_": 4}, "pass must be between 0 and 3. Received: 4"),
+        ({"type": -1}, "type must be between"),
+        ({"output_type": FLOAT64}, "output_type must equal type"),
+        ({"padding": 3}, "padding must be between"),
+        ({"threads": -1}, "threads must not be negative"),
+        ({"input_shape": (2, -1, 8, 6)}, "input_shape must not be negative"),
+        ({"filter_shape": (3, 3, 4, 10)}, "must divide the input's channels"),
+        ({"filter_shape": (0, 3, 3, 10)}, "height must be at least 1"),
+        ({"strides": (0, 1)}, "strides must lie between 1 and 2^31 - 1"),
+        ({"input_shape": (0, 2**40, 2**40, 6)}, "too many elements"),
+        (
+            {"padding": EXPLICIT, "explicit_paddings": (9, 0, 0, 0)},
+            "explicit_paddings must not exceed the dilated filter",
+        ),
+    ],
+)
+def test_wrong_convolutions_are_errors_that_name_the_field(
+    library, changes, message
+):
+    with pytest.raises(RuntimeError, match=re.escape(message)) as error:
+        library.plan(convolution(**changes))
+    assert error.value.args[0] == INVALID_ARGUMENT
+
+
+def test_wrong_runs_are_errors(library):
+    with pytest.raises(RuntimeError, match="convolution is NULL"):
+        library.plan(None)
+    x, f = data()
+    y = np.zeros((2, 5, 8, 10), np.float32)
+    plan = library.plan(convolution())
+    tensors = Tensors(ctypes.sizeof(Tensors), pointer(x), pointer(f))
+    with pytest.raises(RuntimeError, match="output must not be NULL"):
+        library.run(plan, tensors)
+    tensors.output = pointer(y)
+    tensors.workspace, tensors.workspace_bytes = pointer(x), 8
+    with pytest.raises(RuntimeError, match="workspace must have"):
+        library.run(plan, tensors)
+    tensors.workspace = None
+    epilogue = Epilogue(ctypes.sizeof(Epilogue), lower=2, upper=1)
+    tensors.epilogue = ctypes.pointer(epilogue)
+    with pytest.raises(RuntimeError, match="lower must not exceed upper"):
+        library.run(plan, tensors)
+    epilogue.upper, epilogue.output_scale = 3, 1
+    with pytest.raises(RuntimeError, match="not quantized") as error:
+        library.run(plan, tensors)
+    assert error.value.args[0] == UNSUPPORTED
+    tensors.epilogue = None
+    pool = Pool(ctypes.sizeof(Pool), 0, None, SCHEDULE())
+    with pytest.raises(RuntimeError, match="at least 1 thread"):
+        library.run(plan, tensors, pool)
+    library.run(plan, tensors)
+    assert np.array_equal(
+        y, adder_conv2d(x, f, strides=(2, 1), padding="same").numpy()
+    )
