@@ -1,6 +1,7 @@
 // The compute core against its reference, without TensorFlow: every instruction
 // set this processor runs, every remainder of every dimension, one thread and
-// several. Built with sanitizers by test_core.py.
+// several; and how threads work together (threads_test.cc). Built with
+// sanitizers by test_core.py.
 //
 //     core_test [LAST]    sizes 1 .. LAST in every dimension (default 20)
 
@@ -10,30 +11,17 @@
 #include <cstdlib>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
+#include "core/default_pool.h"
 #include "core/geometry.h"
 #include "core/passes.h"
 #include "core/reference.h"
 #include "core/select_kernels.h"
+#include "threads_test.h"
 
 namespace keras_adder {
 namespace {
-
-class Threads : public ThreadPool {
- public:
-  explicit Threads(int size) : size_(size) {}
-  int size() const override { return size_; }
-  void Run(int count, const std::function<void(int)>& run) override {
-    std::vector<std::thread> threads;
-    for (int i = 0; i < count; ++i) threads.emplace_back(run, i);
-    for (std::thread& thread : threads) thread.join();
-  }
-
- private:
-  int size_;
-};
 
 // Exactly as many bytes as were asked for, so that a sanitizer sees a step
 // beyond them, at the alignment that was promised.
@@ -90,7 +78,7 @@ void Check(const KernelSet& set, const Geometry& geometry, int threads,
   const std::vector<C> x = Random<C>(geometry.input_size());
   const std::vector<C> f = Random<C>(geometry.filter_size());
   const std::vector<C> g = Random<C>(geometry.output_size());
-  Threads pool(threads);
+  DefaultPool pool(threads);
 
   std::vector<double> expected(geometry.output_size());
   std::vector<C> actual(geometry.output_size());
@@ -324,6 +312,7 @@ void Sweep(int64_t last) {
 }  // namespace keras_adder
 
 int main(int count, char** arguments) {
+  keras_adder::TestThreads(&keras_adder::checks, &keras_adder::failures);
   keras_adder::Sweep(count > 1 ? std::atoll(arguments[1]) : 20);
   for (const keras_adder::KernelSet* set : keras_adder::SupportedKernels()) {
     std::printf("%s ", set->name);
