@@ -1,6 +1,7 @@
 // The compute core against its reference, without TensorFlow: every instruction
 // set this processor runs, every remainder of every dimension, one thread and
-// several. Built with sanitizers by test_core.py.
+// several; and how threads work together (threads_test.cc). Built with
+// sanitizers by test_core.py.
 //
 //     core_test [LAST]    sizes 1 .. LAST in every dimension (default 20)
 
@@ -11,31 +12,18 @@
 #include <cstring>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
+#include "core/default_pool.h"
 #include "core/engine.h"
 #include "core/geometry.h"
 #include "core/reference.h"
 #include "core/select_kernels.h"
 #include "core/workspace.h"
+#include "threads_test.h"
 
 namespace keras_adder {
 namespace {
-
-class Threads : public ThreadPool {
- public:
-  explicit Threads(int size) : size_(size) {}
-  int size() const override { return size_; }
-  void Run(int count, const std::function<void(int)>& run) override {
-    std::vector<std::thread> threads;
-    for (int i = 0; i < count; ++i) threads.emplace_back(run, i);
-    for (std::thread& thread : threads) thread.join();
-  }
-
- private:
-  int size_;
-};
 
 // Exactly as many bytes as were asked for, so that a sanitizer sees a step
 // beyond them, at the alignment that was promised.
@@ -88,7 +76,7 @@ void Expect(const char* what, const std::string& where,
 
 // Runs the engine of a problem, with scratch memory of just the size it wants.
 void Run(const Problem& problem, const Tensors& tensors) {
-  Threads pool(problem.threads);
+  DefaultPool pool(problem.threads);
   const auto engine = MakeEngine(problem);
   Workspace workspace(engine->workspace_bytes(false));
   engine->Run(pool, tensors, workspace.get());
@@ -98,7 +86,7 @@ void Run(const Problem& problem, const Tensors& tensors) {
 template <typename C>
 void CheckPacked(const Problem& problem, const Tensors& tensors,
                  const std::vector<C>& output, const std::string& where) {
-  Threads pool(problem.threads);
+  DefaultPool pool(problem.threads);
   const auto engine = MakeEngine(problem);
   Workspace packed(engine->packed_filters_bytes());
   if (packed.get() == nullptr) return;  // of an empty output
@@ -391,6 +379,7 @@ void Sweep(int64_t last) {
 }  // namespace keras_adder
 
 int main(int count, char** arguments) {
+  keras_adder::TestThreads(&keras_adder::checks, &keras_adder::failures);
   keras_adder::Sweep(count > 1 ? std::atoll(arguments[1]) : 20);
   for (const keras_adder::KernelSet* set : keras_adder::SupportedKernels()) {
     std::printf("%s ", set->name);

@@ -2,6 +2,7 @@
 
 #include "keras_adder/keras_adder.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdlib>
@@ -10,7 +11,9 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "core/default_pool.h"
 #include "core/engine.h"
@@ -145,9 +148,10 @@ std::array<int64_t, 4> ShapeOf(const int64_t (&shape)[4]) {
   return {shape[0], shape[1], shape[2], shape[3]};
 }
 
-DefaultPool& OwnPool() {
-  static DefaultPool pool(DefaultPool::Processors());
-  return pool;
+// One thread for each processor. It is 0 where the system does not say.
+DefaultPool OwnPool() {
+  return DefaultPool(
+      std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
 }
 
 // A C program's pool.
@@ -175,7 +179,10 @@ class ForeignPool : public ThreadPool {
 template <typename Function>
 KerasAdderStatus WithPool(const KerasAdderPool* foreign,
                           const Function& function) {
-  if (foreign == nullptr) return function(OwnPool());
+  if (foreign == nullptr) {
+    DefaultPool pool = OwnPool();
+    return function(pool);
+  }
   KerasAdderPool own{};
   if (const auto status = Read("pool", foreign, sizeof(own), &own)) {
     return status;

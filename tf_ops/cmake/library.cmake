@@ -6,9 +6,9 @@ include(CMakePackageConfigHelpers)
 find_package(Threads REQUIRED)
 
 add_library(keras_adder SHARED
-    c_api/keras_adder.cc $<TARGET_OBJECTS:keras_adder_core>)
+    c_api/keras_adder.cc core/default_pool.cc $<TARGET_OBJECTS:keras_adder_core>)
 add_library(keras_adder_static STATIC
-    c_api/keras_adder.cc $<TARGET_OBJECTS:keras_adder_core>)
+    c_api/keras_adder.cc core/default_pool.cc $<TARGET_OBJECTS:keras_adder_core>)
 set_target_properties(keras_adder PROPERTIES
     VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
 set_target_properties(keras_adder_static PROPERTIES OUTPUT_NAME keras_adder)

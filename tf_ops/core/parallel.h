@@ -1,31 +1,44 @@
 // The one thing the core asks of its host besides memory: a way to run
 // functions at the same time.
+//
+// A pool is asked for help and owes nothing. Whoever calls RunTasks can do all
+// of the work alone; a helper that the pool runs takes part from when it comes.
+// It may come late, when it finds nothing left to do, or never. What helpers
+// and caller share (internal::TaskRun in parallel.cc) lives as long as the last
+// of them, and nobody waits but for units that somebody is running.
 
 #ifndef KERAS_ADDER_CORE_PARALLEL_H_
 #define KERAS_ADDER_CORE_PARALLEL_H_
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <cstring>
-#include <deque>
 #include <functional>
-#include <iterator>
-#include <thread>
-#include <vector>
 
 namespace keras_adder {
 
 class ThreadPool {
  public:
+  // What the thread that calls RunTasks does while helpers may work: the same
+  // as they, or nothing. A caller that waits begins to work if no helper has
+  // come within kPatience (parallel.cc).
+  enum class Caller { kWorks, kWaits };
+
   virtual ~ThreadPool() = default;
 
-  // How many functions may run at the same time (at least 1).
+  // How many threads may work at the same time (at least 1), the caller among
+  // them if it works.
   virtual int size() const = 0;
 
-  // Calls run(0) ... run(count - 1), each once, and returns when all are done.
-  // `count` is at most size().
-  virtual void Run(int count, const std::function<void(int)>& run) = 0;
+  // Runs `helper` at any time, on any thread, or never; but once at most, and
+  // not later than code of this library can be run. It throws nothing and does
+  // not block for long. Where threads can be chosen, the same `worker`, less
+  // than size(), should mean the same one every time: it then meets the same
+  // part of a tensor. Schedule may throw if it has not taken the helper.
+  virtual void Schedule(int worker, std::function<void()> helper) = 0;
+
+  // Asked once for each call of RunTasks, on the thread that calls.
+  virtual Caller caller() const { return Caller::kWorks; }
 };
 
 // Some pieces of work, work(unit, worker), that may be done at the same time.
@@ -51,55 +64,33 @@ inline auto ZeroTask(void* memory, int64_t bytes) {
   return Task{(bytes + kUnitBytes - 1) / kUnitBytes, clear};
 }
 
-// Deals a task's units out to workers. Each has a range of its own, so that
-// the same thread meets the same part of a tensor in one op as in the next, and
-// helps others when it is done.
-class UnitQueue {
- public:
-  UnitQueue(int64_t units, int workers) : ranges_(workers), left_(units) {
-    for (int i = 0; i < workers; ++i) {
-      ranges_[i].next = units * i / workers;
-      ranges_[i].end = units * (i + 1) / workers;
-    }
-  }
+namespace internal {
 
-  template <typename Work>
-  void Take(int worker, const Work& work) {
-    const int workers = static_cast<int>(ranges_.size());
-    for (int i = 0; i < workers; ++i) {
-      Range& range = ranges_[(worker + i) % workers];
-      for (int64_t unit = range.next++; unit < range.end; unit = range.next++) {
-        const Done done{left_};
-        work(unit, worker);
-      }
-    }
-  }
-
-  // Until all units are done. Whoever comes here has taken what nobody else
-  // had begun, so those that are waited for are running.
-  void Wait() const {
-    while (left_.load(std::memory_order_acquire) > 0) std::this_thread::yield();
-  }
-
- private:
-  struct alignas(64) Range {
-    std::atomic<int64_t> next;
-    int64_t end;
-  };
-  // Even if the unit throws, or others would wait forever.
-  struct Done {
-    std::atomic<int64_t>& left;
-    ~Done() { left.fetch_sub(1, std::memory_order_release); }
-  };
-
-  std::vector<Range> ranges_;
-  std::atomic<int64_t> left_;
+// A task of any type of work, which somebody else owns.
+struct AnyTask {
+  int64_t units;
+  const void* work;
+  void (*run)(const void* work, int64_t unit, int worker);
 };
 
+template <typename Work>
+AnyTask AnyTaskOf(const Task<Work>& task) {
+  const auto run = [](const void* work, int64_t unit, int worker) {
+    (*static_cast<const Work*>(work))(unit, worker);
+  };
+  return {task.units, &task.work, run};
+}
+
+void RunAnyTasks(ThreadPool& pool, int workers, const AnyTask* tasks,
+                 int count);
+
+}  // namespace internal
+
 // Runs tasks one after the other, all by the same threads, at most `workers`:
-// to wake them up takes longer than many a task. A worker number belongs to
-// one thread and so names its scratch memory. After a unit that throws, the
-// others go on with whatever it left, and Run throws in the end.
+// to wake them up takes longer than many a task. A worker number, less than
+// `workers`, belongs to one thread and so names its scratch memory. After a
+// unit that throws, no other is begun, and once those that had been are done,
+// RunTasks throws the same.
 template <typename... Works>
 void RunTasks(ThreadPool& pool, int workers, const Task<Works>&... tasks) {
   if (workers <= 1) {
@@ -109,17 +100,8 @@ void RunTasks(ThreadPool& pool, int workers, const Task<Works>&... tasks) {
     (run(tasks), ...);
     return;
   }
-  std::deque<UnitQueue> queues;
-  (queues.emplace_back(tasks.units, workers), ...);
-  pool.Run(workers, [&](int worker) {
-    auto queue = queues.begin();
-    const auto run = [&](const auto& task) {
-      if (queue != queues.begin()) std::prev(queue)->Wait();
-      queue->Take(worker, task.work);
-      ++queue;
-    };
-    (run(tasks), ...);
-  });
+  const internal::AnyTask any[] = {internal::AnyTaskOf(tasks)...};
+  internal::RunAnyTasks(pool, workers, any, sizeof...(tasks));
 }
 
 }  // namespace keras_adder

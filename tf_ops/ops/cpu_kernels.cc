@@ -1,19 +1,16 @@
 // The ops on the CPU: validate, allocate, call the core.
 
-#include <atomic>
 #include <memory>
 #include <new>
 #include <utility>
 
-#include "absl/synchronization/blocking_counter.h"
 #include "core/engine.h"
 #include "core/engine_cache.h"
 #include "core/geometry.h"
-#include "core/parallel.h"
 #include "core/select_kernels.h"
 #include "ops/adder_op.h"
+#include "ops/intra_op_pool.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/platform/threadpool.h"
 
 namespace keras_adder {
 namespace {
@@ -36,50 +33,6 @@ template <>
 constexpr DataType TypeOf<Eigen::bfloat16>() {
   return DataType::kBFloat16;
 }
-
-// TensorFlow's intra-op threads. The caller waits rather than works: a thread
-// of the pool that is woken up while the caller keeps its core busy often has
-// to wait for that core, until the caller has done all the work by itself.
-class IntraOpPool : public ThreadPool {
- public:
-  explicit IntraOpPool(OpKernelContext* context)
-      : threads_(*context->device()->tensorflow_cpu_worker_threads()) {}
-
-  int size() const override { return threads_.num_threads; }
-
-  void Run(int count, const std::function<void(int)>& run) override {
-    // A thread of the pool must not wait for others of it, which may do the
-    // same.
-    if (threads_.workers->CurrentThreadId() >= 0) {
-      for (int i = 0; i < count; ++i) run(i);
-      return;
-    }
-    // What a thread throws, which is lack of memory, is thrown here in the end.
-    std::atomic<bool> failed{false};
-    absl::BlockingCounter running(count);
-    const auto run_one = [&](int i) {
-      try {
-        run(i);
-      } catch (const std::bad_alloc&) {
-        failed = true;
-      }
-      running.DecrementCount();
-    };
-    for (int i = 0; i < count; ++i) {
-      try {
-        threads_.workers->ScheduleWithHint([&run_one, i] { run_one(i); }, i,
-                                           i + 1);
-      } catch (const std::bad_alloc&) {
-        run_one(i);
-      }
-    }
-    running.Wait();
-    if (failed) throw std::bad_alloc();
-  }
-
- private:
-  const tensorflow::DeviceBase::CpuWorkerThreads& threads_;
-};
 
 // All four ops: a pass over tensors of T, whose outputs are of O.
 template <Pass kPass, typename T, typename O>
