@@ -44,13 +44,7 @@ def main():
 
     if args.shape is not None:
         plan = dataclasses.replace(plan, main=(args.shape,))
-        rows = list(main_rows(plan, threads, others=False))
-        results["roofline"] = roofline.measure(isa, threads, *plan.peak)
-        for row in rows:
-            peak = results["roofline"]["peak"]
-            row["fraction_of_peak"] = row["speeds"]["ours"] / peak
-        print(report.markdown(results | {"main": rows}), end="")
-        return
+        args.parts = ("main",)
     if args.self_check:
         progress("self-check")
         noise = self_check(plan)
@@ -95,6 +89,8 @@ def main():
 
     text = report.markdown(results)
     print(text, end="")
+    if args.shape is not None:
+        return
     args.output.mkdir(parents=True, exist_ok=True)
     name = f"conv2d-{args.isa}" if args.isa else "conv2d"
     report.write_json(args.output / f"{name}.json", results)

@@ -16,24 +16,13 @@
 
 #include <stdint.h>
 
+#include "include/keras_adder/types.h"
+
 #define KERAS_ADDER_EXPORT __attribute__((visibility("default")))
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-enum {
-  KERAS_ADDER_FLOAT16 = 0,
-  KERAS_ADDER_BFLOAT16 = 1,
-  KERAS_ADDER_FLOAT32 = 2,
-  KERAS_ADDER_FLOAT64 = 3
-};
-
-enum {
-  KERAS_ADDER_FORWARD = 0,
-  KERAS_ADDER_INPUT_GRADIENT = 1,
-  KERAS_ADDER_FILTER_GRADIENT = 2
-};
 
 enum {
   KERAS_ADDER_AUTO = 0,
@@ -59,7 +48,7 @@ typedef struct {
   /* sizeof(KerasAdderCall) of the caller: fields are only ever added at the
    * end, and those that an older caller does not have are taken for 0. */
   uint32_t struct_size;
-  int32_t pass;
+  int32_t pass; /* Of types.h, but for the one of both gradients. */
   /* Of input, filters and their gradients. */
   int32_t type;
   /* Of the output and its gradient: `type`, or float32 for the 16-bit ones. */
