@@ -118,27 +118,27 @@ Strides DenseStrides(DataFormat format, int64_t height, int64_t width,
   return strides;
 }
 
-// Explicit padding is the one attribute by which a few bytes of model could
-// ask for gigabytes of output.
-Error CheckOutputSize(const Geometry& geometry) {
+Error CheckSizes(const Geometry& geometry) {
   const Axis& height = geometry.height;
   const Axis& width = geometry.width;
-  const int64_t outputs = CheckedProduct({height.output, width.output});
-  const int64_t inputs = CheckedProduct({height.input, width.input});
-  if (outputs < 0 || inputs < 0 || outputs / 16 > inputs + 4096) {
+  if (CheckedProduct({geometry.batch, height.output, width.output,
+                      geometry.out_channels}) < 0 ||
+      CheckedProduct({geometry.batch, height.input, width.input,
+                      geometry.in_channels}) < 0 ||
+      CheckedProduct({height.kernel, width.kernel, geometry.group_in(),
+                      geometry.out_channels}) < 0) {
+    return "The tensors have too many elements";
+  }
+  // Explicit padding is the one attribute by which a few bytes of model could
+  // ask for gigabytes of output.
+  const int64_t outputs = height.output * width.output;
+  const int64_t inputs = height.input * width.input;
+  if (outputs / 16 > inputs + 4096) {
     return "Padding must not make the output many times larger than the "
            "input. Received: " +
            std::to_string(height.input) + "x" + std::to_string(width.input) +
            " pixels in, " + std::to_string(height.output) + "x" +
            std::to_string(width.output) + " out";
-  }
-  if (CheckedProduct({geometry.batch, height.output, width.output,
-                      geometry.out_channels}) < 0 ||
-      CheckedProduct({geometry.batch, height.input, width.input,
-                      geometry.in_channels}) < 0 ||
-      CheckedProduct({geometry.kernel_taps(), geometry.group_in(),
-                      geometry.out_channels}) < 0) {
-    return "The tensors have too many elements";
   }
   return "";
 }
@@ -275,7 +275,7 @@ Error MakeGeometry(const Attributes& attributes,
   error = MakeAxis("width", input_shape[at.width], filter_shape[1],
                    attributes.padding, attributes.width, &geometry->width);
   if (!error.empty()) return error;
-  error = CheckOutputSize(*geometry);
+  error = CheckSizes(*geometry);
   if (!error.empty()) return error;
   geometry->input = DenseStrides(attributes.data_format, geometry->height.input,
                                  geometry->width.input, geometry->in_channels);
