@@ -30,6 +30,7 @@ from keras_adder.ops import adder_conv2d
 rng = np.random.default_rng(0)
 
 
+# Of shapes that are work enough for four threads each.
 def normal(*shape):
     return tf.constant(rng.normal(size=shape), tf.float32)
 
@@ -77,7 +78,7 @@ def map_fn():
 
 
 def eager():
-    inputs = [(normal(2, 24, 24, 16), normal(3, 3, 16, 32)) for _ in range(4)]
+    inputs = [(normal(4, 24, 24, 32), normal(3, 3, 32, 32)) for _ in range(4)]
     return at_once([
         lambda x=x, f=f: [all_passes(x, f) for _ in range(5)]
         for x, f in inputs
@@ -88,15 +89,17 @@ def graphs():
     def graph(x, f):
         @tf.function
         def steps(x):
+            results = []
             for _ in range(4):
-                x, *gradients = all_passes(x / 100.0, f)
-            return [x, *gradients]
+                results.append(all_passes(x, f))
+                x = results[-1][0] / 100.0
+            return results
 
         steps.get_concrete_function(x)
         return lambda: [steps(x) for _ in range(3)]
 
     return at_once([
-        graph(normal(2, 20, 20, 32), normal(3, 3, 32, 32)),
+        graph(normal(2, 20, 20, 64), normal(3, 3, 64, 64)),
         graph(normal(4, 12, 12, 64), normal(3, 3, 64, 64)),
     ])
 
