@@ -74,6 +74,7 @@ class Crew {
       if (function == nullptr) {
         member.idle = true;
         member.wake.wait(lock);
+        member.idle = false;
         continue;
       }
       lock.unlock();
