@@ -11,7 +11,9 @@ namespace keras_adder {
 namespace internal {
 namespace {
 
-// Sums of a forward block that keep the arithmetic units busy.
+// Sums of a register tile that keep the arithmetic units busy. This and
+// kScatteredBytes were found with `benchmarks/conv2d.py --parts main
+// configurations` on Zen 5.
 constexpr int64_t kManySums = 20;
 
 // What a worker keeps: as many kinds of places in their images as items have.
