@@ -12,8 +12,8 @@ namespace keras_adder {
 namespace internal {
 namespace {
 
-// These sizes were found with `benchmarks/conv2d.py --parts main configurations`
-// on Zen 5.
+// These sizes were found with `benchmarks/conv2d.py --parts main
+// configurations` on Zen 5.
 
 // Pixels that a kernel sweeps over: enough to pay for loading filters and
 // sums, few enough for inputs, their gradients and outputs of one block to

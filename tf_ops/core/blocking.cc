@@ -6,9 +6,9 @@ namespace keras_adder {
 namespace internal {
 namespace {
 
-// These sizes were found with `benchmarks/conv2d.py --parts main` on Zen 5, whose
-// cores have 1 MiB of second-level cache. But for kChainTerms, no result depends
-// on them.
+// These sizes were found with `benchmarks/conv2d.py --parts main` on Zen 5,
+// whose cores have 1 MiB of second-level cache. But for kChainTerms, no result
+// depends on them.
 
 // An item handles about this many bytes of totals, so that packed filters,
 // which stream through the cache once an item, are used often, and no more than
@@ -26,9 +26,9 @@ constexpr int64_t kItemBlocks = 8;
 // Bytes of an item's sources, in a tile or in place: a fraction of a core's
 // second-level cache.
 constexpr int64_t kSourceBytes = 256 << 10;
-// ReductionBlock summed in registers before they are added to the totals,
-// about: every term of a chain rounds, so short chains are accurate ones. At this length tests/ops/test_accuracy.py
-// keeps its promise.
+// How many terms are summed in registers before they are added to the totals,
+// about: every term of a chain rounds, so short chains are accurate ones. At
+// this length tests/ops/test_accuracy.py keeps its promise.
 constexpr int64_t kChainTerms = 576;
 
 // The largest of as few even parts of `count` as are no larger than `most`.

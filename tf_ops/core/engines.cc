@@ -91,8 +91,8 @@ std::unique_ptr<const Engine> MakeEngine(const Problem& problem) {
 }
 
 int UsefulThreads(int available, const Geometry& geometry) {
-  // To wake a thread up takes some ten microseconds, and this is thirty of a Zen
-  // 5's work, at 140 G differences/s a core (`benchmarks/conv2d.py`).
+  // To wake a thread up takes some ten microseconds, and this is thirty of a
+  // Zen 5's work, at 140 G differences/s a core (`benchmarks/conv2d.py`).
   constexpr double kThreadWork = 1 << 22;
   // Lanes without a filter take their time, too.
   const double lanes = static_cast<double>(geometry.groups) *

@@ -14,9 +14,9 @@
 namespace keras_adder {
 namespace {
 
-// The most pixels or filters of a params, each number of which is an instance
-// of its own. Builds that are for tests alone, whose sanitizers take minutes
-// over all of them, have smaller blocks, of the same code.
+// The most pixels or filters of a register tile, each number of which is an
+// instance of its own. Builds that are for tests alone, whose sanitizers take
+// minutes over all of them, have smaller blocks, of the same code.
 constexpr int Most(int count) {
 #ifdef KERAS_ADDER_SMALL_BLOCKS
   return count < KERAS_ADDER_SMALL_BLOCKS ? count : KERAS_ADDER_SMALL_BLOCKS;
