@@ -86,6 +86,7 @@ static void run_forward(void) {
   check(keras_adder_pack_filters(plan, kFilters, packed, NULL));
   tensors.filters = NULL;
   tensors.packed_filters = packed;
+  tensors.packed_filters_bytes = keras_adder_packed_filters_bytes(plan);
   check(keras_adder_run(plan, &tensors, NULL));
   expect("with epilogue", &output, (const float[]){0.5f}, 1);
 

@@ -123,7 +123,7 @@ void CheckEpilogue(const Problem& problem, const Tensors& tensors,
   with_epilogue.epilogue = &epilogue;
   Run(problem, with_epilogue);
   ++checks;
-  const Strides& strides = geometry.output;
+  const ImageStrides& strides = geometry.output_strides;
   for (size_t i = 0; i < output.size(); ++i) {
     const int64_t channel = i / strides.channel % geometry.out_channels;
     C expected = output[i];

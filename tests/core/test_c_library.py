@@ -7,6 +7,7 @@ import ctypes
 import pathlib
 import re
 import subprocess
+import sys
 import tomllib
 
 import builds
@@ -69,9 +70,10 @@ class Tensors(ctypes.Structure):
             for name in (
                 *("input", "filters", "output_gradient", "output"),
                 *("input_gradient", "filter_gradient", "packed_filters"),
-                "workspace",
             )
         ),
+        ("packed_filters_bytes", ctypes.c_size_t),
+        ("workspace", ctypes.c_void_p),
         ("workspace_bytes", ctypes.c_size_t),
         ("epilogue", ctypes.POINTER(Epilogue)),
     ]
@@ -216,7 +218,8 @@ def test_exports_are_the_header_alone(prefix):
         )
     )
     assert found == declared
-    assert "tensorflow" not in symbols.lower()
+    others = re.findall(r" [A-Za-z] (?!keras_adder_)(\S+)", symbols)
+    assert not others
 
 
 def test_forward_is_bitwise_that_of_the_op(library):
@@ -256,6 +259,74 @@ def test_a_pool_may_be_late_or_never_help(library):
     assert np.array_equal(y, expected)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_pool_is_asked_for_no_more_threads_than_it_has(library, threads):
+    x = np.ones((4, 32, 32, 32), np.float32)
+    f = np.zeros((3, 3, 32, 64), np.float32)
+    plan = library.plan(
+        convolution(
+            input_shape=x.shape,
+            filter_shape=f.shape,
+            strides=(1, 1),
+            threads=8,
+        )
+    )
+    workers = []
+    schedule = SCHEDULE(lambda _, worker, *call: workers.append(worker))
+    pool = Pool(ctypes.sizeof(Pool), threads, None, schedule)
+    y = np.empty((4, 32, 32, 64), np.float32)
+    tensors = Tensors(ctypes.sizeof(Tensors), pointer(x), pointer(f))
+    tensors.output = pointer(y)
+    library.run(plan, tensors, pool)
+    assert workers == list(range(1, threads))
+
+
+def test_packed_filters_have_to_be_of_the_plan(library):
+    x, f = data()
+    plan = library.plan(convolution())
+    size = library.c.keras_adder_packed_filters_bytes(plan)
+    memory = np.zeros(size + 64, np.uint8)
+    packed = memory[-pointer(memory) % 64 :][:size]
+    library.check(
+        library.c.keras_adder_pack_filters(
+            plan, *map(ctypes.c_void_p, (pointer(f), pointer(packed))), None
+        )
+    )
+    y = np.empty((2, 5, 8, 10), np.float32)
+    tensors = Tensors(ctypes.sizeof(Tensors), pointer(x))
+    tensors.output = pointer(y)
+    tensors.packed_filters = pointer(packed)
+    tensors.packed_filters_bytes = size - 64
+    with pytest.raises(RuntimeError, match="packed_filters must be what"):
+        library.run(plan, tensors)
+    tensors.packed_filters_bytes = size
+    library.run(plan, tensors)
+    assert np.array_equal(
+        y, adder_conv2d(x, f, strides=(2, 1), padding="same").numpy()
+    )
+
+
+UNLOAD = """
+import _ctypes, ctypes, os, sys, threading
+library = ctypes.CDLL(sys.argv[1])
+library.keras_adder_error.restype = ctypes.c_char_p
+assert library.keras_adder_plan_create(None, None) == 1
+assert b"plan is NULL" in library.keras_adder_error()
+_ctypes.dlclose(library._handle)
+assert sys.argv[1] not in open("/proc/self/maps").read()
+"""
+
+
+def test_library_can_be_unloaded(prefix):
+    (path,) = prefix.glob("lib*/libkeras_adder.so")
+    done = subprocess.run(
+        [sys.executable, "-c", UNLOAD, path.resolve()],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -269,6 +340,7 @@ def test_a_pool_may_be_late_or_never_help(library):
         ({"input_shape": (2, -1, 8, 6)}, "input_shape must not be negative"),
         ({"filter_shape": (3, 3, 4, 10)}, "must divide the input's channels"),
         ({"filter_shape": (0, 3, 3, 10)}, "height must be at least 1"),
+        ({"filter_shape": (2**17, 3, 3, 10)}, "height is too large"),
         ({"strides": (0, 1)}, "strides must lie between 1 and 2^31 - 1"),
         ({"input_shape": (0, 2**40, 2**40, 6)}, "too many elements"),
         (

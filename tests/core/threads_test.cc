@@ -170,7 +170,7 @@ void Spin(microseconds duration) {
 // when it ends, for sanitizers to see who comes later.
 class Exercise {
  public:
-  // `extra` is done by every unit, besides.
+  // `extra` is done by every item, besides.
   Exercise(
       ThreadPool& pool, int workers,
       std::function<void(int64_t)> extra = [](int64_t) {})
@@ -182,11 +182,11 @@ class Exercise {
   void Run(int64_t first = 3, int64_t second = 37, int64_t third = 2) {
     Stage a(0, first), b(first, second), c(first + second, third);
     const auto work = [this](Stage& stage) {
-      return Task{stage.units, [this, &stage](int64_t unit, int worker) {
-                    RunUnit(stage, unit, worker);
+      return Task{stage.items, [this, &stage](int64_t item, int worker) {
+                    RunItem(stage, item, worker);
                   }};
     };
-    const Task nothing{0, [](int64_t, int) { Expect(false, "no units"); }};
+    const Task nothing{0, [](int64_t, int) { Expect(false, "no items"); }};
     RunTasks(pool_, workers_, nothing, work(a), work(b), nothing, work(c),
              nothing);
     CheckEnd({&a, &b, &c});
@@ -194,18 +194,18 @@ class Exercise {
 
  private:
   struct Stage {
-    Stage(int64_t before, int64_t units)
+    Stage(int64_t before, int64_t items)
         : before(before),
-          units(units),
-          times(std::make_unique<std::atomic<int>[]>(units)) {}
-    const int64_t before;  // units of earlier stages
-    const int64_t units;
+          items(items),
+          times(std::make_unique<std::atomic<int>[]>(items)) {}
+    const int64_t before;  // items of earlier stages
+    const int64_t items;
     std::unique_ptr<std::atomic<int>[]> times;
   };
 
-  void RunUnit(Stage& stage, int64_t unit, int worker) {
+  void RunItem(Stage& stage, int64_t item, int worker) {
     if (ended_ || worker < 0 || worker >= workers_) {
-      return Expect(false, "a unit only while its run lasts");
+      return Expect(false, "an item only while its run lasts");
     }
     // Relaxed, so that a sanitizer sees whether threads are told of each other.
     if (busy_[worker].exchange(true, std::memory_order_relaxed)) {
@@ -215,24 +215,24 @@ class Exercise {
       Expect(false, "a task begins when the one before it is done");
     }
     ++plain_[worker % kPlain][stage.before == 0];
-    stage.times[unit].fetch_add(1, std::memory_order_relaxed);
-    extra_(unit);
+    stage.times[item].fetch_add(1, std::memory_order_relaxed);
+    extra_(item);
     completed_.fetch_add(1, std::memory_order_relaxed);
     busy_[worker].store(false, std::memory_order_relaxed);
   }
 
   void CheckEnd(const std::vector<const Stage*>& stages) {
     ended_ = true;
-    int64_t units = 0;
+    int64_t items = 0;
     bool once = true;
     for (const Stage* stage : stages) {
-      for (int64_t i = 0; i < stage->units; ++i) once &= stage->times[i] == 1;
-      units += stage->units;
+      for (int64_t i = 0; i < stage->items; ++i) once &= stage->times[i] == 1;
+      items += stage->items;
     }
     int64_t plain = 0;
     for (const auto& counts : plain_) plain += counts[0] + counts[1];
-    Expect(once, "every unit runs once");
-    Expect(completed_ == units && plain == units, "all is done at the end");
+    Expect(once, "every item runs once");
+    Expect(completed_ == items && plain == items, "all is done at the end");
   }
 
   // Not atomic: a worker's scratch memory.
@@ -278,11 +278,11 @@ void TestLateHelpers(Caller caller) {
   }
 }
 
-// A unit may itself run tasks, and all threads of a pool may be callers.
+// An item may itself run tasks, and all threads of a pool may be callers.
 void TestNestedRuns(Caller caller) {
   RealPool pool(3, caller);
-  const auto nested = [&pool](int64_t unit) {
-    if (unit % 4 == 0) Exercise(pool, 3).Run();
+  const auto nested = [&pool](int64_t item) {
+    if (item % 4 == 0) Exercise(pool, 3).Run();
   };
   for (int i = 0; i < 10; ++i) Exercise(pool, 3, nested).Run();
 }
@@ -298,15 +298,15 @@ void TestManyCallers(Caller caller) {
   for (std::thread& thread : callers) thread.join();
 }
 
-// `throws` says which units do.
+// `throws` says which items do.
 void TestThrowing(ThreadPool& pool,
                   const std::function<bool(int64_t)>& throws) {
   std::atomic<int> running{0}, after{0};
-  const auto work = [&](int64_t unit, int) {
+  const auto work = [&](int64_t item, int) {
     ++running;
     Spin(microseconds(20));
     --running;
-    if (throws(unit)) throw std::bad_alloc();
+    if (throws(item)) throw std::bad_alloc();
   };
   int caught = 0;
   try {
@@ -314,17 +314,17 @@ void TestThrowing(ThreadPool& pool,
              Task{int64_t{40}, [&](int64_t, int) { ++after; }});
   } catch (const std::bad_alloc&) {
     ++caught;
-    Expect(running == 0, "no unit runs when the exception arrives");
+    Expect(running == 0, "no item runs when the exception arrives");
   }
-  Expect(caught == 1, "what a unit throws is thrown in the caller");
-  Expect(after == 0, "no task begins after a unit that has thrown");
+  Expect(caught == 1, "what an item throws is thrown in the caller");
+  Expect(after == 0, "no task begins after an item that has thrown");
   Exercise(pool, pool.size()).Run();
 }
 
 void TestExceptions(Caller caller) {
   const auto all = [](int64_t) { return true; };
-  const auto first = [](int64_t unit) { return unit == 0; };
-  const auto last = [](int64_t unit) { return unit == 39; };
+  const auto first = [](int64_t item) { return item == 0; };
+  const auto last = [](int64_t item) { return item == 39; };
   NeverPool never(4, caller);
   InlinePool in_line(4, caller);
   RealPool real(4, caller);
@@ -345,25 +345,25 @@ void TestExceptions(Caller caller) {
   Expect(caught == 1, "an exception of any type arrives");
 }
 
-// Workers that come in time begin with the units of their own number.
+// Workers that come in time begin with the items of their own number.
 void TestOwnRanges() {
   constexpr int kWorkers = 4;
   DefaultPool pool(kWorkers);
   std::atomic<int> arrived{0};
   std::atomic<bool> own{true};
-  const auto work = [&](int64_t unit, int worker) {
-    if (unit != worker) own = false;
+  const auto work = [&](int64_t item, int worker) {
+    if (item != worker) own = false;
     for (++arrived; arrived < kWorkers;) std::this_thread::yield();
   };
   RunTasks(pool, kWorkers, Task{int64_t{kWorkers}, work});
   Expect(own, "each worker has its own range first");
 }
 
-// To wait for a unit that takes long costs no processor's time.
+// To wait for an item that takes long costs no processor's time.
 void TestLongWaits(Caller caller) {
   RealPool pool(4, caller);
-  const auto sleep = [](int64_t unit, int) {
-    if (unit == 0) std::this_thread::sleep_for(milliseconds(200));
+  const auto sleep = [](int64_t item, int) {
+    if (item == 0) std::this_thread::sleep_for(milliseconds(200));
   };
   const std::clock_t begin = std::clock();
   RunTasks(pool, 4, Task{int64_t{4}, sleep}, Task{int64_t{4}, sleep});

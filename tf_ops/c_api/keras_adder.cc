@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <new>
@@ -37,30 +38,50 @@ static_assert(static_cast<int>(DataType::kBFloat16) == KERAS_ADDER_BFLOAT16);
 static_assert(static_cast<int>(DataType::kFloat32) == KERAS_ADDER_FLOAT32);
 static_assert(static_cast<int>(DataType::kFloat64) == KERAS_ADDER_FLOAT64);
 static_assert(static_cast<int>(Pass::kForward) == KERAS_ADDER_FORWARD);
+static_assert(static_cast<int>(Pass::kInputGradient) ==
+              KERAS_ADDER_INPUT_GRADIENT);
+static_assert(static_cast<int>(Pass::kFilterGradient) ==
+              KERAS_ADDER_FILTER_GRADIENT);
 static_assert(static_cast<int>(Pass::kBackward) == KERAS_ADDER_BACKWARD);
 
-thread_local std::string last_error;
+// No std::string: a program may still call when those of its threads are gone,
+// from a function that runs at exit.
+thread_local char last_error[1024] = "";
 
-KerasAdderStatus Fail(KerasAdderStatus status, std::string message) {
-  last_error = std::move(message);
+KerasAdderStatus Fail(KerasAdderStatus status, const char* message) noexcept {
+  std::strncpy(last_error, message, sizeof(last_error) - 1);
   return status;
 }
 
-KerasAdderStatus Invalid(std::string message) {
-  return Fail(KERAS_ADDER_INVALID_ARGUMENT, std::move(message));
+KerasAdderStatus Invalid(const std::string& message) noexcept {
+  return Fail(KERAS_ADDER_INVALID_ARGUMENT, message.c_str());
 }
 
-// Calls a function that may run out of memory, and says so.
+// Calls a function, of which no exception gets into a program in C.
 template <typename Function>
-KerasAdderStatus Guarded(const Function& function) {
-  last_error.clear();
+KerasAdderStatus Guarded(const Function& function) noexcept {
+  last_error[0] = '\0';
   try {
     return function();
   } catch (const std::bad_alloc&) {
-    // Short enough to need no memory of its own.
     return Fail(KERAS_ADDER_OUT_OF_MEMORY, "out of memory");
+  } catch (const std::exception& error) {
+    return Fail(KERAS_ADDER_INTERNAL, error.what());
+  } catch (...) {
+    return Fail(KERAS_ADDER_INTERNAL, "an exception of an unknown type");
   }
 }
+
+// The sizes that structs had in the first version, which is this one.
+constexpr size_t kConv2DSize = 160;
+constexpr size_t kEpilogueSize = 56;
+constexpr size_t kTensorsSize = 96;
+constexpr size_t kPoolSize = 24;
+static_assert(sizeof(void*) != 8 ||
+              (sizeof(KerasAdderConv2D) == kConv2DSize &&
+               sizeof(KerasAdderEpilogue) == kEpilogueSize &&
+               sizeof(KerasAdderTensors) == kTensorsSize &&
+               sizeof(KerasAdderPool) == kPoolSize));
 
 // Copies a struct of a program that may know fewer fields than this library,
 // over the defaults of those that it does not know. `smallest` is the size that
@@ -183,8 +204,8 @@ KerasAdderStatus WithPool(const KerasAdderPool* foreign,
     DefaultPool pool = OwnPool();
     return function(pool);
   }
-  KerasAdderPool own{};
-  if (const auto status = Read("pool", foreign, sizeof(own), &own)) {
+  KerasAdderPool own = KERAS_ADDER_POOL_INIT;
+  if (const auto status = Read("pool", foreign, kPoolSize, &own)) {
     return status;
   }
   if (own.threads < 1 || own.schedule == nullptr) {
@@ -197,7 +218,7 @@ KerasAdderStatus WithPool(const KerasAdderPool* foreign,
 KerasAdderStatus ReadEpilogue(const KerasAdderEpilogue* foreign, Pass pass,
                               Epilogue* epilogue) {
   KerasAdderEpilogue own = KERAS_ADDER_EPILOGUE_INIT;
-  if (const auto status = Read("epilogue", foreign, sizeof(own), &own)) {
+  if (const auto status = Read("epilogue", foreign, kEpilogueSize, &own)) {
     return status;
   }
   if (pass != Pass::kForward) {
@@ -256,6 +277,12 @@ bool IsAligned(const void* memory) {
   return reinterpret_cast<uintptr_t>(memory) % kWorkspaceAlignment == 0;
 }
 
+std::string AddressOf(const void* memory) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%p", memory);
+  return text;
+}
+
 // Scratch memory of the run's own.
 using Memory = std::unique_ptr<void, decltype(&std::free)>;
 
@@ -279,7 +306,16 @@ KerasAdderStatus Run(const KerasAdderPlan& plan, const KerasAdderTensors& given,
   tensors.output = given.output;
   tensors.input_gradient = given.input_gradient;
   tensors.filter_gradient = given.filter_gradient;
-  if (plan.engine->packed_filters_bytes() > 0) {
+  if (const size_t packed = plan.engine->packed_filters_bytes();
+      packed > 0 && given.packed_filters != nullptr) {
+    if (given.packed_filters_bytes != packed ||
+        !IsAligned(given.packed_filters)) {
+      return Invalid("packed_filters must be what this plan has packed, " +
+                     std::to_string(packed) +
+                     " bytes from a multiple of 64 on. Received: " +
+                     std::to_string(given.packed_filters_bytes) + " bytes at " +
+                     AddressOf(given.packed_filters));
+    }
     tensors.packed_filters = given.packed_filters;
   }
   Epilogue epilogue;
@@ -298,7 +334,8 @@ KerasAdderStatus Run(const KerasAdderPlan& plan, const KerasAdderTensors& given,
   if (given.workspace_bytes < needed || !IsAligned(given.workspace)) {
     return Invalid("workspace must have " + std::to_string(needed) +
                    " bytes from a multiple of 64 on. Received: " +
-                   std::to_string(given.workspace_bytes) + " bytes");
+                   std::to_string(given.workspace_bytes) + " bytes at " +
+                   AddressOf(given.workspace));
   }
   plan.engine->Run(pool, tensors, given.workspace);
   return KERAS_ADDER_OK;
@@ -308,7 +345,7 @@ KerasAdderStatus CreatePlan(const KerasAdderConv2D* foreign,
                             std::unique_ptr<KerasAdderPlan>* made) {
   KerasAdderConv2D convolution = KERAS_ADDER_CONV2D_INIT;
   if (const auto status =
-          Read("convolution", foreign, sizeof(convolution), &convolution)) {
+          Read("convolution", foreign, kConv2DSize, &convolution)) {
     return status;
   }
   if (const auto status = CheckChoices(convolution)) return status;
@@ -322,7 +359,7 @@ KerasAdderStatus CreatePlan(const KerasAdderConv2D* foreign,
   if (!error.empty()) return Invalid(error);
   problem.kernels = SelectKernels(&error);
   if (problem.kernels == nullptr) {
-    return Fail(KERAS_ADDER_FAILED_PRECONDITION, error);
+    return Fail(KERAS_ADDER_FAILED_PRECONDITION, error.c_str());
   }
   problem.pass = static_cast<Pass>(convolution.pass);
   problem.mode = convolution.filter_gradient == KERAS_ADDER_SIGN
@@ -357,12 +394,17 @@ const char* keras_adder_version(void) {
       KERAS_ADDER_VERSION_MINOR) "." KERAS_ADDER_TEXT(KERAS_ADDER_VERSION_PATCH);
 }
 
-const char* keras_adder_error(void) { return keras_adder::last_error.c_str(); }
+const char* keras_adder_error(void) { return keras_adder::last_error; }
 
 const char* keras_adder_instruction_set(void) {
-  keras_adder::Error error;
-  const keras_adder::KernelSet* kernels = keras_adder::SelectKernels(&error);
-  return kernels == nullptr ? nullptr : kernels->name;
+  using namespace keras_adder;
+  const char* name = nullptr;
+  Guarded([&]() {
+    Error error;
+    if (const KernelSet* kernels = SelectKernels(&error)) name = kernels->name;
+    return KERAS_ADDER_OK;
+  });
+  return name;
 }
 
 KerasAdderStatus keras_adder_plan_create(const KerasAdderConv2D* convolution,
@@ -421,7 +463,7 @@ KerasAdderStatus keras_adder_run(const KerasAdderPlan* plan,
   return Guarded([&]() {
     if (plan == nullptr) return Invalid("plan is NULL");
     KerasAdderTensors own = KERAS_ADDER_TENSORS_INIT;
-    if (const auto status = Read("tensors", tensors, sizeof(own), &own)) {
+    if (const auto status = Read("tensors", tensors, kTensorsSize, &own)) {
       return status;
     }
     return WithPool(

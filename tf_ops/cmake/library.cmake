@@ -12,6 +12,12 @@ add_library(keras_adder_static STATIC
 set_target_properties(keras_adder PROPERTIES
     VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
 set_target_properties(keras_adder_static PROPERTIES OUTPUT_NAME keras_adder)
+# The header's functions are exported, and nothing of C++; and no symbol of it
+# keeps the library in memory when it is unloaded.
+set(exports ${CMAKE_CURRENT_SOURCE_DIR}/c_api/exports.map)
+target_link_options(keras_adder PRIVATE -Wl,--version-script=${exports})
+set_target_properties(keras_adder PROPERTIES LINK_DEPENDS ${exports})
+target_compile_definitions(keras_adder_static INTERFACE KERAS_ADDER_STATIC)
 # A program in C links the static library with what C++ needs.
 target_link_libraries(keras_adder_static INTERFACE stdc++ m)
 foreach(library keras_adder keras_adder_static)
@@ -35,7 +41,7 @@ if(NOT TENSORFLOW_CFLAGS)
       DESTINATION ${package} FILE keras_adder-targets.cmake)
   write_basic_package_version_file(
       ${CMAKE_CURRENT_BINARY_DIR}/keras_adder-config-version.cmake
-      COMPATIBILITY SameMinorVersion)
+      COMPATIBILITY SameMajorVersion)
   install(FILES
       cmake/keras_adder-config.cmake
       ${CMAKE_CURRENT_BINARY_DIR}/keras_adder-config-version.cmake

@@ -65,6 +65,7 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Geometry& geometry)
   ChooseRegions();
   fits_ = Fits();
   if (!fits_) return;
+  partial_ = !CoversInput();
   DealParts();
   by_parts_ = filters_.FiltersDominate(geometry.output_size());
 }
@@ -142,6 +143,20 @@ void BackwardPlan::ChooseRegions() {
   band_rows_ = BandRows();
   rows_ = PlanAxis({{0, 0}}, 1, band_rows_);
   columns_ = PlanAxis({{0, 0}}, 1, tile_columns_);
+  tile_block_size_ = region_images_ * image_block_size_;
+  gradient_block_size_ = region_images_ * band_rows_ * tile_columns_ * kLanes;
+  gradient_scratch_ =
+      std::min(kGradientBlocks, ChannelBlocks(output_.channels)) *
+      gradient_block_size_;
+  images_scratch_ = region_images_ * input_.im2row.image_elements();
+  skipped_ =
+      ChannelBlocks(output_.channels) * height_.kernel * width_.kernel * kLanes;
+}
+
+// Whether every input meets an output, so that its gradient is written. This
+// looks at each position: only where the geometry fits, which bounds them.
+bool BackwardPlan::CoversInput() const {
+  if (input_.im2row.used()) return true;
   // A cut axis is of 1x1 filters and covered if no stride leaves gaps.
   const bool all_rows =
       region_rows_ == output_.height
@@ -151,15 +166,7 @@ void BackwardPlan::ChooseRegions() {
       region_columns_ == output_.width
           ? CoversAxis(input_columns_, input_.width)
           : width_.stride == 1 && output_.width == input_.width;
-  partial_ = !im2row && !(all_rows && all_columns);
-  tile_block_size_ = region_images_ * image_block_size_;
-  gradient_block_size_ = region_images_ * band_rows_ * tile_columns_ * kLanes;
-  gradient_scratch_ =
-      std::min(kGradientBlocks, ChannelBlocks(output_.channels)) *
-      gradient_block_size_;
-  images_scratch_ = region_images_ * input_.im2row.image_elements();
-  skipped_ =
-      ChannelBlocks(output_.channels) * height_.kernel * width_.kernel * kLanes;
+  return all_rows && all_columns;
 }
 
 int64_t BackwardPlan::workspace_bytes(bool) const {

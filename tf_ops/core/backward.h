@@ -2,11 +2,10 @@
 //
 // A work item handles some regions (whole images, or any pixels where the
 // filters are 1x1) of a few blocks of input channels, which share output
-// gradients. It
-// keeps the inputs of a region and their gradients in a tile, and meets them
-// with every output channel and tap in bands of rows that stay in the
-// first-level cache. Input gradients are complete when a region is done, since
-// no other region overlaps it; filter gradients are summed as in
+// gradients. It keeps the inputs of a region and their gradients in a tile, and
+// meets them with every output channel and tap in bands of rows that stay in
+// the first-level cache. Input gradients are complete when a region is done,
+// since no other region overlaps it; filter gradients are summed as in
 // filter_gradient.h, chunk by chunk.
 //
 // Where pixels are read as im2row, gradients of tiles are added up to those of
@@ -75,6 +74,7 @@ class BackwardPlan {
   void ChooseRegions();
   int64_t BandRows() const;
   bool Fits() const;
+  bool CoversInput() const;
   void DealParts();
   TileGrid grid() const {
     return {output_.batch,  output_.height, output_.width,

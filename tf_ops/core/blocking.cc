@@ -233,7 +233,7 @@ std::vector<RowSegments> Blocking::SegmentsOf(const WorkItem& item,
   // Without overlap, full rows follow each other in both tiles, and may do so
   // in the destination. Whether a pixel meets taps in the padding does not
   // depend on the tile.
-  const Strides& strides = destination.strides;
+  const ImageStrides& strides = destination.strides;
   const bool joined =
       !MeetsPadding(*item.rows, access.outside) && at.columns == row_slots &&
       (!access.in_place || (at.rows == 1 && at.images == 1)) &&

@@ -69,7 +69,7 @@ struct RowSegments {
   int64_t first_tap, taps;
   int64_t pixels;             // of each
   bool starts_row, ends_row;  // of the image: columns of taps may be outside
-  std::vector<SpanOffsets> starts;
+  std::vector<RunOffsets> starts;
 };
 
 // Of some columns of taps, how many lie in the padding for the first and for

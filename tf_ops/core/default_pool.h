@@ -19,7 +19,7 @@ namespace keras_adder {
 //   does the work alone.
 // - After fork() the child has none of its parent's threads, and starts its own
 //   when it needs them. It does not matter what other threads were doing, but a
-//   unit must not fork.
+//   item must not fork.
 class DefaultPool : public ThreadPool {
  public:
   explicit DefaultPool(int size) : size_(size) {}

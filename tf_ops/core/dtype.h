@@ -4,6 +4,7 @@
 #define KERAS_ADDER_CORE_DTYPE_H_
 
 #include <cstdint>
+#include <type_traits>
 
 namespace keras_adder {
 
@@ -16,32 +17,13 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-// Of the elements of a tensor. The values are those of keras_adder.h.
+// The types of elements, in the order of DataType.
+template <typename... T>
+struct TypeList {};
+using ElementTypes = TypeList<Half, BFloat16, float, double>;
+
+// The values are those of keras_adder/types.h.
 enum class DataType { kFloat16, kBFloat16, kFloat32, kFloat64 };
-
-template <typename T>
-constexpr DataType DataTypeOf();
-template <>
-constexpr DataType DataTypeOf<Half>() {
-  return DataType::kFloat16;
-}
-template <>
-constexpr DataType DataTypeOf<BFloat16>() {
-  return DataType::kBFloat16;
-}
-template <>
-constexpr DataType DataTypeOf<float>() {
-  return DataType::kFloat32;
-}
-template <>
-constexpr DataType DataTypeOf<double>() {
-  return DataType::kFloat64;
-}
-
-// In bytes.
-constexpr int64_t SizeOf(DataType type) {
-  return type == DataType::kFloat64 ? 8 : type == DataType::kFloat32 ? 4 : 2;
-}
 
 // Half and bfloat16 are read into, accumulated in and written from float.
 template <typename T>
@@ -53,6 +35,48 @@ struct ComputeType<double> {
   using type = double;
 };
 
+namespace internal {
+
+struct TypeTraits {
+  int64_t bytes;
+  int64_t compute_bytes;
+  bool computed_as_is;
+};
+
+template <typename... T>
+TypeTraits TraitsOf(DataType type, TypeList<T...>) {
+  constexpr TypeTraits all[] = {
+      {sizeof(T), sizeof(typename ComputeType<T>::type),
+       std::is_same_v<T, typename ComputeType<T>::type>}...};
+  return all[static_cast<int>(type)];
+}
+
+template <typename Wanted, typename... T>
+constexpr DataType TypeIn(TypeList<T...>) {
+  int index = 0;
+  // Counts the types before the one that is wanted.
+  (void)((std::is_same_v<Wanted, T> || (++index, false)) || ...);
+  return static_cast<DataType>(index);
+}
+
+}  // namespace internal
+
+template <typename T>
+constexpr DataType DataTypeOf() {
+  return internal::TypeIn<T>(ElementTypes());
+}
+
+// Bytes of an element, and of what it is computed in.
+inline int64_t SizeOf(DataType type) {
+  return internal::TraitsOf(type, ElementTypes()).bytes;
+}
+inline int64_t ComputeBytes(DataType type) {
+  return internal::TraitsOf(type, ElementTypes()).compute_bytes;
+}
+inline bool IsComputedAsIs(DataType type) {
+  return internal::TraitsOf(type, ElementTypes()).computed_as_is;
+}
+
 }  // namespace keras_adder
 
 // The list of types of inputs and of outputs that there are: X(input, output).
@@ -63,5 +87,20 @@ struct ComputeType<double> {
   X(BFloat16, float);                 \
   X(float, float);                    \
   X(double, double)
+
+namespace keras_adder {
+
+// Whether that list has these.
+inline bool AreTypes(DataType type, DataType output_type) {
+#define KERAS_ADDER_CASE(T, O)                                     \
+  if (type == DataTypeOf<T>() && output_type == DataTypeOf<O>()) { \
+    return true;                                                   \
+  }
+  KERAS_ADDER_FOR_EACH_TYPES(KERAS_ADDER_CASE)
+#undef KERAS_ADDER_CASE
+  return false;
+}
+
+}  // namespace keras_adder
 
 #endif  // KERAS_ADDER_CORE_DTYPE_H_

@@ -74,7 +74,8 @@ class Engine {
                            void* /*packed*/) const {}
 };
 
-// The first engine of the list that takes a problem.
+// The first engine of the list that takes a problem; null for types that no
+// list has, which is the one thing that a caller has to check.
 std::unique_ptr<const Engine> MakeEngine(const Problem& problem);
 
 // How many of the threads that are available are worth their while.

@@ -43,6 +43,8 @@ class EngineCache {
 
   void Insert(const Key& key, Value value) {
     const std::lock_guard<std::mutex> lock(mutex_);
+    // Another thread may have planned the same.
+    entries_.remove_if([&](const auto& entry) { return entry.first == key; });
     entries_.emplace_front(key, std::move(value));
     if (entries_.size() > kCapacity) entries_.pop_back();
   }

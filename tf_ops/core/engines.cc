@@ -84,6 +84,7 @@ std::unique_ptr<const Engine> MakeSeparateGradients(const Problem& problem) {
 }
 
 std::unique_ptr<const Engine> MakeEngine(const Problem& problem) {
+  if (!AreTypes(problem.type, problem.output_type)) return nullptr;
   for (const auto make : kEngines) {
     if (auto engine = make(problem)) return engine;
   }

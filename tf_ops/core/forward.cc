@@ -379,8 +379,8 @@ bool ForwardPlan::SumSlots(const WorkItem& item,
                            const ReductionBlock& reduction,
                            const SourceView<C>& sources,
                            const Worker<C>& worker) const {
-  SlotParams<C> params{sources.first, sources.block_stride, sources.pixel,
-                       filters_.ChannelsOf(reduction),
+  SlotParams<C> params{sources.first, sources.block_stride,
+                       sources.pixel_stride, filters_.ChannelsOf(reduction),
                        Blocking::SourceBlock(item, item.at.images) / kLanes};
   const auto sum = KernelsOf<C>(set_).slot_sums;
   bool differ = false;
@@ -533,7 +533,7 @@ void ForwardPlan::SubtractDistances(
   ForwardParams<C> params{};
   params.source = sources.first;
   params.source_block_stride = sources.block_stride;
-  params.source_pixel_stride = sources.pixel;
+  params.source_pixel_stride = sources.pixel_stride;
   params.filter_block_stride = filters_.block_stride();
   params.panel_stride = filters_.panel_stride();
   params.taps = taps.data();
@@ -557,12 +557,12 @@ void ForwardPlan::SubtractDistances(
                       : BlocksAtOnce<C>(blocks, segments.pixels).blocks;
     if (direct) {
       params.output = results.first + p * kLanes;
-      params.start = &SpanOffsets::result;
+      params.start = &RunOffsets::result;
       params.output_pixel_stride = output_.strides.width;
       params.output_block_stride = kLanes;
     } else {
       params.output = totals;
-      params.start = &SpanOffsets::total;
+      params.start = &RunOffsets::total;
       params.output_pixel_stride = kLanes;
       params.output_block_stride = totals_stride;
     }

@@ -88,7 +88,7 @@ class ForwardPlan {
   template <typename C>
   struct SourceView {
     const C* first;
-    ptrdiff_t block_stride, pixel;
+    ptrdiff_t block_stride, pixel_stride;
   };
 
   // An item's first `blocks` blocks of channels go straight to the tensor, from

@@ -10,8 +10,13 @@ namespace {
 constexpr int64_t kMaxAttribute = std::numeric_limits<int32_t>::max();
 
 // Sizes and products of sizes stay below this, so that sums and byte counts of
-// them cannot overflow either.
-constexpr int64_t kMaxElements = int64_t{1} << 58;
+// them cannot overflow either, with channels padded to whole blocks, six sums
+// beside packed filters, and scratch memory for some thousand threads.
+constexpr int64_t kMaxElements = int64_t{1} << 46;
+
+// Each tap along an axis takes some hundred bytes of a plan, and some thousand
+// of packed filters where there are few channels.
+constexpr int64_t kMaxKernel = 1 << 16;
 
 struct AxisIndices {
   int batch, height, width, channel;
@@ -102,9 +107,9 @@ int64_t CheckedProduct(std::initializer_list<int64_t> sizes) {
   return empty ? 0 : product;
 }
 
-Strides DenseStrides(DataFormat format, int64_t height, int64_t width,
-                     int64_t channels) {
-  Strides strides;
+ImageStrides DenseImageStrides(DataFormat format, int64_t height, int64_t width,
+                               int64_t channels) {
+  ImageStrides strides;
   if (format == DataFormat::kNHWC) {
     strides.channel = 1;
     strides.width = channels;
@@ -202,7 +207,7 @@ Error MakeAxis(const char* name, int64_t input, int64_t kernel, Padding padding,
            "Received: " +
            std::to_string(kernel);
   }
-  if (input < 0 || input > kMaxElements || kernel > kMaxAttribute) {
+  if (input < 0 || input > kMaxElements || kernel > kMaxKernel) {
     return "The " + std::string(name) + " is too large. Received: input " +
            std::to_string(input) + ", filters " + std::to_string(kernel);
   }
@@ -277,11 +282,12 @@ Error MakeGeometry(const Attributes& attributes,
   if (!error.empty()) return error;
   error = CheckSizes(*geometry);
   if (!error.empty()) return error;
-  geometry->input = DenseStrides(attributes.data_format, geometry->height.input,
-                                 geometry->width.input, geometry->in_channels);
-  geometry->output =
-      DenseStrides(attributes.data_format, geometry->height.output,
-                   geometry->width.output, geometry->out_channels);
+  geometry->input_strides =
+      DenseImageStrides(attributes.data_format, geometry->height.input,
+                        geometry->width.input, geometry->in_channels);
+  geometry->output_strides =
+      DenseImageStrides(attributes.data_format, geometry->height.output,
+                        geometry->width.output, geometry->out_channels);
   return "";
 }
 
@@ -303,7 +309,7 @@ bool IsPointwise(const Axis& axis) {
          axis.input == axis.output;
 }
 
-bool IsOneRun(const Strides& strides, int64_t pixels) {
+bool IsOneRun(const ImageStrides& strides, int64_t pixels) {
   return strides.batch == strides.width * pixels;
 }
 
@@ -325,7 +331,8 @@ Geometry Folded(const Geometry& geometry) {
   const int64_t pixels = geometry.height.input * geometry.width.input;
   folded.height = RowOf(1);
   folded.width = RowOf(pixels);
-  if (IsOneRun(geometry.input, pixels) && IsOneRun(geometry.output, pixels)) {
+  if (IsOneRun(geometry.input_strides, pixels) &&
+      IsOneRun(geometry.output_strides, pixels)) {
     folded.width = RowOf(geometry.batch * pixels);
     folded.batch = 1;
   }

@@ -71,7 +71,7 @@ Error MakeAxis(const char* name, int64_t input, int64_t kernel, Padding padding,
                const AxisAttributes& attributes, Axis* axis);
 
 // Distances, in elements, between neighbours of an image tensor.
-struct Strides {
+struct ImageStrides {
   int64_t batch = 0;
   int64_t height = 0;
   int64_t width = 0;
@@ -99,9 +99,9 @@ struct Geometry {
   int64_t groups = 1;
   Axis height;
   Axis width;
-  Strides input;   // of the input and of its gradient
-  Strides output;  // of the output and of its gradient
-  Im2row im2row;   // of the input
+  ImageStrides input_strides;   // of the input and of its gradient
+  ImageStrides output_strides;  // of the output and of its gradient
+  Im2row im2row;                // of the input
 
   // Filters lie as (kernel height, kernel width, group_in, out_channels).
   int64_t group_in() const { return in_channels / groups; }

@@ -12,9 +12,10 @@ Axis OnePixelLong(int64_t length) { return {length, 1, length, 1, 1, 0}; }
 
 bool LiesInRows(const Geometry& geometry) {
   return geometry.groups == 1 && geometry.in_channels > 0 &&
-         geometry.width.dilation == 1 && geometry.input.channel == 1 &&
-         geometry.input.width == geometry.in_channels &&
-         geometry.input.height == geometry.width.input * geometry.in_channels;
+         geometry.width.dilation == 1 && geometry.input_strides.channel == 1 &&
+         geometry.input_strides.width == geometry.in_channels &&
+         geometry.input_strides.height ==
+             geometry.width.input * geometry.in_channels;
 }
 
 // The same convolution with im2row of `window` x geometry.width taps, for

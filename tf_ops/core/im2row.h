@@ -56,9 +56,9 @@ void ForEachWindowRow(const Im2row& im2row, int64_t channel, int lanes,
 // Packs `lanes` channels of im2row pixels, from `channel` on, into slots of a
 // channel block.
 template <typename T, typename C>
-void PackIm2row(const KernelSet& set, const T* tensor, const Strides& strides,
-                const Im2row& im2row, const Im2rowSpan& at, int64_t channel,
-                int lanes, C* block) {
+void PackIm2row(const KernelSet& set, const T* tensor,
+                const ImageStrides& strides, const Im2row& im2row,
+                const Im2rowSpan& at, int64_t channel, int lanes, C* block) {
   const auto pack = CopiesOf<T>(set).pack;
   const Axis& width = im2row.width;
   const int64_t end = at.first + at.count;
@@ -71,29 +71,29 @@ void PackIm2row(const KernelSet& set, const T* tensor, const Strides& strides,
     }
     const T* const row = tensor + at.image * strides.batch + y * strides.height;
     const int64_t size = width.input * im2row.channels;
-    const auto start = [&](int64_t patch) {
-      return width.Position(patch, 0) * im2row.channels + first;
+    const auto start = [&](int64_t pixel) {
+      return width.Position(pixel, 0) * im2row.channels + first;
     };
     PixelSpan span{1, count, width.stride * im2row.channels, 1};
     span.first_lane = lane;
-    const auto pack_edge = [&](int64_t patch) {
+    const auto pack_edge = [&](int64_t pixel) {
       T edge[kLanes] = {};
       for (int k = 0; k < count; ++k) {
-        const int64_t element = start(patch) + k;
+        const int64_t element = start(pixel) + k;
         if (element >= 0 && element < size) edge[k] = row[element];
       }
       span.count = 1;
-      pack(edge, span, block + (patch - at.first) * kLanes);
+      pack(edge, span, block + (pixel - at.first) * kLanes);
     };
-    int64_t patch = at.first;
-    for (; patch < end && start(patch) < 0; ++patch) pack_edge(patch);
+    int64_t pixel = at.first;
+    for (; pixel < end && start(pixel) < 0; ++pixel) pack_edge(pixel);
     int64_t whole = end;
-    while (whole > patch && start(whole - 1) + count > size) --whole;
-    span.count = whole - patch;
+    while (whole > pixel && start(whole - 1) + count > size) --whole;
+    span.count = whole - pixel;
     if (span.count > 0) {
-      pack(row + start(patch), span, block + (patch - at.first) * kLanes);
+      pack(row + start(pixel), span, block + (pixel - at.first) * kLanes);
     }
-    for (patch = whole; patch < end; ++patch) pack_edge(patch);
+    for (pixel = whole; pixel < end; ++pixel) pack_edge(pixel);
   };
   internal::ForEachWindowRow(im2row, channel, lanes, visit);
 }
@@ -104,22 +104,23 @@ template <typename C>
 void AddIm2row(const KernelSet& set, const C* block, const Im2row& im2row,
                const Im2rowSpan& at, int64_t channel, int lanes, C* image) {
   const auto add = KernelsOf<C>(set).add_lanes;
-  const int64_t pixel = im2row.channels;
+  const int64_t channels = im2row.channels;
   const auto visit = [&](int64_t i, int64_t first, int lane, int count) {
     const int64_t y = im2row.height.Position(at.row, i);
     if (y < 0 || y >= im2row.height.input) return;
-    C* const row = image + y * im2row.width.input * pixel;
+    C* const row = image + y * im2row.width.input * channels;
     // Of one tap, im2row pixels do not overlap.
     int64_t taken;
     for (int64_t k = 0; k < count; k += taken) {
-      const int64_t tap = (first + k) / pixel, in_tap = (first + k) % pixel;
-      taken = std::min(pixel - in_tap, count - k);
+      const int64_t tap = (first + k) / channels,
+                    in_tap = (first + k) % channels;
+      taken = std::min(channels - in_tap, count - k);
       const Range inside = RangeInside(im2row.width, tap, at.first, at.count);
       if (inside.count == 0) continue;
       const int64_t x = im2row.width.Position(at.first + inside.first, tap);
       add(block + inside.first * kLanes + lane + k, inside.count,
-          static_cast<int>(taken), im2row.width.stride * pixel,
-          row + x * pixel + in_tap);
+          static_cast<int>(taken), im2row.width.stride * channels,
+          row + x * channels + in_tap);
     }
   };
   internal::ForEachWindowRow(im2row, channel, lanes, visit);

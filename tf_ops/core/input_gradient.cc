@@ -155,7 +155,7 @@ void InputGradientPlan::AddSegments(
   for (int64_t i = 0; i < runs; ++i) {
     const int64_t first = segments.pixels * i / runs;
     const int64_t end = segments.pixels * (i + 1) / runs;
-    for (const SpanOffsets& start : segments.starts) {
+    for (const RunOffsets& start : segments.starts) {
       const int64_t at = start.total + first * kLanes;
       here.source = params.source + start.source + first * kLanes;
       here.total = params.total + at;

@@ -20,7 +20,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // How long a worker looks out for the end of a task before it lets itself be
-// woken up. What it waits for is the rest of a unit or two, and often shorter
+// woken up. What it waits for is the rest of an item or two, and often shorter
 // than to fall asleep and wake up, which takes some ten microseconds and on
 // virtual machines several times as many. A thread that looks for about as long
 // as that takes loses no more than twice the time of the better choice.
@@ -34,7 +34,7 @@ constexpr auto kLookOut = std::chrono::microseconds(100);
 // with the threads that it waits for.
 constexpr auto kPatience = std::chrono::milliseconds(1);
 
-// The first thing that a unit has thrown.
+// The first thing that an item has thrown.
 class Failure {
  public:
   bool happened() const { return happened_.load(std::memory_order_relaxed); }
@@ -45,7 +45,7 @@ class Failure {
     }
   }
 
-  // When all units are done.
+  // When all items are done.
   void Rethrow() {
     if (what_ != nullptr) {
       std::rethrow_exception(std::exchange(what_, nullptr));
@@ -57,40 +57,40 @@ class Failure {
   std::exception_ptr what_;
 };
 
-// Deals a task's units out to workers. Each has a range of its own, so that
+// Deals a task's items out to workers. Each has a range of its own, so that
 // the same thread meets the same part of a tensor in one op as in the next, and
 // helps others when it is done. The task is touched only by who has taken a
-// unit of it, so nobody does once all are done.
-class UnitQueue {
+// item of it, so nobody does once all are done.
+class ItemQueue {
  public:
-  UnitQueue(const AnyTask& task, int workers)
-      : task_(task), ranges_(workers), left_(task.units) {
+  ItemQueue(const AnyTask& task, int workers)
+      : task_(task), ranges_(workers), left_(task.items) {
     for (int i = 0; i < workers; ++i) {
-      ranges_[i].next = task.units * i / workers;
-      ranges_[i].end = task.units * (i + 1) / workers;
+      ranges_[i].next = task.items * i / workers;
+      ranges_[i].end = task.items * (i + 1) / workers;
     }
   }
 
-  // Runs units until all have been taken.
+  // Runs items until all have been taken.
   void Take(int worker, Failure& failure) {
     const int workers = static_cast<int>(ranges_.size());
     for (int i = 0; i < workers; ++i) {
-      Range& range = ranges_[(worker + i) % workers];
-      for (int64_t unit = range.next++; unit < range.end; unit = range.next++) {
-        RunUnit(unit, worker, failure);
+      ItemRange& range = ranges_[(worker + i) % workers];
+      for (int64_t item = range.next++; item < range.end; item = range.next++) {
+        RunItem(item, worker, failure);
       }
     }
   }
 
   bool done() const { return left_.load(std::memory_order_acquire) == 0; }
 
-  // Until all units are done. Whoever comes here has taken what nobody else
+  // Until all items are done. Whoever comes here has taken what nobody else
   // had, so those that are waited for are running.
   void Wait() {
     const Clock::time_point end = Clock::now() + kLookOut;
     while (!done()) {
       if (Clock::now() >= end) return Sleep();
-      // In favour of who runs a unit on this core, if anybody does.
+      // In favour of who runs an item on this core, if anybody does.
       std::this_thread::yield();
     }
   }
@@ -107,15 +107,15 @@ class UnitQueue {
   }
 
  private:
-  struct alignas(64) Range {
+  struct alignas(64) ItemRange {
     std::atomic<int64_t> next;
     int64_t end;
   };
 
-  void RunUnit(int64_t unit, int worker, Failure& failure) {
+  void RunItem(int64_t item, int worker, Failure& failure) {
     if (!failure.happened()) {
       try {
-        task_.run(task_.work, unit, worker);
+        task_.run(task_.work, item, worker);
       } catch (...) {
         failure.Keep(std::current_exception());
       }
@@ -124,7 +124,7 @@ class UnitQueue {
   }
 
   void WakeAll() {
-    // Who has seen a unit left is asleep by the time the lock is free.
+    // Who has seen an item left is asleep by the time the lock is free.
     {
       const std::lock_guard<std::mutex> lock(mutex_);
     }
@@ -132,7 +132,7 @@ class UnitQueue {
   }
 
   const AnyTask task_;
-  std::vector<Range> ranges_;
+  std::vector<ItemRange> ranges_;
   alignas(64) std::atomic<int64_t> left_;
   std::mutex mutex_;
   std::condition_variable all_done_;
@@ -147,7 +147,7 @@ class TaskRun {
   TaskRun(int workers, const AnyTask* tasks, int count) : taken_(workers) {
     // Without empty tasks, all are done when the last one is.
     for (int i = 0; i < count; ++i) {
-      if (tasks[i].units > 0) queues_.emplace_back(tasks[i], workers);
+      if (tasks[i].items > 0) queues_.emplace_back(tasks[i], workers);
     }
   }
 
@@ -168,10 +168,10 @@ class TaskRun {
     return wanted;
   }
 
-  // Takes part until all units of the last task have been taken.
+  // Takes part until all items of the last task have been taken.
   void Work(int worker) {
     if (worker == kNone) return;
-    for (UnitQueue& queue : queues_) {
+    for (ItemQueue& queue : queues_) {
       queue.Take(worker, failure_);
       if (&queue != &queues_.back()) queue.Wait();
     }
@@ -183,7 +183,7 @@ class TaskRun {
     if (begun()) queues_.back().Sleep();
   }
 
-  // Waits until all is done, and throws what a unit has thrown.
+  // Waits until all is done, and throws what an item has thrown.
   void Finish() {
     queues_.back().Wait();
     failure_.Rethrow();
@@ -195,7 +195,7 @@ class TaskRun {
     return begun_;
   }
 
-  std::deque<UnitQueue> queues_;
+  std::deque<ItemQueue> queues_;
   Failure failure_;
   std::mutex mutex_;
   std::vector<bool> taken_;  // worker numbers

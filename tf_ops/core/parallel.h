@@ -5,7 +5,7 @@
 // of the work alone; a helper that the pool runs takes part from when it comes.
 // It may come late, when it finds nothing left to do, or never. What helpers
 // and caller share (internal::TaskRun in parallel.cc) lives as long as the last
-// of them, and nobody waits but for units that somebody is running.
+// of them, and nobody waits but for items that somebody is running.
 
 #ifndef KERAS_ADDER_CORE_PARALLEL_H_
 #define KERAS_ADDER_CORE_PARALLEL_H_
@@ -41,12 +41,12 @@ class ThreadPool {
   virtual Caller caller() const { return Caller::kWorks; }
 };
 
-// Some pieces of work, work(unit, worker), that may be done at the same time.
-// What a unit computes must not depend on the worker, which is how results stay
-// bitwise equal for any number of threads.
+// Some pieces of work, work(item, worker), that may be done at the same time.
+// What an item computes must not depend on the worker, which is how results
+// stay bitwise equal for any number of threads.
 template <typename Work>
 struct Task {
-  int64_t units;
+  int64_t items;
   Work work;
 };
 
@@ -55,30 +55,30 @@ Task(int64_t, Work) -> Task<Work>;
 
 // Fills memory with zeros.
 inline auto ZeroTask(void* memory, int64_t bytes) {
-  static constexpr int64_t kUnitBytes = 256 << 10;
-  const auto clear = [memory, bytes](int64_t unit, int) {
-    const int64_t first = unit * kUnitBytes;
+  static constexpr int64_t kItemBytes = 256 << 10;
+  const auto clear = [memory, bytes](int64_t item, int) {
+    const int64_t first = item * kItemBytes;
     std::memset(static_cast<char*>(memory) + first, 0,
-                std::min(kUnitBytes, bytes - first));
+                std::min(kItemBytes, bytes - first));
   };
-  return Task{(bytes + kUnitBytes - 1) / kUnitBytes, clear};
+  return Task{(bytes + kItemBytes - 1) / kItemBytes, clear};
 }
 
 namespace internal {
 
 // A task of any type of work, which somebody else owns.
 struct AnyTask {
-  int64_t units;
+  int64_t items;
   const void* work;
-  void (*run)(const void* work, int64_t unit, int worker);
+  void (*run)(const void* work, int64_t item, int worker);
 };
 
 template <typename Work>
 AnyTask AnyTaskOf(const Task<Work>& task) {
-  const auto run = [](const void* work, int64_t unit, int worker) {
-    (*static_cast<const Work*>(work))(unit, worker);
+  const auto run = [](const void* work, int64_t item, int worker) {
+    (*static_cast<const Work*>(work))(item, worker);
   };
-  return {task.units, &task.work, run};
+  return {task.items, &task.work, run};
 }
 
 void RunAnyTasks(ThreadPool& pool, int workers, const AnyTask* tasks,
@@ -86,16 +86,17 @@ void RunAnyTasks(ThreadPool& pool, int workers, const AnyTask* tasks,
 
 }  // namespace internal
 
-// Runs tasks one after the other, all by the same threads, at most `workers`:
-// to wake them up takes longer than many a task. A worker number, less than
-// `workers`, belongs to one thread and so names its scratch memory. After a
-// unit that throws, no other is begun, and once those that had been are done,
-// RunTasks throws the same.
+// Runs tasks one after the other, all by the same threads, at most `workers`
+// and no more than the pool has: to wake them up takes longer than many a task.
+// A worker number, less than `workers`, belongs to one thread and so names its
+// scratch memory. After an item that throws, no other is begun, and once those
+// that had been are done, RunTasks throws the same.
 template <typename... Works>
 void RunTasks(ThreadPool& pool, int workers, const Task<Works>&... tasks) {
+  workers = std::min(workers, pool.size());
   if (workers <= 1) {
     const auto run = [](const auto& task) {
-      for (int64_t unit = 0; unit < task.units; ++unit) task.work(unit, 0);
+      for (int64_t item = 0; item < task.items; ++item) task.work(item, 0);
     };
     (run(tasks), ...);
     return;

@@ -49,7 +49,7 @@ void ForEachPair(const Geometry& geometry, const Visit& visit) {
   }
 }
 
-inline int64_t At(const Strides& strides, int64_t n, int64_t h, int64_t w,
+inline int64_t At(const ImageStrides& strides, int64_t n, int64_t h, int64_t w,
                   int64_t c) {
   return n * strides.batch + h * strides.height + w * strides.width +
          c * strides.channel;
@@ -66,9 +66,11 @@ void Forward(const Geometry& geometry, const C* x, const C* f, double* output) {
   std::fill_n(output, geometry.output_size(), 0.0);
   ForEachPair(geometry, [&](int64_t n, int64_t oh, int64_t ow, int64_t t,
                             int64_t ih, int64_t iw, int64_t c, int64_t filter) {
-    const double value =
-        InPadding(geometry, ih, iw) ? 0.0 : x[At(geometry.input, n, ih, iw, c)];
-    output[At(geometry.output, n, oh, ow, t)] -= std::abs(value - f[filter]);
+    const double value = InPadding(geometry, ih, iw)
+                             ? 0.0
+                             : x[At(geometry.input_strides, n, ih, iw, c)];
+    output[At(geometry.output_strides, n, oh, ow, t)] -=
+        std::abs(value - f[filter]);
   });
 }
 
@@ -80,11 +82,11 @@ void InputGradient(const Geometry& geometry, const C* x, const C* f, const C* g,
   ForEachPair(geometry, [&](int64_t n, int64_t oh, int64_t ow, int64_t t,
                             int64_t ih, int64_t iw, int64_t c, int64_t filter) {
     if (InPadding(geometry, ih, iw)) return;
-    const int64_t at = At(geometry.input, n, ih, iw, c);
+    const int64_t at = At(geometry.input_strides, n, ih, iw, c);
     const double difference = static_cast<double>(f[filter]) - x[at];
     // In this order a NaN stays one.
     const double slope = std::min(std::max(difference, -1.0), 1.0);
-    input_gradient[at] += g[At(geometry.output, n, oh, ow, t)] * slope;
+    input_gradient[at] += g[At(geometry.output_strides, n, oh, ow, t)] * slope;
   });
 }
 
@@ -96,13 +98,15 @@ void FilterGradient(const Geometry& geometry, FilterGradientMode mode,
   std::fill_n(filter_gradient, geometry.filter_size(), 0.0);
   ForEachPair(geometry, [&](int64_t n, int64_t oh, int64_t ow, int64_t t,
                             int64_t ih, int64_t iw, int64_t c, int64_t filter) {
-    double slope =
-        InPadding(geometry, ih, iw) ? 0.0 : x[At(geometry.input, n, ih, iw, c)];
+    double slope = InPadding(geometry, ih, iw)
+                       ? 0.0
+                       : x[At(geometry.input_strides, n, ih, iw, c)];
     slope -= f[filter];
     if (mode == FilterGradientMode::kSign) {
       slope = slope > 0 ? 1 : slope < 0 ? -1 : slope;
     }
-    filter_gradient[filter] += g[At(geometry.output, n, oh, ow, t)] * slope;
+    filter_gradient[filter] +=
+        g[At(geometry.output_strides, n, oh, ow, t)] * slope;
   });
 }
 

@@ -17,8 +17,8 @@ std::vector<const KernelSet*> CompiledKernels();
 std::vector<const KernelSet*> SupportedKernels();
 
 // The best kernels for this processor, or those that the environment variable
-// KERAS_ADDER_ISA names ("baseline", "avx2", "avx512", "neon"). Null, with an
-// error, if it names none that this processor runs.
+// KERAS_ADDER_ISA names ("baseline", "avx2", "avx512", "avx512_operand",
+// "neon"). Null, with an error, if it names none that this processor runs.
 const KernelSet* SelectKernels(Error* error);
 
 }  // namespace keras_adder

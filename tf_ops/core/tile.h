@@ -62,7 +62,7 @@ struct Pixel {
 
 // One group of channels of an image tensor.
 struct Image {
-  Strides strides;
+  ImageStrides strides;
   int64_t batch;
   int64_t height;
   int64_t width;
@@ -77,12 +77,12 @@ struct Image {
 };
 
 inline Image InputImage(const Geometry& geometry) {
-  return {geometry.input,       geometry.batch,      geometry.height.input,
-          geometry.width.input, geometry.group_in(), geometry.im2row};
+  return {geometry.input_strides, geometry.batch,      geometry.height.input,
+          geometry.width.input,   geometry.group_in(), geometry.im2row};
 }
 
 inline Image OutputImage(const Geometry& geometry) {
-  return {geometry.output, geometry.batch, geometry.height.output,
+  return {geometry.output_strides, geometry.batch, geometry.height.output,
           geometry.width.output, geometry.group_out()};
 }
 

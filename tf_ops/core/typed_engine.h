@@ -80,15 +80,6 @@ std::unique_ptr<const Engine> MakeTyped(const Problem& problem, Plan plan) {
   return nullptr;
 }
 
-// The size in bytes of what tensors of a type are computed in.
-inline int64_t ComputeBytes(DataType type) {
-  return type == DataType::kFloat64 ? sizeof(double) : sizeof(float);
-}
-
-inline bool IsComputedAsIs(DataType type) {
-  return type == DataType::kFloat32 || type == DataType::kFloat64;
-}
-
 }  // namespace internal
 }  // namespace keras_adder
 

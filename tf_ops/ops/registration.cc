@@ -164,7 +164,7 @@ REGISTER_OP("KerasAdder>AdderConv2D")
     .Attr("filter_gradient: {'full_precision', 'sign'} = 'full_precision'")
     .SetShapeFn(ForwardShape)
     .Doc(R"doc(
-Negated l1 distance between filters and the im2row under them (AdderNet, CVPR
+Negated l1 distance between filters and the patches under them (AdderNet, CVPR
 2020, equation 2). Attributes and shapes are those of Conv2D; padding is zeros.
 
 output_type: T, or float for half and bfloat16, which are summed in float anyway.

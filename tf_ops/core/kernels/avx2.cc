@@ -4,12 +4,9 @@ namespace keras_adder {
 
 const KernelSet kAvx2Kernels = {
     "avx2",
-    MakeKernels<float, ForwardPixels<5>, 4, 8, 6, false>(),
-    MakeKernels<double, ForwardPixels<3>, 2, 8, 6, false>(),
-    MakeCopies<Half>(),
-    MakeCopies<BFloat16>(),
-    MakeCopies<float>(),
-    MakeCopies<double>(),
+    {MakeKernels<float, ForwardPixels<5>, 4, 8, 6, false>(),
+     MakeKernels<double, ForwardPixels<3>, 2, 8, 6, false>()},
+    MakeCopies(ElementTypes()),
 };
 
 }  // namespace keras_adder

@@ -8,12 +8,9 @@ template <typename Pixels, typename WidePixels, bool kOperands>
 constexpr KernelSet Make(const char* name) {
   return {
       name,
-      MakeKernels<float, Pixels, 16, 16, 8, kOperands>(),
-      MakeKernels<double, WidePixels, 12, 16, 8, kOperands>(),
-      MakeCopies<Half>(),
-      MakeCopies<BFloat16>(),
-      MakeCopies<float>(),
-      MakeCopies<double>(),
+      {MakeKernels<float, Pixels, 16, 16, 8, kOperands>(),
+       MakeKernels<double, WidePixels, 12, 16, 8, kOperands>()},
+      MakeCopies(ElementTypes()),
   };
 }
 

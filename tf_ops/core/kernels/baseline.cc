@@ -4,12 +4,9 @@ namespace keras_adder {
 
 const KernelSet kBaselineKernels = {
     "baseline",
-    MakeKernels<float, ForwardPixels<3>, 3, 2, 4, false>(),
-    MakeKernels<double, ForwardPixels<1>, 1, 4, 4, false>(),
-    MakeCopies<Half>(),
-    MakeCopies<BFloat16>(),
-    MakeCopies<float>(),
-    MakeCopies<double>(),
+    {MakeKernels<float, ForwardPixels<3>, 3, 2, 4, false>(),
+     MakeKernels<double, ForwardPixels<1>, 1, 4, 4, false>()},
+    MakeCopies(ElementTypes()),
 };
 
 }  // namespace keras_adder

@@ -59,7 +59,7 @@ using OnePixel = Shape<1, 1, 1, false>;
 
 // The vectors of all channel blocks of destinations of a register tile.
 template <typename C, typename S>
-constexpr int kSpan = S::kBlocks * kVectors<C>;
+constexpr int kTileVectors = S::kBlocks * kVectors<C>;
 
 // Where vector v lies in an array whose blocks of channels are `block_stride`
 // apart.
@@ -71,18 +71,18 @@ inline ptrdiff_t VectorAt(int v, ptrdiff_t block_stride) {
 // One sum for each pixel and each vector of the blocks of destinations.
 template <typename C, typename S>
 struct Sums {
-  Vector<C> at[S::kPixels][kSpan<C, S>];
+  Vector<C> at[S::kPixels][kTileVectors<C, S>];
 };
 
 // The two runs of a register tile, or one twice.
 template <typename C>
-struct SpanPair {
+struct RunPair {
   const C* first;
   const C* second;
 };
 
 template <typename C, typename S>
-inline const C* PixelOf(const SpanPair<C>& runs, int p, ptrdiff_t step) {
+inline const C* PixelOf(const RunPair<C>& runs, int p, ptrdiff_t step) {
   return p < S::kRun ? runs.first + p * step
                      : runs.second + (p - S::kRun) * step;
 }
@@ -92,17 +92,19 @@ inline const C* PixelOf(const SpanPair<C>& runs, int p, ptrdiff_t step) {
 template <typename C, int kCount>
 struct PixelPointers {
   const C* thirds[(kCount + 2) / 3];
-  ptrdiff_t step;
+  ptrdiff_t pixel_stride;
 
   inline __attribute__((always_inline)) PixelPointers(const C* first,
-                                                      ptrdiff_t step)
-      : step(step) {
+                                                      ptrdiff_t stride)
+      : pixel_stride(stride) {
 #pragma GCC unroll 16
     for (int i = 0; i < (kCount + 2) / 3; ++i) {
-      thirds[i] = first + 3 * i * step;
+      thirds[i] = first + 3 * i * pixel_stride;
     }
   }
-  inline const C* Of(int p) const { return thirds[p / 3] + p % 3 * step; }
+  inline const C* Of(int p) const {
+    return thirds[p / 3] + p % 3 * pixel_stride;
+  }
   inline __attribute__((always_inline)) void NextChannel() {
 #pragma GCC unroll 16
     for (int i = 0; i < (kCount + 2) / 3; ++i) ++thirds[i];
@@ -113,27 +115,28 @@ struct PixelPointers {
 // sums of pixels kFirst ... kEnd - 1 of each run. The filters of one tap follow
 // those of the one before, most of the time, and stream from the second-level
 // cache; unrolling makes up for the instructions that are not arithmetic.
-template <typename C, typename Step, typename S, int kFirst, int kEnd>
+template <typename C, typename Term, typename S, int kFirst, int kEnd>
 inline __attribute__((always_inline)) void AddTaps(
-    const ForwardTap* taps, int64_t count, const SpanPair<C>& sources,
-    ptrdiff_t pixel, const C* filters, ptrdiff_t panel_stride, int64_t channels,
-    Vector<C> factor, Sums<C, S>& sums) {
+    const ForwardTap* taps, int64_t count, const RunPair<C>& sources,
+    ptrdiff_t pixel_stride, const C* filters, ptrdiff_t panel_stride,
+    int64_t channels, Vector<C> factor, Sums<C, S>& sums) {
   if constexpr (kFirst >= kEnd) return;
   // This order needs the fewest registers at a time.
   constexpr bool kByPixels = !kBroadcastOperands || !S::kOperand;
   for (const ForwardTap* tap = taps; tap < taps + count; ++tap) {
-    PixelPointers<C, S::kRun> first(sources.first + tap->source, pixel);
-    PixelPointers<C, S::kRun> second(sources.second + tap->source, pixel);
+    PixelPointers<C, S::kRun> first(sources.first + tap->source, pixel_stride);
+    PixelPointers<C, S::kRun> second(sources.second + tap->source,
+                                     pixel_stride);
     const C* filter = filters + tap->filter;
     const C* const end = filter + channels * kLanes;
 #pragma GCC unroll 4
     for (; filter < end; filter += kLanes) {
 #pragma GCC unroll 64
-      for (int i = 0; i < S::kPixels * kSpan<C, S>; ++i) {
-        const int p = kByPixels ? i / kSpan<C, S> : i % S::kPixels;
-        const int v = kByPixels ? i % kSpan<C, S> : i / S::kPixels;
+      for (int i = 0; i < S::kPixels * kTileVectors<C, S>; ++i) {
+        const int p = kByPixels ? i / kTileVectors<C, S> : i % S::kPixels;
+        const int v = kByPixels ? i % kTileVectors<C, S> : i / S::kPixels;
         if (p % S::kRun < kFirst || p % S::kRun >= kEnd) continue;
-        sums.at[p][v] = Step::Add(
+        sums.at[p][v] = Term::Add(
             sums.at[p][v], Load(filter + VectorAt<C>(v, panel_stride)),
             p < S::kRun ? first.Of(p) : second.Of(p - S::kRun), factor);
       }
@@ -145,26 +148,26 @@ inline __attribute__((always_inline)) void AddTaps(
 
 // Adds all taps and channels of a reduction block to sums that stay in
 // registers.
-template <typename C, typename Step, typename S>
+template <typename C, typename Term, typename S>
 inline __attribute__((always_inline)) Sums<C, S> SumOverTaps(
-    const ForwardParams<C>& params, SpanPair<C> sources, Sums<C, S> sums) {
-  const Vector<C> factor = Step::Factor();
-  const ptrdiff_t pixel = params.source_pixel_stride;
+    const ForwardParams<C>& params, RunPair<C> sources, Sums<C, S> sums) {
+  const Vector<C> factor = Term::Factor();
+  const ptrdiff_t pixel_stride = params.source_pixel_stride;
   const ForwardTap* const leading = params.taps;
   const ForwardTap* const inner = leading + params.leading;
   const ForwardTap* const trailing = inner + params.inner;
   const C* filters = params.filters;
   for (int64_t left = params.channels; left > 0; left -= kLanes) {
     const int64_t channels = left < kLanes ? left : kLanes;
-    AddTaps<C, Step, S, 1, S::kRun>(leading, params.leading, sources, pixel,
+    AddTaps<C, Term, S, 1, S::kRun>(leading, params.leading, sources,
+                                    pixel_stride, filters, params.panel_stride,
+                                    channels, factor, sums);
+    AddTaps<C, Term, S, 0, S::kRun>(inner, params.inner, sources, pixel_stride,
                                     filters, params.panel_stride, channels,
                                     factor, sums);
-    AddTaps<C, Step, S, 0, S::kRun>(inner, params.inner, sources, pixel,
-                                    filters, params.panel_stride, channels,
-                                    factor, sums);
-    AddTaps<C, Step, S, 0, S::kRun - 1>(trailing, params.trailing, sources,
-                                        pixel, filters, params.panel_stride,
-                                        channels, factor, sums);
+    AddTaps<C, Term, S, 0, S::kRun - 1>(
+        trailing, params.trailing, sources, pixel_stride, filters,
+        params.panel_stride, channels, factor, sums);
     sources.first += params.source_block_stride;
     sources.second += params.source_block_stride;
     filters += params.filter_block_stride;
@@ -179,16 +182,16 @@ constexpr int kRowColumns = 3;
 // of one block of sources. Each source is then the next pixel's, too.
 template <typename C, typename S, bool kLeads, bool kTrails>
 inline __attribute__((always_inline)) void AddRow(
-    const C* source, ptrdiff_t pixel, const C* filter, ptrdiff_t next_column,
-    ptrdiff_t panel_stride, int64_t channels, Vector<C> minus_two,
-    Sums<C, S>& sums) {
+    const C* source, ptrdiff_t pixel_stride, const C* filter,
+    ptrdiff_t next_column, ptrdiff_t panel_stride, int64_t channels,
+    Vector<C> minus_two, Sums<C, S>& sums) {
   constexpr int kSources = S::kRun + kRowColumns - 1;
-  constexpr int kV = kSpan<C, S>;
+  constexpr int kV = kTileVectors<C, S>;
   // A single vector of filters goes on from several pixels in turns: its three
   // additions to a sum, one behind the other, would wait for each other.
   constexpr int kPart = kV == 1 && S::kRun > 4 ? 4 : S::kRun;
   constexpr int kParts = (S::kRun + kPart - 1) / kPart;
-  PixelPointers<C, kSources> sources(source, pixel);
+  PixelPointers<C, kSources> sources(source, pixel_stride);
   for (const C* const end = filter + channels * kLanes; filter < end;
        filter += kLanes) {
     Vector<C> filters[kRowColumns][kV];
@@ -246,7 +249,7 @@ inline __attribute__((always_inline)) Sums<C, S> SumOverRows(
 template <typename C, typename S>
 struct TapSums {
   static inline __attribute__((always_inline)) Sums<C, S> Of(
-      const ForwardParams<C>& params, const SpanPair<C>& sources,
+      const ForwardParams<C>& params, const RunPair<C>& sources,
       Sums<C, S> sums) {
     return SumOverTaps<C, Maximum<C, S::kOperand>, S>(params, sources, sums);
   }
@@ -256,7 +259,7 @@ struct TapSums {
 template <typename C, typename S>
 struct RowSums {
   static inline __attribute__((always_inline)) Sums<C, S> Of(
-      const ForwardParams<C>& params, const SpanPair<C>& sources,
+      const ForwardParams<C>& params, const RunPair<C>& sources,
       Sums<C, S> sums) {
     const C* const source = sources.first;
     if (params.inner + params.leading + params.trailing == 0) return sums;
@@ -285,14 +288,14 @@ inline const C* ValuesOfPixel(const LaneValues<C>& values, int p) {
 // small on the way.
 template <typename C, typename S>
 inline __attribute__((always_inline)) Sums<C, S> InitAccumulators(
-    const ForwardParams<C>& params, const SpanPair<C>& source_sums) {
+    const ForwardParams<C>& params, const RunPair<C>& source_sums) {
   Sums<C, S> sums;
 #pragma GCC unroll 32
   for (int p = 0; p < S::kPixels; ++p) {
     const C* const filters = ValuesOfPixel<C, S>(params.filter_sums, p);
     const Vector<C> source = Broadcast(*PixelOf<C, S>(source_sums, p, 1));
 #pragma GCC unroll 8
-    for (int v = 0; v < kSpan<C, S>; ++v) {
+    for (int v = 0; v < kTileVectors<C, S>; ++v) {
       sums.at[p][v] = Load(filters + v * kWidth<C>) + source;
     }
   }
@@ -316,7 +319,7 @@ inline unsigned Inexact(Vector<C> magnitudes, Vector<C> minus_distances) {
 // The largest of the source magnitudes of a register tile; infinite if one is
 // NaN. Up to kWidth<C> - 1 values behind a run are read.
 template <typename C, typename S>
-inline __attribute__((always_inline)) C MostMagnitude(const SpanPair<C>& runs) {
+inline __attribute__((always_inline)) C MostMagnitude(const RunPair<C>& runs) {
   Vector<C> most = {};
   unsigned unordered = 0;
 #pragma GCC unroll 2
@@ -361,12 +364,12 @@ inline __attribute__((always_inline)) Vector<C> Largest(const Sums<C, S>& sums,
 // magnitudes and smallest distances tell.
 template <typename C, typename S>
 inline __attribute__((always_inline)) bool MayBeInexact(
-    const ForwardParams<C>& params, const SpanPair<C>& source_magnitudes,
+    const ForwardParams<C>& params, const RunPair<C>& source_magnitudes,
     const Sums<C, S>& sums) {
   const C magnitude = MostMagnitude<C, S>(source_magnitudes);
   unsigned inexact = 0;
 #pragma GCC unroll 8
-  for (int v = 0; v < kSpan<C, S>; ++v) {
+  for (int v = 0; v < kTileVectors<C, S>; ++v) {
     inexact |=
         Inexact<C>(Load(params.filter_magnitudes + v * kWidth<C>) + magnitude,
                    Largest<C, S>(sums, v));
@@ -377,7 +380,7 @@ inline __attribute__((always_inline)) bool MayBeInexact(
 // The sums of one pixel, directly.
 template <typename C, typename S>
 Sums<C, OnePixel> DirectSums(const ForwardParams<C>& params,
-                             const SpanPair<C>& sources, int p, int block) {
+                             const RunPair<C>& sources, int p, int block) {
   ForwardParams<C> pixel = params;
   pixel.filters += block * params.panel_stride;
   pixel.inner += params.leading + params.trailing;
@@ -391,11 +394,11 @@ Sums<C, OnePixel> DirectSums(const ForwardParams<C>& params,
   return SumOverTaps<C, Direct<C>, OnePixel>(pixel, {source, source}, {});
 }
 
-// Replaces what cancelled in `sums`, kSpan vectors for each pixel.
+// Replaces what cancelled in `sums`, kTileVectors vectors for each pixel.
 template <typename C, typename S>
 __attribute__((noinline)) void ReplaceCancelled(const ForwardParams<C>& params,
-                                                const SpanPair<C>& sources,
-                                                const SpanPair<C>& magnitudes,
+                                                const RunPair<C>& sources,
+                                                const RunPair<C>& magnitudes,
                                                 C* sums) {
   for (int p = 0; p < S::kPixels; ++p) {
     const C source = *PixelOf<C, S>(magnitudes, p, 1);
@@ -422,19 +425,19 @@ __attribute__((noinline)) void ReplaceCancelled(const ForwardParams<C>& params,
 // others know would not stay in registers.
 template <typename C, typename S>
 inline __attribute__((always_inline)) Sums<C, S> FixCancelledLanes(
-    const ForwardParams<C>& params, const SpanPair<C>& sources,
-    const SpanPair<C>& magnitudes, const Sums<C, S>& sums) {
-  C values[S::kPixels * kSpan<C, S> * kWidth<C>];
+    const ForwardParams<C>& params, const RunPair<C>& sources,
+    const RunPair<C>& magnitudes, const Sums<C, S>& sums) {
+  C values[S::kPixels * kTileVectors<C, S> * kWidth<C>];
   Sums<C, S> fixed;
   for (int p = 0; p < S::kPixels; ++p) {
-    for (int v = 0; v < kSpan<C, S>; ++v) {
-      Store(sums.at[p][v], values + (p * kSpan<C, S> + v) * kWidth<C>);
+    for (int v = 0; v < kTileVectors<C, S>; ++v) {
+      Store(sums.at[p][v], values + (p * kTileVectors<C, S> + v) * kWidth<C>);
     }
   }
   ReplaceCancelled<C, S>(params, sources, magnitudes, values);
   for (int p = 0; p < S::kPixels; ++p) {
-    for (int v = 0; v < kSpan<C, S>; ++v) {
-      fixed.at[p][v] = Load(values + (p * kSpan<C, S> + v) * kWidth<C>);
+    for (int v = 0; v < kTileVectors<C, S>; ++v) {
+      fixed.at[p][v] = Load(values + (p * kTileVectors<C, S> + v) * kWidth<C>);
     }
   }
   return fixed;
@@ -448,21 +451,21 @@ inline __attribute__((always_inline)) void SubtractPadding(
   for (int p = 0; p < S::kPixels; ++p) {
     if (kBetween == (S::IsFirst(p) || S::IsLast(p))) continue;
 #pragma GCC unroll 8
-    for (int v = 0; v < kSpan<C, S>; ++v) {
+    for (int v = 0; v < kTileVectors<C, S>; ++v) {
       sums.at[p][v] -= Load(ValuesOfPixel<C, S>(padding, p) + v * kWidth<C>);
     }
   }
 }
 
 template <typename C, typename S>
-inline __attribute__((always_inline)) void AddBefore(const SpanPair<C>& before,
+inline __attribute__((always_inline)) void AddBefore(const RunPair<C>& before,
                                                      ptrdiff_t block_stride,
                                                      Sums<C, S>& sums) {
 #pragma GCC unroll 32
   for (int p = 0; p < S::kPixels; ++p) {
     const C* const from = PixelOf<C, S>(before, p, kLanes);
 #pragma GCC unroll 8
-    for (int v = 0; v < kSpan<C, S>; ++v) {
+    for (int v = 0; v < kTileVectors<C, S>; ++v) {
       sums.at[p][v] = Load(from + VectorAt<C>(v, block_stride)) + sums.at[p][v];
     }
   }
@@ -476,7 +479,7 @@ inline __attribute__((always_inline)) void ApplyEpilogue(
   const Vector<C> lower = Broadcast(params.lower);
   const Vector<C> upper = Broadcast(params.upper);
 #pragma GCC unroll 8
-  for (int v = 0; v < kSpan<C, S>; ++v) {
+  for (int v = 0; v < kTileVectors<C, S>; ++v) {
     const Vector<C> multiplier = Load(params.multiplier + v * kWidth<C>);
     const Vector<C> offset = Load(params.offset + v * kWidth<C>);
 #pragma GCC unroll 32
@@ -490,23 +493,23 @@ inline __attribute__((always_inline)) void ApplyEpilogue(
 template <typename C, typename S>
 inline __attribute__((always_inline)) void WriteSums(const Sums<C, S>& sums,
                                                      C* first, C* second,
-                                                     ptrdiff_t pixel,
+                                                     ptrdiff_t pixel_stride,
                                                      ptrdiff_t block_stride) {
 #pragma GCC unroll 32
   for (int p = 0; p < S::kPixels; ++p) {
     C*& output = p < S::kRun ? first : second;
 #pragma GCC unroll 8
-    for (int v = 0; v < kSpan<C, S>; ++v) {
+    for (int v = 0; v < kTileVectors<C, S>; ++v) {
       Store(sums.at[p][v], output + VectorAt<C>(v, block_stride));
     }
-    output += pixel;
+    output += pixel_stride;
   }
 }
 
 template <typename C, typename S>
 inline __attribute__((always_inline)) void Finish(
-    const ForwardParams<C>& params, const SpanOffsets& first,
-    const SpanOffsets& second, int64_t done, Sums<C, S> sums) {
+    const ForwardParams<C>& params, const RunOffsets& first,
+    const RunOffsets& second, int64_t done, Sums<C, S> sums) {
   SubtractPadding<C, S, false>(params.padding, sums);
   if (params.padded) SubtractPadding<C, S, true>(params.padding, sums);
   if (params.before != nullptr) {
@@ -527,14 +530,14 @@ inline __attribute__((always_inline)) void Finish(
 // smallest distances only tell whether to look closer.
 template <typename C, typename S, template <typename, typename> class Sum>
 inline __attribute__((always_inline)) void ForwardRuns(
-    const ForwardParams<C>& params, const SpanOffsets& first,
-    const SpanOffsets& second, int64_t done) {
+    const ForwardParams<C>& params, const RunOffsets& first,
+    const RunOffsets& second, int64_t done) {
   const auto runs = [&](const C* values) {
     values += done;
-    return SpanPair<C>{values + first.pixel, values + second.pixel};
+    return RunPair<C>{values + first.pixel, values + second.pixel};
   };
   const C* const source = params.source + done * params.source_pixel_stride;
-  const SpanPair<C> sources{source + first.source, source + second.source};
+  const RunPair<C> sources{source + first.source, source + second.source};
   if constexpr (kDirectForward) {
     Finish<C, S>(params, first, second, done,
                  SumOverTaps<C, Direct<C>, S>(params, sources, {}));
@@ -542,7 +545,7 @@ inline __attribute__((always_inline)) void ForwardRuns(
     const auto sums =
         Sum<C, S>::Of(params, sources,
                       InitAccumulators<C, S>(params, runs(params.source_sums)));
-    const SpanPair<C> magnitudes = runs(params.source_magnitudes);
+    const RunPair<C> magnitudes = runs(params.source_magnitudes);
     if (__builtin_expect(MayBeInexact<C, S>(params, magnitudes, sums), 0)) {
       Finish<C, S>(params, first, second, done,
                    FixCancelledLanes<C, S>(params, sources, magnitudes, sums));
@@ -553,7 +556,7 @@ inline __attribute__((always_inline)) void ForwardRuns(
 }
 
 template <typename C, typename S, template <typename, typename> class Sum>
-void Forward(const ForwardParams<C>& params, const SpanOffsets* starts,
+void Forward(const ForwardParams<C>& params, const RunOffsets* starts,
              int64_t count, int64_t times) {
   for (int64_t i = 0; i < count; i += S::kRuns) {
     for (int64_t done = 0; done < times * S::kRun; done += S::kRun) {
@@ -565,7 +568,7 @@ void Forward(const ForwardParams<C>& params, const SpanOffsets* starts,
 // Calls the instance for `pixels` (of each run) out of 1 ... kMost.
 template <typename C, int kMost, int kRuns, int kBlocks, bool kOperand,
           template <typename, typename> class Sum>
-void ForwardUpTo(const ForwardParams<C>& params, const SpanOffsets* starts,
+void ForwardUpTo(const ForwardParams<C>& params, const RunOffsets* starts,
                  int64_t count, int64_t times, int pixels) {
   if (pixels == kMost) {
     using S = Shape<kMost, kRuns, kBlocks, kOperand>;

@@ -67,9 +67,10 @@ void InputGradientUpTo(const InputGradientParams<C>& params, int pixels) {
   if constexpr (kMost > 1) InputGradientUpTo<C, kMost - 1>(params, pixels);
 }
 
-// One vector of the filters of a backward params, and of the sums that are
-// their gradients: what stays in registers while the pixels go by. `kOperands`:
-// scalars are operands of every instruction, not registers that two share.
+// One vector of the filters of a kernel of both gradients, and of the sums that
+// are their gradients: what stays in registers while the pixels go by.
+// `kOperands`: scalars are operands of every instruction, not registers that
+// two share.
 template <typename C, bool kFinite, bool kOperands, int kFilters>
 struct BackwardStep {
   Vector<C> filters[kFilters];

@@ -21,6 +21,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <tuple>
 
 #include "core/dtype.h"
 
@@ -61,7 +62,7 @@ struct ForwardTap {
 // Where a run of neighbouring pixels starts: in the sources, among pixels
 // (of sums), and in the output, which is either the totals or the tensor. All
 // but the pixel in elements.
-struct SpanOffsets {
+struct RunOffsets {
   ptrdiff_t source;
   ptrdiff_t pixel;
   ptrdiff_t total;
@@ -70,7 +71,9 @@ struct SpanOffsets {
 
 // For runs of pixels and some channel blocks of destinations:
 //
-//   output -= padding + sum_taps,channels |filter - source|
+//   output = before - sum_taps,channels |filter - source| - padding
+//
+// and then the epilogue, if there is one.
 //
 // The sums over all taps and channels of the reduction block, of sources (for
 // each pixel) and of filters (for each lane), let the kernel work with maxima:
@@ -103,7 +106,7 @@ struct ForwardParams {
   LaneValues<C> padding;
   bool padded;  // pixels between the first and the last have padding, too
   C* output;
-  ptrdiff_t SpanOffsets::* start;  // where in the output
+  ptrdiff_t RunOffsets::* start;  // where in the output
   ptrdiff_t output_pixel_stride, output_block_stride;
   // What other reduction blocks have contributed, laid out as totals; null if
   // nothing yet.
@@ -123,7 +126,7 @@ struct ForwardParams {
 template <typename C>
 struct ForwardKernel {
   int most_pixels;
-  void (*run)(const ForwardParams<C>&, const SpanOffsets* starts, int64_t count,
+  void (*run)(const ForwardParams<C>&, const RunOffsets* starts, int64_t count,
               int64_t times, int pixels);
 };
 
@@ -336,44 +339,27 @@ struct Copies {
   void (*unpack)(const C* tile, const PixelSpan& run, T* tensor);
 };
 
-struct KernelSet {
-  const char* name;
-  Kernels<float> f32;
-  Kernels<double> f64;
-  Copies<Half> half;
-  Copies<BFloat16> bfloat16;
-  Copies<float> single;
-  Copies<double> wide;
+template <typename List>
+struct CopiesOfTypes;
+template <typename... T>
+struct CopiesOfTypes<TypeList<T...>> {
+  using type = std::tuple<Copies<T>...>;
 };
 
-template <typename C>
-const Kernels<C>& KernelsOf(const KernelSet& set);
-template <>
-inline const Kernels<float>& KernelsOf(const KernelSet& set) {
-  return set.f32;
-}
-template <>
-inline const Kernels<double>& KernelsOf(const KernelSet& set) {
-  return set.f64;
-}
+struct KernelSet {
+  const char* name;
+  std::tuple<Kernels<float>, Kernels<double>> kernels;
+  CopiesOfTypes<ElementTypes>::type copies;
+};
 
+// The kernels that compute in C, and the copies of tensors of T.
+template <typename C>
+const Kernels<C>& KernelsOf(const KernelSet& set) {
+  return std::get<Kernels<C>>(set.kernels);
+}
 template <typename T>
-const Copies<T>& CopiesOf(const KernelSet& set);
-template <>
-inline const Copies<Half>& CopiesOf(const KernelSet& set) {
-  return set.half;
-}
-template <>
-inline const Copies<BFloat16>& CopiesOf(const KernelSet& set) {
-  return set.bfloat16;
-}
-template <>
-inline const Copies<float>& CopiesOf(const KernelSet& set) {
-  return set.single;
-}
-template <>
-inline const Copies<double>& CopiesOf(const KernelSet& set) {
-  return set.wide;
+const Copies<T>& CopiesOf(const KernelSet& set) {
+  return std::get<Copies<T>>(set.copies);
 }
 
 // One for each instruction set this library was compiled for.

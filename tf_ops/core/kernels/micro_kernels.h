@@ -66,7 +66,7 @@ struct ForwardPixels {
 };
 
 // The most pixels of an input gradient, filters of a filter gradient, and
-// filters of a backward params.
+// filters of a kernel of both gradients.
 template <typename C, typename Pixels, int kInputGradient, int kFilters,
           int kBackward, bool kOperands>
 constexpr Kernels<C> MakeKernels() {
@@ -97,10 +97,10 @@ constexpr Kernels<C> MakeKernels() {
   return kernels;
 }
 
-template <typename T>
-constexpr Copies<T> MakeCopies() {
-  using C = typename ComputeType<T>::type;
-  return {&Pack<T, C>, &Unpack<T, C>};
+template <typename... T>
+constexpr std::tuple<Copies<T>...> MakeCopies(TypeList<T...>) {
+  return {Copies<T>{&Pack<T, typename ComputeType<T>::type>,
+                    &Unpack<T, typename ComputeType<T>::type>}...};
 }
 
 }  // namespace

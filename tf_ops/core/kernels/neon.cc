@@ -8,12 +8,9 @@ namespace keras_adder {
 
 const KernelSet kNeonKernels = {
     "neon",
-    MakeKernels<float, ForwardPixels<6>, 6, 8, 8, true>(),
-    MakeKernels<double, ForwardPixels<2>, 2, 8, 8, true>(),
-    MakeCopies<Half>(),
-    MakeCopies<BFloat16>(),
-    MakeCopies<float>(),
-    MakeCopies<double>(),
+    {MakeKernels<float, ForwardPixels<6>, 6, 8, 8, true>(),
+     MakeKernels<double, ForwardPixels<2>, 2, 8, 8, true>()},
+    MakeCopies(ElementTypes()),
 };
 
 }  // namespace keras_adder

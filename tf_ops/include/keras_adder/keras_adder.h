@@ -59,7 +59,9 @@ typedef enum {
   KERAS_ADDER_OUT_OF_MEMORY = 3,
   /* The environment variable KERAS_ADDER_ISA names an instruction set that this
    * processor does not run. */
-  KERAS_ADDER_FAILED_PRECONDITION = 4
+  KERAS_ADDER_FAILED_PRECONDITION = 4,
+  /* What should not have happened. */
+  KERAS_ADDER_INTERNAL = 5
 } KerasAdderStatus;
 
 /* Why the calling thread's last call failed; "" if it did not. Valid until the
@@ -85,8 +87,9 @@ typedef struct {
   int32_t padding;
   /* The filter gradient: the paper's, or its ablation's. */
   int32_t filter_gradient;
-  /* The most threads that a run may use; 0: as many as its pool has. A run
-   * takes fewer where more are not worth waking up. */
+  /* The most threads that a run may use; 0: as many as there are processors. A
+   * run takes fewer where its pool has fewer, or more are not worth waking up.
+   */
   int32_t threads;
   int64_t input_shape[4]; /* in the order of data_format */
   /* Kernel height, kernel width, input channels of a group, output channels. */
@@ -164,6 +167,7 @@ typedef struct {
   /* What keras_adder_pack_filters made of these filters, which need not be
    * given then; or NULL. */
   const void* packed_filters;
+  size_t packed_filters_bytes; /* as keras_adder_packed_filters_bytes says */
   /* Scratch memory, from an address divisible by 64 on, which no other run uses
    * at the same time; or NULL: the run allocates its own. */
   void* workspace;
@@ -180,6 +184,7 @@ typedef struct {
    NULL,                         \
    NULL,                         \
    NULL,                         \
+   0,                            \
    NULL,                         \
    0,                            \
    NULL}
@@ -191,12 +196,15 @@ typedef struct {
   void* context;
   /* Has helper(argument) called once, by another thread and soon. No run waits
    * for a helper that has not begun, so it may be called late, even after the
-   * run is over; one that is never called loses a few bytes of memory. `worker`
-   * is from 1 to threads - 1: the same one should mean the same thread every
-   * time, which then meets the same part of a tensor. */
+   * run is over, but not when the library has been unloaded; one that is never
+   * called loses a few bytes of memory. `worker` is from 1 to threads - 1: the
+   * same one should mean the same thread every time, which then meets the same
+   * part of a tensor. */
   void (*schedule)(void* context, int32_t worker, void (*helper)(void*),
                    void* argument);
 } KerasAdderPool;
+
+#define KERAS_ADDER_POOL_INIT {sizeof(KerasAdderPool), 1, NULL, NULL}
 
 typedef struct KerasAdderPlan KerasAdderPlan;
 
@@ -218,7 +226,7 @@ KERAS_ADDER_API size_t keras_adder_workspace_bytes(const KerasAdderPlan* plan,
 /* Filters that do not change from run to run can be packed once. The bytes of
  * that, or 0 if the plan has no use for it.
  *
- * What is packed fits this plan (its convolution, threads and instruction set)
+ * What is packed fits this plan (its convolution, types and instruction set)
  * and no other: do not save it. Whoever keeps it for filters that might change
  * compares their contents; an address proves nothing. */
 KERAS_ADDER_API size_t
