@@ -307,13 +307,32 @@ def test_packed_filters_have_to_be_of_the_plan(library):
 
 
 UNLOAD = """
-import _ctypes, ctypes, os, sys, threading
+import _ctypes, ctypes, os, struct, sys
+
 library = ctypes.CDLL(sys.argv[1])
 library.keras_adder_error.restype = ctypes.c_char_p
 assert library.keras_adder_plan_create(None, None) == 1
 assert b"plan is NULL" in library.keras_adder_error()
+# A convolution that is work enough for two threads.
+convolution = struct.pack(
+    "I7i16q", 160, 0, 2, 2, 0, 1, 0, 2, 4, 32, 32, 32, 3, 3, 32, 64,
+    *(1, 1, 1, 1), *(0, 0, 0, 0),
+)
+plan = ctypes.c_void_p()
+status = library.keras_adder_plan_create(convolution, ctypes.byref(plan))
+assert status == 0, library.keras_adder_error()
+x, f, y = (ctypes.c_float * n for n in (4 * 32**3, 9 * 32 * 64, 4 * 32**2 * 64))
+x, f, y = x(), f(), y()
+tensors = struct.pack(
+    "I4x7PNPNP", 96, ctypes.addressof(x), ctypes.addressof(f), 0,
+    ctypes.addressof(y), 0, 0, 0, 0, 0, 0, 0,
+)
+assert library.keras_adder_run(plan, tensors, None) == 0
+library.keras_adder_plan_destroy(plan)
+threads = len(os.listdir("/proc/self/task"))
 _ctypes.dlclose(library._handle)
 assert sys.argv[1] not in open("/proc/self/maps").read()
+assert len(os.listdir("/proc/self/task")) <= threads
 """
 
 
