@@ -2,8 +2,11 @@
 
 #include "keras_adder/keras_adder.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -72,16 +75,18 @@ KerasAdderStatus Guarded(const Function& function) noexcept {
   }
 }
 
-// The sizes that structs had in the first version, which is this one.
-constexpr size_t kConv2DSize = 160;
-constexpr size_t kEpilogueSize = 56;
-constexpr size_t kTensorsSize = 96;
-constexpr size_t kPoolSize = 24;
+// Where structs ended in version 0.1. Never to be changed: fields that are
+// added lie behind it.
+#define KERAS_ADDER_END(S, FIELD) (offsetof(S, FIELD) + sizeof(S::FIELD))
+constexpr size_t kConv2DSize =
+    KERAS_ADDER_END(KerasAdderConv2D, explicit_paddings);
+constexpr size_t kEpilogueSize =
+    KERAS_ADDER_END(KerasAdderEpilogue, output_zero_point);
+constexpr size_t kTensorsSize = KERAS_ADDER_END(KerasAdderTensors, epilogue);
+constexpr size_t kPoolSize = KERAS_ADDER_END(KerasAdderPool, schedule);
 static_assert(sizeof(void*) != 8 ||
-              (sizeof(KerasAdderConv2D) == kConv2DSize &&
-               sizeof(KerasAdderEpilogue) == kEpilogueSize &&
-               sizeof(KerasAdderTensors) == kTensorsSize &&
-               sizeof(KerasAdderPool) == kPoolSize));
+              (kConv2DSize == 160 && kEpilogueSize == 56 &&
+               kTensorsSize == 96 && kPoolSize == 24));
 
 // Copies a struct of a program that may know fewer fields than this library,
 // over the defaults of those that it does not know. `smallest` is the size that
@@ -103,7 +108,7 @@ KerasAdderStatus Read(const char* name, const Struct* foreign, size_t smallest,
   return KERAS_ADDER_OK;
 }
 
-// Whether a number is one of an enumeration's, which begin with 0.
+// Whether a number lies between 0 and the last one that is allowed.
 KerasAdderStatus CheckChoice(const char* name, int32_t value, int32_t last) {
   if (value >= 0 && value <= last) return KERAS_ADDER_OK;
   return Invalid(std::string(name) + " must be between 0 and " +
@@ -125,9 +130,8 @@ KerasAdderStatus CheckChoices(const KerasAdderConv2D& convolution) {
   for (const auto& [name, value, last] : choices) {
     if (const auto status = CheckChoice(name, value, last)) return status;
   }
-  if (convolution.threads < 0) {
-    return Invalid("threads must not be negative. Received: " +
-                   std::to_string(convolution.threads));
+  if (const auto status = CheckChoice("threads", convolution.threads, 4096)) {
+    return status;
   }
   for (const int64_t size : convolution.input_shape) {
     if (size < 0) {
@@ -169,10 +173,15 @@ std::array<int64_t, 4> ShapeOf(const int64_t (&shape)[4]) {
   return {shape[0], shape[1], shape[2], shape[3]};
 }
 
-// One thread for each processor. It is 0 where the system does not say.
+// One thread for each processor that this process may use.
 DefaultPool OwnPool() {
-  return DefaultPool(
-      std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
+  // Asked once: the system takes longer for it than a small convolution does.
+  static const int processors = [] {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
+    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  }();
+  return DefaultPool(processors);
 }
 
 // A C program's pool.
@@ -254,7 +263,8 @@ KerasAdderStatus CheckTensors(const KerasAdderPlan& plan,
       {"input", tensors.input, geometry.input_size() > 0},
       {"filters", tensors.filters,
        geometry.filter_size() > 0 &&
-           (!forward || tensors.packed_filters == nullptr)},
+           (!forward || tensors.packed_filters == nullptr ||
+            plan.engine->packed_filters_bytes() == 0)},
       {"output_gradient", tensors.output_gradient,
        !forward && geometry.output_size() > 0},
       {"output", tensors.output, forward && geometry.output_size() > 0},
@@ -401,7 +411,11 @@ const char* keras_adder_instruction_set(void) {
   const char* name = nullptr;
   Guarded([&]() {
     Error error;
-    if (const KernelSet* kernels = SelectKernels(&error)) name = kernels->name;
+    const KernelSet* kernels = SelectKernels(&error);
+    if (kernels == nullptr) {
+      return Fail(KERAS_ADDER_FAILED_PRECONDITION, error.c_str());
+    }
+    name = kernels->name;
     return KERAS_ADDER_OK;
   });
   return name;

@@ -17,10 +17,11 @@ set_target_properties(keras_adder_static PROPERTIES OUTPUT_NAME keras_adder)
 set(exports ${CMAKE_CURRENT_SOURCE_DIR}/c_api/exports.map)
 target_link_options(keras_adder PRIVATE -Wl,--version-script=${exports})
 set_target_properties(keras_adder PROPERTIES LINK_DEPENDS ${exports})
-target_compile_definitions(keras_adder_static INTERFACE KERAS_ADDER_STATIC)
+target_compile_definitions(keras_adder_static PUBLIC KERAS_ADDER_STATIC)
 # A program in C links the static library with what C++ needs.
 target_link_libraries(keras_adder_static INTERFACE stdc++ m)
 foreach(library keras_adder keras_adder_static)
+  add_library(keras_adder::${library} ALIAS ${library})
   target_include_directories(${library}
       PUBLIC $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/include>
              $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>

@@ -214,7 +214,7 @@ WorkItem Blocking::WorkItemAt(int64_t index) const {
 // below the image or, in the forward pass, beside it.
 bool Blocking::MeetsPadding(const PlannedPhase& rows,
                             const OutsideColumns& outside) const {
-  if (outside.first > 0 || outside.last > 0) return true;
+  if (outside.leading > 0 || outside.trailing > 0) return true;
   const AxisPlan& plan = rows.source;
   return std::any_of(
       plan.taps.begin(), plan.taps.end(), [&](const AxisTap& tap) {
@@ -248,14 +248,14 @@ std::vector<RowSegments> Blocking::SegmentsOf(const WorkItem& item,
       first_tap,
       taps,
       at.columns * (joined ? at.rows : 1) * (all_joined ? at.images : 1),
-      !joined && access.outside.first > 0 && at.column == 0,
-      !joined && access.outside.last > 0 &&
+      !joined && access.outside.leading > 0 && at.column == 0,
+      !joined && access.outside.trailing > 0 &&
           at.column + at.columns == item.columns->count,
       {}};
   std::vector<RowSegments> all;
   for (int64_t row = 0; row < rows; ++row) {
-    one.first_tap = first_tap;
-    one.taps = taps;
+    one.first_tap_row = first_tap;
+    one.tap_rows = taps;
     if (!joined) {
       // Taps come in the order of their shifts, or against it.
       const auto outside = [&](int64_t tap) {
@@ -263,15 +263,17 @@ std::vector<RowSegments> Blocking::SegmentsOf(const WorkItem& item,
             (at.row + row) * plan.step + plan.taps[tap].shift;
         return position < 0 || position >= source.height;
       };
-      while (one.taps > 0 && outside(one.first_tap)) {
-        ++one.first_tap;
-        --one.taps;
+      while (one.tap_rows > 0 && outside(one.first_tap_row)) {
+        ++one.first_tap_row;
+        --one.tap_rows;
       }
-      while (one.taps > 0 && outside(one.first_tap + one.taps - 1)) --one.taps;
+      while (one.tap_rows > 0 && outside(one.first_tap_row + one.tap_rows - 1))
+        --one.tap_rows;
     }
     auto found =
         std::find_if(all.begin(), all.end(), [&](const RowSegments& other) {
-          return other.first_tap == one.first_tap && other.taps == one.taps;
+          return other.first_tap_row == one.first_tap_row &&
+                 other.tap_rows == one.tap_rows;
         });
     if (found == all.end()) {
       all.push_back(one);

@@ -66,7 +66,7 @@ struct WorkItem {
 // Runs of a work item's pixels that meet the same rows of taps inside the
 // image: its rows or, where nothing overlaps, whole images.
 struct RowSegments {
-  int64_t first_tap, taps;
+  int64_t first_tap_row, tap_rows;
   int64_t pixels;             // of each
   bool starts_row, ends_row;  // of the image: columns of taps may be outside
   std::vector<RunOffsets> starts;
@@ -75,8 +75,8 @@ struct RowSegments {
 // Of some columns of taps, how many lie in the padding for the first and for
 // the last pixel of an image's row.
 struct OutsideColumns {
-  int64_t first = 0;
-  int64_t last = 0;
+  int64_t leading = 0;
+  int64_t trailing = 0;
 };
 
 // How kernels meet sources, which decides what the segments of a row are.
@@ -110,7 +110,7 @@ struct Blocking {
   int64_t tile_pixels() const { return tile_images * tile_rows * tile_columns; }
   int64_t most_source_slots() const;
   // Elements of a block of channels of so many images of an item's sources.
-  static int64_t SourceBlock(const WorkItem& item, int64_t images) {
+  static int64_t SourceBlockElements(const WorkItem& item, int64_t images) {
     return images * item.rows->source.slots * item.columns->source.slots *
            kLanes;
   }

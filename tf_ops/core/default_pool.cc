@@ -1,6 +1,7 @@
 #include "core/default_pool.h"
 
 #include <pthread.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <atomic>
@@ -25,6 +26,7 @@ class Crew {
     while (static_cast<int>(members_.size()) <= number) Start();
     Member& member = Chosen(number);
     member.functions.push_back(std::move(function));
+    member.idle = false;
     member.wake.notify_one();
   }
 
@@ -48,12 +50,18 @@ class Crew {
 
   void Start() {
     Member& member = members_.emplace_back();
+    // Signals are the program's own threads' business.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     try {
       member.thread = std::thread([this, &member] { Run(member); });
     } catch (...) {
+      pthread_sigmask(SIG_SETMASK, &before, nullptr);
       members_.pop_back();
       throw;
     }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 
   Member& Chosen(int number) {
@@ -63,7 +71,6 @@ class Crew {
         wanted.idle ? members_.begin() + number
                     : std::find_if(members_.begin(), members_.end(), is_idle);
     Member& chosen = idle == members_.end() ? wanted : *idle;
-    chosen.idle = false;
     return chosen;
   }
 

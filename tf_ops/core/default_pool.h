@@ -18,8 +18,8 @@ namespace keras_adder {
 //   stop and joined: none runs code that is gone. Who still calls RunTasks then
 //   does the work alone.
 // - After fork() the child has none of its parent's threads, and starts its own
-//   when it needs them. It does not matter what other threads were doing, but a
-//   item must not fork.
+//   when it needs them. It does not matter what other threads were doing, but
+//   an item must not fork.
 class DefaultPool : public ThreadPool {
  public:
   explicit DefaultPool(int size) : size_(size) {}

@@ -16,7 +16,8 @@ namespace {
 // configurations` on Zen 5.
 constexpr int64_t kManySums = 20;
 
-// What a worker keeps: as many kinds of places in their images as items have.
+// The most indirection buffers that a worker keeps: items lie in few ways in
+// their images (first, middle and last rows and columns).
 constexpr size_t kCacheSize = 12;
 
 // Pixels that lie farther apart than this many bytes, and are met by several
@@ -24,7 +25,8 @@ constexpr size_t kCacheSize = 12;
 // cache.
 constexpr int64_t kScatteredBytes = 512;
 
-// For segments that start and end an image's row, or do not.
+// Picks the values of a run: `first` and `last` are meant only if it starts or
+// ends an image's row.
 template <typename C>
 LaneValues<C> ValuesOf(const C* inner, const C* first, const C* last,
                        bool starts, bool ends, bool one_pixel) {
@@ -32,7 +34,7 @@ LaneValues<C> ValuesOf(const C* inner, const C* first, const C* last,
   return {inner, starts ? first : one_pixel ? at_end : inner, at_end};
 }
 
-// Of a part of a segment that has its first pixel, or its last.
+// The same for a part of a segment, which may hold its first or its last pixel.
 template <typename C>
 LaneValues<C> PartOf(const LaneValues<C>& values, bool first, bool last,
                      bool one_pixel) {
@@ -64,21 +66,21 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Geometry& geometry)
   by_rows_ =
       element_ == sizeof(float) ? SuitsRows<float>() : SuitsRows<double>();
   const ReductionBlock& last = blocking_.reduction_blocks.back();
-  tap_rows_ = last.rows_before + last.rows;
+  all_tap_rows_ = last.rows_before + last.rows;
   const int64_t slots = blocking_.most_source_slots();
   const int64_t pixels = blocking_.tile_pixels();
   if (!access_.in_place) {
     scratch_.source = slots * blocking_.reduction_blocks[0].blocks * kLanes;
   }
   scratch_.totals = pixels * MostBlocks(blocking_.parts) * kLanes;
-  // Kernels that sum up slots may touch so many more.
+  // Kernels that sum up slots may touch up to kLanes more.
   scratch_.slots = slots + kLanes;
   scratch_.pixels = pixels + kLanes;
 }
 
-// They are the same for every tile of an image, since results must not depend
-// on tiles: only an image's very first and last column leave out taps, and no
-// tap is left out by both.
+// Outside columns are the same for every tile of an image, since results must
+// not depend on tiles: only an image's very first and last column leave out
+// taps, and no tap is left out by both.
 OutsideColumns ForwardPlan::FindOutsideColumns() const {
   OutsideColumns found;
   if (width_.kernel == 1) return found;
@@ -86,11 +88,12 @@ OutsideColumns ForwardPlan::FindOutsideColumns() const {
     const int64_t position = width_.Position(pixel, tap);
     return position < 0 || position >= input_.width;
   };
-  while (found.first < width_.kernel && outside(found.first, 0)) ++found.first;
+  while (found.leading < width_.kernel && outside(found.leading, 0))
+    ++found.leading;
   if (width_.output == 1) return found;
-  while (found.first + found.last < width_.kernel &&
-         outside(width_.kernel - 1 - found.last, width_.output - 1)) {
-    ++found.last;
+  while (found.leading + found.trailing < width_.kernel &&
+         outside(width_.kernel - 1 - found.trailing, width_.output - 1)) {
+    ++found.trailing;
   }
   return found;
 }
@@ -105,13 +108,13 @@ bool ForwardPlan::SkipsAllColumnsOutside() const {
            width_.Position(pixel, end - 1) < input_.width;
   };
   const int64_t last = width_.output - 1;
-  const int64_t end = width_.kernel - outside.last;
-  if (last == 0) return inside(outside.first, width_.kernel, 0);
+  const int64_t end = width_.kernel - outside.trailing;
+  if (last == 0) return inside(outside.leading, width_.kernel, 0);
   if (last > 1 &&
       !(inside(0, width_.kernel, 1) && inside(0, width_.kernel, last - 1))) {
     return false;
   }
-  return inside(outside.first, width_.kernel, 0) && inside(0, end, last);
+  return inside(outside.leading, width_.kernel, 0) && inside(0, end, last);
 }
 
 // Kernels can read pixels of the type that is computed in, whose channels are
@@ -129,21 +132,20 @@ OutsideColumns ForwardPlan::OutsideOf(const ReductionBlock& reduction) const {
   const OutsideColumns& all = access_.outside;
   const int64_t after =
       width_.kernel - reduction.first_column - reduction.columns;
-  return {std::clamp<int64_t>(all.first - reduction.first_column, 0,
+  return {std::clamp<int64_t>(all.leading - reduction.first_column, 0,
                               reduction.columns),
-          std::clamp<int64_t>(all.last - after, 0, reduction.columns)};
+          std::clamp<int64_t>(all.trailing - after, 0, reduction.columns)};
 }
 
-// By rows of taps where they make up for fewer channel blocks: two at most have
-// little else to share, and more gain nothing where no more sums stay in
-// registers. All lanes are summed up in the same order, so how threads share
-// blocks must not matter.
+// Whether kernels run by rows of taps: where two channel blocks at most share a
+// broadcast, or more of them would not keep more sums in registers. Sums then
+// come in another order, so this must not depend on how threads share blocks.
 template <typename C>
 bool ForwardPlan::SuitsRows() const {
   const int64_t most = KernelsOf<C>(set_).forward_rows[1].most_pixels;
   if (most == 0 || width_.kernel != 3 || width_.stride != 1 ||
-      width_.dilation != 1 || access_.outside.first > 1 ||
-      access_.outside.last > 1) {
+      width_.dilation != 1 || access_.outside.leading > 1 ||
+      access_.outside.trailing > 1) {
     return false;
   }
   const int64_t blocks = ChannelBlocks(output_.channels);
@@ -221,8 +223,8 @@ void ForwardPlan::SumPackedFilters(const BlockRange& panels,
                                    const Filters<C>& filters) const {
   const OutsideColumns outside = OutsideOf(reduction);
   FilterWindow window = filters_.Window(reduction);
-  window.leading = outside.first;
-  window.trailing = outside.last;
+  window.leading = outside.leading;
+  window.trailing = outside.trailing;
   for (int64_t i = 0; i < panels.count; ++i) {
     const int64_t panel = panels.first + i;
     KernelsOf<C>(set_).filter_sums(
@@ -365,7 +367,7 @@ ForwardPlan::SourceView<C> ForwardPlan::SourcesOf(
     }
   }
   const int64_t block_stride =
-      Blocking::SourceBlock(item, blocking_.tile_images);
+      Blocking::SourceBlockElements(item, blocking_.tile_images);
   PackTile(set_, input, input_, item.rows->source, item.columns->source,
            item.at, reduction.first_block, reduction.blocks, block_stride,
            worker.source);
@@ -379,9 +381,10 @@ bool ForwardPlan::SumSlots(const WorkItem& item,
                            const ReductionBlock& reduction,
                            const SourceView<C>& sources,
                            const Worker<C>& worker) const {
-  SlotParams<C> params{sources.first, sources.block_stride,
-                       sources.pixel_stride, filters_.ChannelsOf(reduction),
-                       Blocking::SourceBlock(item, item.at.images) / kLanes};
+  SlotParams<C> params{
+      sources.first, sources.block_stride, sources.pixel_stride,
+      filters_.ChannelsOf(reduction),
+      Blocking::SourceBlockElements(item, item.at.images) / kLanes};
   const auto sum = KernelsOf<C>(set_).slot_sums;
   bool differ = false;
   if (!access_.in_place) {
@@ -484,8 +487,8 @@ const ForwardPlan::Indirection& ForwardPlan::IndirectionOf(
       blocking_.SegmentsOf(item, access_, reduction.first_row, reduction.rows),
       {}};
   for (const RowSegments& some : made.segments) {
-    made.lists.push_back(
-        TapsOf(item, reduction, some.first_tap, some.taps, access_.in_place));
+    made.lists.push_back(TapsOf(item, reduction, some.first_tap_row,
+                                some.tap_rows, access_.in_place));
   }
   cache->push_back(std::move(made));
   return cache->back();
@@ -537,13 +540,15 @@ void ForwardPlan::SubtractDistances(
   params.filter_block_stride = filters_.block_stride();
   params.panel_stride = filters_.panel_stride();
   params.taps = taps.data();
-  params.leading = segments.starts_row ? outside.first * segments.taps : 0;
-  params.trailing = segments.ends_row ? outside.last * segments.taps : 0;
+  params.leading =
+      segments.starts_row ? outside.leading * segments.tap_rows : 0;
+  params.trailing =
+      segments.ends_row ? outside.trailing * segments.tap_rows : 0;
   params.inner = taps.size() - params.leading - params.trailing;
   params.channels = filters_.ChannelsOf(reduction);
   params.source_sums = worker.sums;
   params.source_magnitudes = worker.magnitudes;
-  params.padded = segments.taps < reduction.rows;
+  params.padded = segments.tap_rows < reduction.rows;
   params.before_block_stride = totals_stride;
   params.lower = epilogue.lower;
   params.upper = epilogue.upper;
@@ -575,10 +580,10 @@ void ForwardPlan::SubtractDistances(
     }
     const int64_t sums =
         FilterSumsOffset(panel) + reduction.rows_before * kLanes;
-    const int64_t skipped = segments.first_tap - reduction.first_row;
+    const int64_t skipped = segments.first_tap_row - reduction.first_row;
     FilterParts<C> parts;
     kernels.filter_parts(filters.sums.From(sums), blocks, FilterSumsOffset(1),
-                         skipped, skipped + segments.taps, reduction.rows,
+                         skipped, skipped + segments.tap_rows, reduction.rows,
                          &parts);
     const auto values = [&](const C* inner, const C* first, const C* last) {
       return ValuesOf(inner, first, last, segments.starts_row,

@@ -36,10 +36,9 @@ class ForwardPlan {
            void* workspace) const;
 
  private:
-  // What kernels run over for some rows and columns of taps, which `taps` lists
-  // (of a tile of sums); `lists` has those of each of the segments. The same
-  // for all items that lie alike in their images, and to list it takes as long
-  // as packing, so a worker keeps some.
+  // The indirection buffers of a reduction block: `taps` for the tile of slot
+  // sums, lists[i] for segments[i]. Items that lie alike in their images share
+  // them; to make one takes as long as packing, so a worker keeps some.
   struct Indirection {
     std::array<int64_t, 11> key;
     std::vector<ForwardTap> taps;
@@ -117,7 +116,7 @@ class ForwardPlan {
   int64_t filters_elements() const;
   int64_t epilogue_elements() const { return filters_.panels() * kLanes; }
   int64_t FilterSumsOffset(int64_t panel) const {
-    return panel * tap_rows_ * kLanes;
+    return panel * all_tap_rows_ * kLanes;
   }
   template <typename C>
   Filters<C> FiltersAt(C* memory) const;
@@ -178,8 +177,8 @@ class ForwardPlan {
   PackedFilters filters_;
   Image input_, output_;
   SourceAccess access_;
-  bool by_rows_ = false;  // see Kernels::forward_rows
-  int64_t tap_rows_ = 0;  // rows of taps in all reduction blocks
+  bool by_rows_ = false;      // see Kernels::forward_rows
+  int64_t all_tap_rows_ = 0;  // rows of taps in all reduction blocks
   Blocking blocking_;
   Scratch scratch_{};
 };

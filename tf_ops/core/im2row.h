@@ -18,14 +18,14 @@
 
 namespace keras_adder {
 
-// Both return equal convolutions, with im2row of one row of taps (for filters
-// of one column) or of whole windows (for filters of 1x1), or the geometry as
-// it is: that alone where channels of neighbouring pixels are not neighbours.
+// These return equal convolutions, or the geometry as it is: that alone where
+// channels of neighbouring pixels are not neighbours.
 //
-// The lanes of a forward pass are filters: im2row spares it taps.
+// For the forward pass, whose lanes are filters: perhaps im2row of a row of
+// taps, for filters of one column.
 Geometry ChooseForwardLowering(const Geometry& geometry);
-// The lanes of gradients are input channels, which im2row fills. All lowerings
-// there are, the fastest first.
+// For gradients, whose lanes are input channels: that, or im2row of whole
+// windows for filters of 1x1. All lowerings there are, the fastest first.
 std::vector<Geometry> GradientLowerings(const Geometry& geometry);
 
 // Some neighbouring im2row pixels of an image's row.

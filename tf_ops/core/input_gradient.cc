@@ -99,7 +99,7 @@ void InputGradientPlan::RunItem(const WorkItem& item,
   for (const ReductionBlock& reduction : blocking_.reduction_blocks) {
     PackTile(set_, tensors.output_gradient, gradient_, item.rows->source,
              item.columns->source, at, reduction.first_block, reduction.blocks,
-             Blocking::SourceBlock(item, blocking_.tile_images),
+             Blocking::SourceBlockElements(item, blocking_.tile_images),
              worker.gradient);
     AddTerms(item, reduction, segments, propagate_nan, filters, worker);
   }
@@ -120,7 +120,7 @@ void InputGradientPlan::AddTerms(const WorkItem& item,
   InputGradientParams<C> params{};
   params.source = worker.gradient;
   params.source_block_stride =
-      Blocking::SourceBlock(item, blocking_.tile_images);
+      Blocking::SourceBlockElements(item, blocking_.tile_images);
   params.source_row_stride = columns.slots * kLanes;
   params.filter_block_stride = filters_.block_stride();
   params.filter_row_stride = filters_.TapAt(1, 0);
@@ -146,11 +146,11 @@ template <typename C>
 void InputGradientPlan::AddSegments(
     const WorkItem& item, const RowSegments& segments,
     const InputGradientParams<C>& params) const {
-  if (segments.taps == 0) return;
+  if (segments.tap_rows == 0) return;
   const Kernels<C>& kernels = KernelsOf<C>(set_);
   InputGradientParams<C> here = params;
-  here.row_taps = item.rows->source.tap_slots.data() + segments.first_tap;
-  here.row_tap_count = segments.taps;
+  here.row_taps = item.rows->source.tap_slots.data() + segments.first_tap_row;
+  here.row_tap_count = segments.tap_rows;
   const int64_t runs = CeilDiv(segments.pixels, kernels.max_input_gradient);
   for (int64_t i = 0; i < runs; ++i) {
     const int64_t first = segments.pixels * i / runs;

@@ -59,7 +59,7 @@ class Failure {
 
 // Deals a task's items out to workers. Each has a range of its own, so that
 // the same thread meets the same part of a tensor in one op as in the next, and
-// helps others when it is done. The task is touched only by who has taken a
+// helps others when it is done. The task is touched only by who has taken an
 // item of it, so nobody does once all are done.
 class ItemQueue {
  public:

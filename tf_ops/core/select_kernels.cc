@@ -100,7 +100,8 @@ Choice Choose() {
 }  // namespace
 
 const KernelSet* SelectKernels(Error* error) {
-  static const Choice choice = Choose();
+  // Never destroyed: functions that run at exit may still ask.
+  static const Choice& choice = *new Choice(Choose());
   *error = choice.error;
   return choice.set;
 }

@@ -45,7 +45,8 @@ class AdderCpuOp : public AdderOp {
                 absl::FailedPreconditionError(unusable));
   }
 
-  // Plans are small, but take their memory from C++.
+  // Planning allocates with `new`, so that lack of memory comes as an
+  // exception.
   void Compute(OpKernelContext* context) override {
     try {
       IntraOpPool pool(context);

@@ -187,8 +187,8 @@ inline __attribute__((always_inline)) void AddRow(
     Vector<C> minus_two, Sums<C, S>& sums) {
   constexpr int kSources = S::kRun + kRowColumns - 1;
   constexpr int kV = kTileVectors<C, S>;
-  // A single vector of filters goes on from several pixels in turns: its three
-  // additions to a sum, one behind the other, would wait for each other.
+  // With one vector of filters, parts of the run take turns: the three
+  // additions to one sum would follow each other otherwise, and wait.
   constexpr int kPart = kV == 1 && S::kRun > 4 ? 4 : S::kRun;
   constexpr int kParts = (S::kRun + kPart - 1) / kPart;
   PixelPointers<C, kSources> sources(source, pixel_stride);
@@ -306,8 +306,8 @@ inline __attribute__((always_inline)) Sums<C, S> InitAccumulators(
 // before it is summed directly: each doubling costs a bit of its accuracy.
 constexpr int kCancellation = 4;
 
-// The lanes whose distance sums of maxima do not give: those that cancel, and
-// those in which anything overflows or is infinite or NaN.
+// The lanes whose distance cannot be taken from sums of maxima: those that
+// cancel, and those in which anything overflows or is infinite or NaN.
 template <typename C>
 inline unsigned Inexact(Vector<C> magnitudes, Vector<C> minus_distances) {
   // Below this, no sum of two or three of them overflows.

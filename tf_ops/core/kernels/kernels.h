@@ -5,9 +5,9 @@
 //
 //     tile[block][slot][lane]        channel = block * kLanes + lane
 //
-// so that one slot to the next is always kLanes elements, a constant the
-// compiler can fold into addresses. The forward pass is told how far slots are
-// apart, since it may read pixels of a tensor in their place. Filters are
+// so that from one slot to the next it is always kLanes elements, a constant
+// the compiler can fold into addresses. The forward pass is told how far slots
+// are apart, since it may read pixels of a tensor in their place. Filters are
 // packed the same way, for each block of destination channels:
 //
 //     filters[source block][tap column][tap row][source lane][destination lane]
@@ -31,13 +31,13 @@ namespace keras_adder {
 // for double, so that tiles and panels have one layout.
 constexpr int kLanes = 16;
 
-// The most channel blocks of destinations that a kernel takes at once, and by
-// rows of taps.
+// The most channel blocks of destinations that a kernel takes at once, and the
+// most that one takes by rows of taps.
 constexpr int kMaxBlocks = 4;
 constexpr int kMaxRowBlocks = 2;
 
-// A filter tap along one axis: the slot in which a tile of destinations meets
-// it (counted from the slot of the tile itself), and which tap it is.
+// A filter tap along one axis: the slot of the source that destination 0 meets
+// under it (destination d meets slot + d), and which tap it is.
 struct TapSlot {
   int64_t slot;
   int64_t tap;
@@ -335,8 +335,8 @@ struct PixelSpan {
 template <typename T>
 struct Copies {
   using C = typename ComputeType<T>::type;
-  void (*pack)(const T* tensor, const PixelSpan& run, C* tile);
-  void (*unpack)(const C* tile, const PixelSpan& run, T* tensor);
+  void (*pack)(const T* tensor, const PixelSpan& span, C* tile);
+  void (*unpack)(const C* tile, const PixelSpan& span, T* tensor);
 };
 
 template <typename List>

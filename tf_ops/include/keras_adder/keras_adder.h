@@ -1,7 +1,7 @@
 /* Adder convolutions on the CPU, as a C library.
  *
  * A convolution is described by a struct, planned once, and run as often as
- * wanted on tensors of any address:
+ * wanted on tensors at any address that is aligned as their elements are:
  *
  *   KerasAdderConv2D convolution = KERAS_ADDER_CONV2D_INIT;
  *   convolution.input_shape[0] = ...;
@@ -64,8 +64,8 @@ typedef enum {
   KERAS_ADDER_INTERNAL = 5
 } KerasAdderStatus;
 
-/* Why the calling thread's last call failed; "" if it did not. Valid until the
- * thread's next call. */
+/* Why the calling thread's last call of those that return a status, or NULL,
+ * failed; "" if it did not. Valid until the thread's next call. */
 KERAS_ADDER_API const char* keras_adder_error(void);
 
 /* The instruction set that runs: "baseline", "avx2", "avx512", ... NULL if
@@ -87,9 +87,9 @@ typedef struct {
   int32_t padding;
   /* The filter gradient: the paper's, or its ablation's. */
   int32_t filter_gradient;
-  /* The most threads that a run may use; 0: as many as there are processors. A
-   * run takes fewer where its pool has fewer, or more are not worth waking up.
-   */
+  /* The most threads that a run may use, up to 4096; 0: as many as there are
+   * processors. A run takes fewer where its pool has fewer, or where more are
+   * not worth waking up. */
   int32_t threads;
   int64_t input_shape[4]; /* in the order of data_format */
   /* Kernel height, kernel width, input channels of a group, output channels. */
@@ -126,7 +126,9 @@ typedef struct {
  *
  * A batch normalization that follows an adder layer is the first two, a ReLU
  * the fourth. This version of the library does the first, second and fourth
- * step, of float outputs. A NaN stays one. */
+ * step, for every type of output, in the type that sums are computed in (double
+ * for float64, otherwise float); a 16-bit output is rounded once, at the end. A
+ * NaN stays one. */
 typedef struct {
   uint32_t struct_size;
   int32_t residual_type;
@@ -196,10 +198,10 @@ typedef struct {
   void* context;
   /* Has helper(argument) called once, by another thread and soon. No run waits
    * for a helper that has not begun, so it may be called late, even after the
-   * run is over, but not when the library has been unloaded; one that is never
-   * called loses a few bytes of memory. `worker` is from 1 to threads - 1: the
-   * same one should mean the same thread every time, which then meets the same
-   * part of a tensor. */
+   * run is over and the plan is destroyed, but not when the library has been
+   * unloaded; one that is never called loses a few bytes of memory. `worker` is
+   * from 1 to threads - 1: the same one should mean the same thread every time,
+   * which then meets the same part of a tensor. */
   void (*schedule)(void* context, int32_t worker, void (*helper)(void*),
                    void* argument);
 } KerasAdderPool;
@@ -215,7 +217,8 @@ KERAS_ADDER_API KerasAdderStatus keras_adder_plan_create(
 /* NULL is allowed. */
 KERAS_ADDER_API void keras_adder_plan_destroy(KerasAdderPlan* plan);
 
-/* The shape of the output, in the order of data_format. */
+/* The shape of the output, in the order of data_format. Of this function and
+ * the next two, `plan` must not be NULL. */
 KERAS_ADDER_API void keras_adder_output_shape(const KerasAdderPlan* plan,
                                               int64_t shape[4]);
 
