@@ -286,7 +286,7 @@ def test_all_passes_are_bitwise_those_of_the_op(library, name, layout, dtype):
         y = adder_conv2d(x, f, data_format=layout, **for_op)
     g = normal(*y.shape)
     dx, df = tape.gradient(y, (x, f), g)
-    arrays = [np.array(tensor) for tensor in (x, f, g)]
+    arrays = [tensor.numpy() for tensor in (x, f, g)]
     tensors = Tensors(ctypes.sizeof(Tensors), *map(pointer, arrays))
     for which, expected in {
         FORWARD: {"output": y},
@@ -295,7 +295,7 @@ def test_all_passes_are_bitwise_those_of_the_op(library, name, layout, dtype):
     }.items():
         results = {}
         for result, tensor in expected.items():
-            results[result] = np.zeros_like(np.array(tensor))
+            results[result] = np.zeros_like(tensor.numpy())
             setattr(tensors, result, pointer(results[result]))
         plan = library.plan(
             convolution(
@@ -316,7 +316,7 @@ def test_all_passes_are_bitwise_those_of_the_op(library, name, layout, dtype):
         assert (memory[:begin] == 0xAB).all()
         assert (memory[begin + size :] == 0xAB).all()
         for result, tensor in expected.items():
-            same = results[result].tobytes() == np.array(tensor).tobytes()
+            same = results[result].tobytes() == tensor.numpy().tobytes()
             assert same, result
 
 
