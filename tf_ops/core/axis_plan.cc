@@ -35,7 +35,7 @@ AxisPlan PlanAxis(std::vector<AxisTap> taps, int64_t step, int64_t length) {
     for (size_t i = 0; i < members.size(); ++i) {
       const int64_t shift = plan.taps[members[i]].shift;
       if (i > 0) {
-        Segment& run = plan.segments.back();
+        SlotRun& run = plan.slot_runs.back();
         const int64_t ahead = (shift - run.shift) / step;
         if (ahead <= run.count) {  // overlaps the run or continues it
           run.count = std::max(run.count, ahead + length);
@@ -45,7 +45,7 @@ AxisPlan PlanAxis(std::vector<AxisTap> taps, int64_t step, int64_t length) {
         }
       }
       plan.tap_slots[members[i]].slot = plan.slots;
-      plan.segments.push_back({plan.slots, length, shift});
+      plan.slot_runs.push_back({plan.slots, length, shift});
       plan.slots += length;
     }
   }

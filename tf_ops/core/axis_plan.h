@@ -21,7 +21,7 @@ namespace keras_adder {
 
 // Slots first .. first + count - 1 hold the source positions
 // start * step + shift + i * step.
-struct Segment {
+struct SlotRun {
   int64_t first;
   int64_t count;
   int64_t shift;
@@ -36,7 +36,7 @@ struct AxisPlan {
   int64_t step = 1;
   int64_t length = 0;
   int64_t slots = 0;
-  std::vector<Segment> segments;
+  std::vector<SlotRun> slot_runs;
   std::vector<AxisTap> taps;
   std::vector<TapSlot> tap_slots;  // of destination 0, parallel to taps
 };

@@ -38,9 +38,9 @@ constexpr int64_t kManyBlocks = 2;
 bool CoversAxis(const AxisPlan& plan, int64_t size) {
   std::vector<bool> covered(size, false);
   int64_t count = 0;
-  for (const Segment& segment : plan.segments) {
-    for (int64_t i = 0; i < segment.count; ++i) {
-      const int64_t position = segment.shift + i * plan.step;
+  for (const SlotRun& run : plan.slot_runs) {
+    for (int64_t i = 0; i < run.count; ++i) {
+      const int64_t position = run.shift + i * plan.step;
       if (position < 0 || position >= size || covered[position]) continue;
       covered[position] = true;
       ++count;
@@ -53,7 +53,7 @@ bool CoversAxis(const AxisPlan& plan, int64_t size) {
 
 BackwardPlan::BackwardPlan(const Problem& problem, const Geometry& geometry)
     : set_(*problem.kernels),
-      element_(ComputeBytes(problem.type)),
+      compute_bytes_(ComputeBytes(problem.type)),
       threads_(problem.threads),
       groups_(geometry.groups),
       input_size_(geometry.input_size()),
@@ -73,11 +73,11 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Geometry& geometry)
 // Does not depend on threads or batch: the other engine sums up in another
 // order.
 bool BackwardPlan::Fits() const {
-  const int64_t bytes = image_block_size_ * element_;
+  const int64_t bytes = image_block_size_ * compute_bytes_;
   const int64_t blocks = ChannelBlocks(input_.channels);
   if (input_.im2row.used()) {
     return blocks * bytes <= kSharedBlocks * kTileBytes &&
-           input_.im2row.image_elements() * element_ <= kTileBytes;
+           input_.im2row.image_elements() * compute_bytes_ <= kTileBytes;
   }
   return bytes <=
          (groups_ * blocks < kManyBlocks ? kLargeTileBytes : kTileBytes);
@@ -93,11 +93,11 @@ void BackwardPlan::DealParts() {
                              : kSharedBlocks;
   int64_t most =
       im2row ? blocks
-             : std::clamp<int64_t>(kTileBytes / (tile_block_size_ * element_),
-                                   1, shared);
+             : std::clamp<int64_t>(
+                   kTileBytes / (tile_block_size_ * compute_bytes_), 1, shared);
   parts_ = SplitBlocks(blocks, most);
   regions_ = grid().size();
-  partials_ = PartialFilters(filters_, element_, all_parts(), regions_);
+  partials_ = PartialFilters(filters_, compute_bytes_, all_parts(), regions_);
   while (threads_ > 1 && !im2row && most > 1 &&
          partials_.chunks() * all_parts() < 4 * threads_) {
     most = CeilDiv(most, 2);
@@ -138,7 +138,8 @@ void BackwardPlan::ChooseRegions() {
   input_columns_ = PlanAxis(ForwardTaps(width_), width_.stride, tile_columns_);
   image_block_size_ = input_rows_.slots * input_columns_.slots * kLanes;
   const int64_t bytes =
-      std::max(image_block_size_, input_.im2row.image_elements()) * element_;
+      std::max(image_block_size_, input_.im2row.image_elements()) *
+      compute_bytes_;
   region_images_ = std::clamp<int64_t>(kTileBytes / bytes, 1, region_images_);
   band_rows_ = BandRows();
   rows_ = PlanAxis({{0, 0}}, 1, band_rows_);
@@ -170,11 +171,12 @@ bool BackwardPlan::CoversInput() const {
 }
 
 int64_t BackwardPlan::workspace_bytes(bool) const {
-  return element_ *
-             (PaddedSize(filters_.size(), element_, threads_) +
-              PaddedSize(partials_.elements(), element_, threads_) +
-              PaddedSize(skipped_elements(), element_, threads_) +
-              threads_ * PaddedSize(worker_elements(), element_, threads_)) -
+  return compute_bytes_ *
+             (PaddedSize(filters_.size(), compute_bytes_, threads_) +
+              PaddedSize(partials_.elements(), compute_bytes_, threads_) +
+              PaddedSize(skipped_elements(), compute_bytes_, threads_) +
+              threads_ *
+                  PaddedSize(worker_elements(), compute_bytes_, threads_)) -
          GapBytes(threads_);
 }
 

@@ -116,7 +116,7 @@ class BackwardPlan {
                   C* total) const;
 
   const KernelSet& set_;
-  int64_t element_;
+  int64_t compute_bytes_;
   int threads_;
   int64_t groups_;
   int64_t input_size_;

@@ -6,9 +6,9 @@ namespace keras_adder {
 namespace internal {
 namespace {
 
-// These sizes were found with `benchmarks/conv2d.py --parts main` on Zen 5,
-// whose cores have 1 MiB of second-level cache. But for kChainTerms, no result
-// depends on them.
+// These sizes were found with `benchmarks/conv2d.py --destination_ranges main`
+// on Zen 5, whose cores have 1 MiB of second-level cache. But for kChainTerms,
+// no result depends on them.
 
 // An item handles about this many bytes of totals, so that packed filters,
 // which stream through the cache once an item, are used often, and no more than
@@ -31,7 +31,8 @@ constexpr int64_t kSourceBytes = 256 << 10;
 // this length tests/ops/test_accuracy.py keeps its promise.
 constexpr int64_t kChainTerms = 576;
 
-// The largest of as few even parts of `count` as are no larger than `most`.
+// The largest of as few even destination_ranges of `count` as are no larger
+// than `most`.
 int64_t EvenPart(int64_t count, int64_t most) {
   return CeilDiv(count, CeilDiv(count, most));
 }
@@ -96,16 +97,16 @@ Blocking::Blocking(const Image& source, const Image& destination,
                    int64_t groups, const PackedFilters& filters,
                    const AxisPhases& rows, const AxisPhases& columns,
                    const std::vector<ReductionBlock>& reduction_blocks,
-                   int64_t element, int threads)
+                   int64_t compute_bytes, int threads)
     : source(source),
       destination(destination),
       groups(groups),
-      element(element),
+      compute_bytes(compute_bytes),
       reduction_blocks(reduction_blocks),
       threads(threads) {
   ChooseTiles(rows, columns);
-  by_parts = filters.FiltersDominate(source.batch * source.height *
-                                     source.width * source.channels * groups);
+  ranges_outermost = filters.FiltersDominate(
+      source.batch * source.height * source.width * source.channels * groups);
   this->threads = static_cast<int>(std::min<int64_t>(threads, work_items));
   row_phases = PlanPhases(rows, tile_rows);
   column_phases = PlanPhases(columns, tile_columns);
@@ -119,9 +120,9 @@ void Blocking::ChooseTiles(const AxisPhases& row_axis,
   const Phase& columns = column_axis.phases[0];
   const int64_t blocks =
       std::min(ChannelBlocks(destination.channels), kItemBlocks);
-  parts = SplitBlocks(ChannelBlocks(destination.channels), blocks);
+  destination_ranges = SplitBlocks(ChannelBlocks(destination.channels), blocks);
   const int64_t pixels =
-      std::min(kItemPixels, kTotalsBytes / (blocks * kLanes * element));
+      std::min(kItemPixels, kTotalsBytes / (blocks * kLanes * compute_bytes));
   const bool overlap = rows.taps.size() > 1 && rows.count > 1;
   tile_columns = EvenPart(columns.count,
                           overlap ? std::min(kTileColumns, pixels) : pixels);
@@ -141,7 +142,7 @@ void Blocking::ChooseTiles(const AxisPhases& row_axis,
            PlanPhase(column_axis, columns, tile_columns).source.slots *
            tile_images;
   };
-  while (source_slots() * reduction_blocks[0].blocks * kLanes * element >
+  while (source_slots() * reduction_blocks[0].blocks * kLanes * compute_bytes >
              kSourceBytes &&
          shrink()) {
   }
@@ -164,9 +165,9 @@ void Blocking::MakeManyItems(int64_t rows, int64_t columns, int64_t phases) {
       Halve(&tile_images);
     } else if (tile_rows > 4) {
       Halve(&tile_rows);
-    } else if (parts[0].count > 1) {
-      parts = SplitBlocks(ChannelBlocks(destination.channels),
-                          CeilDiv(parts[0].count, 2));
+    } else if (destination_ranges[0].count > 1) {
+      destination_ranges = SplitBlocks(ChannelBlocks(destination.channels),
+                                       CeilDiv(destination_ranges[0].count, 2));
     } else if (tile_columns > 32) {
       Halve(&tile_columns);
     } else if (tile_rows > 1) {
@@ -180,7 +181,7 @@ void Blocking::MakeManyItems(int64_t rows, int64_t columns, int64_t phases) {
 int64_t Blocking::ItemsOfPhase(int64_t rows, int64_t columns) const {
   return CeilDiv(destination.batch, tile_images) * groups *
          CeilDiv(rows, tile_rows) * CeilDiv(columns, tile_columns) *
-         parts.size();
+         destination_ranges.size();
 }
 
 int64_t Blocking::most_source_slots() const {
@@ -195,14 +196,16 @@ WorkItem Blocking::WorkItemAt(int64_t index) const {
   };
   WorkItem item;
   TileBounds& at = item.at;
-  if (!by_parts) item.blocks = parts[take(parts.size())];
+  if (!ranges_outermost)
+    item.blocks = destination_ranges[take(destination_ranges.size())];
   at.column =
       take(CeilDiv(column_phases[0].count, tile_columns)) * tile_columns;
   at.row = take(CeilDiv(row_phases[0].count, tile_rows)) * tile_rows;
   at.image = take(CeilDiv(destination.batch, tile_images)) * tile_images;
   item.columns = &column_phases[take(column_phases.size())];
   item.rows = &row_phases[take(row_phases.size())];
-  if (by_parts) item.blocks = parts[take(parts.size())];
+  if (ranges_outermost)
+    item.blocks = destination_ranges[take(destination_ranges.size())];
   at.group = index;
   at.columns = std::min(tile_columns, item.columns->count - at.column);
   at.rows = std::min(tile_rows, item.rows->count - at.row);

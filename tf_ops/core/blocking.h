@@ -93,12 +93,12 @@ std::vector<ReductionBlock> SplitReduction(int64_t channel_blocks,
                                            bool by_taps);
 
 struct Blocking {
-  // `element` is the size in bytes of the type that is computed in.
+  // `compute_bytes` is the size in bytes of the type that is computed in.
   Blocking(const Image& source, const Image& destination, int64_t groups,
            const PackedFilters& filters, const AxisPhases& rows,
            const AxisPhases& columns,
-           const std::vector<ReductionBlock>& reduction_blocks, int64_t element,
-           int threads);
+           const std::vector<ReductionBlock>& reduction_blocks,
+           int64_t compute_bytes, int threads);
 
   WorkItem WorkItemAt(int64_t index) const;
   // Those of a work item for rows first_tap ... first_tap + taps - 1 of taps.
@@ -122,16 +122,17 @@ struct Blocking {
 
   Image source, destination;
   int64_t groups;
-  int64_t element;
+  int64_t compute_bytes;
   // A sum is made up of sums over these, in this order: a matter of accuracy,
   // so of the filters' geometry alone.
   std::vector<ReductionBlock> reduction_blocks;
-  std::vector<BlockRange> parts;  // destination blocks that an item handles
+  std::vector<BlockRange>
+      destination_ranges;  // destination blocks that an item handles
   int64_t tile_images, tile_rows, tile_columns;
   std::vector<PlannedPhase> row_phases, column_phases;
   int64_t work_items = 0;
   int threads;
-  bool by_parts = false;  // see PackedFilters::FiltersDominate
+  bool ranges_outermost = false;  // see PackedFilters::FiltersDominate
 
  private:
   void ChooseTiles(const AxisPhases& rows, const AxisPhases& columns);

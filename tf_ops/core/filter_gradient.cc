@@ -24,7 +24,7 @@ FilterGradientPlan::FilterGradientPlan(const Problem& problem,
                                        const Geometry& geometry)
     : set_(*problem.kernels),
       mode_(problem.mode),
-      element_(ComputeBytes(problem.type)),
+      compute_bytes_(ComputeBytes(problem.type)),
       groups_(geometry.groups),
       input_(InputImage(geometry)),
       output_(OutputImage(geometry)),
@@ -37,7 +37,7 @@ FilterGradientPlan::FilterGradientPlan(const Problem& problem,
   tiles_ = grid().size();
   const int64_t items_of_chunk =
       groups_ * input_parts_.size() * output_parts_.size();
-  partials_ = PartialFilters(filters_, element_, items_of_chunk, tiles_);
+  partials_ = PartialFilters(filters_, compute_bytes_, items_of_chunk, tiles_);
   threads_ = static_cast<int>(
       std::min<int64_t>(problem.threads, partials_.chunks() * items_of_chunk));
 }
@@ -57,7 +57,7 @@ void FilterGradientPlan::ChooseTiles() {
     const int64_t slots =
         input_rows_.slots * input_columns_.slots * tile_images_;
     input_scratch_ = slots * MostBlocks(input_parts_) * kLanes;
-    if (input_scratch_ * element_ <= kTileBytes) break;
+    if (input_scratch_ * compute_bytes_ <= kTileBytes) break;
     int64_t* size = tile_images_ > 1 ? &tile_images_
                     : tile_rows_ > 1 ? &tile_rows_
                                      : &tile_columns_;
@@ -71,10 +71,11 @@ void FilterGradientPlan::ChooseTiles() {
 }
 
 int64_t FilterGradientPlan::workspace_bytes(bool) const {
-  return element_ * (PaddedSize(filters_.size(), element_, threads_) +
-                     PaddedSize(partials_.elements(), element_, threads_) +
-                     threads_ * PaddedSize(input_scratch_ + output_scratch_,
-                                           element_, threads_)) -
+  return compute_bytes_ *
+             (PaddedSize(filters_.size(), compute_bytes_, threads_) +
+              PaddedSize(partials_.elements(), compute_bytes_, threads_) +
+              threads_ * PaddedSize(input_scratch_ + output_scratch_,
+                                    compute_bytes_, threads_)) -
          GapBytes(threads_);
 }
 

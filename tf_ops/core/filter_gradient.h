@@ -51,7 +51,7 @@ class FilterGradientPlan {
 
   const KernelSet& set_;
   FilterGradientMode mode_;
-  int64_t element_;
+  int64_t compute_bytes_;
   int64_t groups_;
   Image input_, output_;
   Axis height_, width_;

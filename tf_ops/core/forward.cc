@@ -12,7 +12,7 @@ namespace internal {
 namespace {
 
 // Sums of a register tile that keep the arithmetic units busy. This and
-// kScatteredBytes were found with `benchmarks/conv2d.py --parts main
+// kScatteredBytes were found with `benchmarks/conv2d.py --terms main
 // configurations` on Zen 5.
 constexpr int64_t kManySums = 20;
 
@@ -36,8 +36,8 @@ LaneValues<C> ValuesOf(const C* inner, const C* first, const C* last,
 
 // The same for a part of a segment, which may hold its first or its last pixel.
 template <typename C>
-LaneValues<C> PartOf(const LaneValues<C>& values, bool first, bool last,
-                     bool one_pixel) {
+LaneValues<C> ValuesOfPart(const LaneValues<C>& values, bool first, bool last,
+                           bool one_pixel) {
   return ValuesOf(values.inner, values.first, values.last, first, last,
                   one_pixel);
 }
@@ -50,7 +50,7 @@ AxisPhases OnePhase(const Axis& axis) {
 
 ForwardPlan::ForwardPlan(const Problem& problem, const Geometry& geometry)
     : set_(*problem.kernels),
-      element_(ComputeBytes(problem.type)),
+      compute_bytes_(ComputeBytes(problem.type)),
       height_(geometry.height),
       width_(geometry.width),
       filters_(geometry, FilterOrder::kInputsToOutputs),
@@ -61,10 +61,10 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Geometry& geometry)
                 OnePhase(width_),
                 SplitReduction(ChannelBlocks(input_.channels), height_, width_,
                                1, true),
-                element_, problem.threads) {
+                compute_bytes_, problem.threads) {
   access_.in_place = CanReadInPlace(problem.type);
-  by_rows_ =
-      element_ == sizeof(float) ? SuitsRows<float>() : SuitsRows<double>();
+  by_rows_ = compute_bytes_ == sizeof(float) ? SuitsRows<float>()
+                                             : SuitsRows<double>();
   const ReductionBlock& last = blocking_.reduction_blocks.back();
   all_tap_rows_ = last.rows_before + last.rows;
   const int64_t slots = blocking_.most_source_slots();
@@ -72,7 +72,7 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Geometry& geometry)
   if (!access_.in_place) {
     scratch_.source = slots * blocking_.reduction_blocks[0].blocks * kLanes;
   }
-  scratch_.totals = pixels * MostBlocks(blocking_.parts) * kLanes;
+  scratch_.totals = pixels * MostBlocks(blocking_.destination_ranges) * kLanes;
   // Kernels that sum up slots may touch up to kLanes more.
   scratch_.slots = slots + kLanes;
   scratch_.pixels = pixels + kLanes;
@@ -125,7 +125,7 @@ bool ForwardPlan::CanReadInPlace(DataType type) const {
          input_.strides.channel == 1 && !input_.im2row.used() &&
          SkipsAllColumnsOutside() &&
          (height_.kernel * width_.kernel == 1 ||
-          input_.strides.width * element_ <= kScatteredBytes);
+          input_.strides.width * compute_bytes_ <= kScatteredBytes);
 }
 
 OutsideColumns ForwardPlan::OutsideOf(const ReductionBlock& reduction) const {
@@ -190,9 +190,10 @@ int64_t ForwardPlan::filters_elements() const {
 int64_t ForwardPlan::workspace_bytes(bool filters_are_packed) const {
   const int threads = blocking_.threads;
   const int64_t filters = filters_are_packed ? 0 : filters_elements();
-  return (PaddedSize(filters + 2 * epilogue_elements(), element_, threads) +
-          threads * PaddedSize(scratch_.total(), element_, threads)) *
-             element_ -
+  return (PaddedSize(filters + 2 * epilogue_elements(), compute_bytes_,
+                     threads) +
+          threads * PaddedSize(scratch_.total(), compute_bytes_, threads)) *
+             compute_bytes_ -
          GapBytes(threads);
 }
 
@@ -268,8 +269,8 @@ ForwardPlan::Worker<C> ForwardPlan::WorkerAt(
   worker.totals = worker.source + scratch_.source;
   worker.slot_sums = worker.totals + scratch_.totals;
   worker.slot_magnitudes = worker.slot_sums + scratch_.slots;
-  worker.sums = worker.slot_magnitudes + scratch_.slots;
-  worker.magnitudes = worker.sums + scratch_.pixels;
+  worker.pixel_sums = worker.slot_magnitudes + scratch_.slots;
+  worker.pixel_magnitudes = worker.pixel_sums + scratch_.pixels;
   worker.cache = cache;
   return worker;
 }
@@ -301,9 +302,9 @@ void ForwardPlan::Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,
   C* const epilogue_memory = own + (are_packed ? 0 : filters_elements());
   C* const scratch =
       own + PaddedSize(epilogue_memory - own + 2 * epilogue_elements(),
-                       element_, threads);
+                       compute_bytes_, threads);
   const int64_t scratch_stride =
-      PaddedSize(scratch_.total(), element_, threads);
+      PaddedSize(scratch_.total(), compute_bytes_, threads);
   const Filters<C> filters = FiltersAt(packed);
   const PackedEpilogue<C> epilogue =
       PackEpilogue(tensors.epilogue, epilogue_memory);
@@ -329,14 +330,14 @@ void ForwardPlan::RunItem(const WorkItem& item, const T* input,
                           const PackedEpilogue<C>& epilogue, O* output,
                           Worker<C> worker) const {
   const Results<C> results = ResultsOf<C>(item, output);
-  C* const magnitudes = worker.magnitudes;
+  C* const magnitudes = worker.pixel_magnitudes;
   SourceView<C> sources{};
   for (const ReductionBlock& reduction : blocking_.reduction_blocks) {
     if (reduction.starts_channels()) {
       sources = SourcesOf(item, reduction, input, worker);
       const bool differ = SumSlots(item, reduction, sources, worker);
       // After a ReLU, for example, nothing is negative.
-      worker.magnitudes = differ ? magnitudes : worker.sums;
+      worker.pixel_magnitudes = differ ? magnitudes : worker.pixel_sums;
     }
     const Indirection& here = IndirectionOf(item, reduction, worker.cache);
     SumSources(item, here.taps, worker);
@@ -398,7 +399,7 @@ bool ForwardPlan::SumSlots(const WorkItem& item,
   const int64_t origin = input_.OffsetOf(item.source_origin());
   ForEachSpan(
       input_, item.rows->source, item.columns->source, item.at,
-      [&](int64_t slot, int64_t count, const internal::ClippedSegment& inside,
+      [&](int64_t slot, int64_t count, const internal::ClippedSlotRun& inside,
           const Pixel& pixel) {
         clear(slot, inside.before);
         slot += inside.before;
@@ -425,10 +426,10 @@ void ForwardPlan::SumSources(const WorkItem& item,
           (image * blocking_.tile_rows + row) * blocking_.tile_columns;
       const int64_t slot = (image * item.rows->source.slots + row) * row_slots;
       tap_sums(worker.slot_sums + slot, taps.data(), taps.size(),
-               item.at.columns, worker.sums + pixel);
-      if (worker.magnitudes == worker.sums) continue;
+               item.at.columns, worker.pixel_sums + pixel);
+      if (worker.pixel_magnitudes == worker.pixel_sums) continue;
       tap_sums(worker.slot_magnitudes + slot, taps.data(), taps.size(),
-               item.at.columns, worker.magnitudes + pixel);
+               item.at.columns, worker.pixel_magnitudes + pixel);
     }
   }
 }
@@ -546,8 +547,8 @@ void ForwardPlan::SubtractDistances(
       segments.ends_row ? outside.trailing * segments.tap_rows : 0;
   params.inner = taps.size() - params.leading - params.trailing;
   params.channels = filters_.ChannelsOf(reduction);
-  params.source_sums = worker.sums;
-  params.source_magnitudes = worker.magnitudes;
+  params.source_sums = worker.pixel_sums;
+  params.source_magnitudes = worker.pixel_magnitudes;
   params.padded = segments.tap_rows < reduction.rows;
   params.before_block_stride = totals_stride;
   params.lower = epilogue.lower;
@@ -581,18 +582,18 @@ void ForwardPlan::SubtractDistances(
     const int64_t sums =
         FilterSumsOffset(panel) + reduction.rows_before * kLanes;
     const int64_t skipped = segments.first_tap_row - reduction.first_row;
-    FilterParts<C> parts;
-    kernels.filter_parts(filters.sums.From(sums), blocks, FilterSumsOffset(1),
+    FilterTerms<C> terms;
+    kernels.filter_terms(filters.sums.From(sums), blocks, FilterSumsOffset(1),
                          skipped, skipped + segments.tap_rows, reduction.rows,
-                         &parts);
+                         &terms);
     const auto values = [&](const C* inner, const C* first, const C* last) {
       return ValuesOf(inner, first, last, segments.starts_row,
                       segments.ends_row, segments.pixels == 1);
     };
-    params.filter_magnitudes = parts.magnitudes;
-    params.filter_sums = values(parts.sums, parts.first_sums, parts.last_sums);
+    params.filter_magnitudes = terms.magnitudes;
+    params.filter_sums = values(terms.sums, terms.first_sums, terms.last_sums);
     params.padding =
-        values(parts.padding, parts.first_padding, parts.last_padding);
+        values(terms.padding, terms.first_padding, terms.last_padding);
     RunBlocks(segments, params, blocks);
   }
 }
@@ -643,8 +644,9 @@ void ForwardPlan::RunKernel(const ForwardKernel<C>& kernel,
     here.trailing = ends ? params.trailing : 0;
     here.inner += params.leading - here.leading;
     here.inner += params.trailing - here.trailing;
-    here.filter_sums = PartOf(params.filter_sums, starts, ends, pixels == 1);
-    here.padding = PartOf(params.padding, starts, ends, pixels == 1);
+    here.filter_sums =
+        ValuesOfPart(params.filter_sums, starts, ends, pixels == 1);
+    here.padding = ValuesOfPart(params.padding, starts, ends, pixels == 1);
     kernel.run(here, segments.starts.data() + begin, end - begin, alike,
                static_cast<int>(pixels));
     first += alike * pixels;

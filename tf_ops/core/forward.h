@@ -27,7 +27,9 @@ class ForwardPlan {
   ForwardPlan(const Problem& problem, const Geometry& geometry);
 
   int64_t workspace_bytes(bool filters_are_packed) const;
-  int64_t packed_filters_bytes() const { return filters_elements() * element_; }
+  int64_t packed_filters_bytes() const {
+    return filters_elements() * compute_bytes_;
+  }
 
   template <typename T>
   void PackFilters(ThreadPool& pool, const T* filters, void* packed) const;
@@ -61,8 +63,8 @@ class ForwardPlan {
     C* totals;
     C* slot_sums;
     C* slot_magnitudes;
-    C* sums;
-    C* magnitudes;
+    C* pixel_sums;
+    C* pixel_magnitudes;
     std::vector<Indirection>* cache;
   };
 
@@ -172,7 +174,7 @@ class ForwardPlan {
                  const ForwardParams<C>& params) const;
 
   const KernelSet& set_;
-  int64_t element_;
+  int64_t compute_bytes_;
   Axis height_, width_;
   PackedFilters filters_;
   Image input_, output_;

@@ -31,15 +31,15 @@ InputGradientPlan::InputGradientPlan(const Problem& problem,
           ComputeBytes(problem.type), problem.threads),
       gradient_scratch_(blocking_.most_source_slots() *
                         blocking_.reduction_blocks[0].blocks * kLanes),
-      tile_scratch_(blocking_.tile_pixels() * MostBlocks(blocking_.parts) *
-                    kLanes) {}
+      tile_scratch_(blocking_.tile_pixels() *
+                    MostBlocks(blocking_.destination_ranges) * kLanes) {}
 
 int64_t InputGradientPlan::workspace_bytes(bool) const {
   const int threads = blocking_.threads;
-  const int64_t element = blocking_.element;
-  return (PaddedSize(filters_.size(), element, threads) +
-          threads * PaddedSize(worker_elements(), element, threads)) *
-             element -
+  const int64_t compute_bytes = blocking_.compute_bytes;
+  return (PaddedSize(filters_.size(), compute_bytes, threads) +
+          threads * PaddedSize(worker_elements(), compute_bytes, threads)) *
+             compute_bytes -
          GapBytes(threads);
 }
 

@@ -125,17 +125,17 @@ struct TileGrid {
 
 namespace internal {
 
-// The part of a segment that lies inside 0 .. size-1.
-struct ClippedSegment {
+// The part of a run of slots that lies inside 0 .. size-1.
+struct ClippedSlotRun {
   int64_t before;  // slots that lie before position 0
   int64_t count;
   int64_t position;  // of the first slot inside
 };
 
-inline ClippedSegment Clip(const Segment& segment, int64_t start, int64_t step,
+inline ClippedSlotRun Clip(const SlotRun& run, int64_t start, int64_t step,
                            int64_t size) {
-  const int64_t first = start * step + segment.shift;
-  const Range range = PositionsInside(first, step, segment.count, size);
+  const int64_t first = start * step + run.shift;
+  const Range range = PositionsInside(first, step, run.count, size);
   return {range.first, range.count, first + range.first * step};
 }
 
@@ -148,26 +148,26 @@ template <typename Visit>
 void ForEachSpan(const Image& image, const AxisPlan& rows,
                  const AxisPlan& columns, const TileBounds& at,
                  const Visit& visit) {
-  // Of every row; most plans have one segment.
-  const auto clip = [&](const Segment& segment) {
-    return internal::Clip(segment, at.column, columns.step, image.width);
+  // Of every row; most plans have one run.
+  const auto clip = [&](const SlotRun& run) {
+    return internal::Clip(run, at.column, columns.step, image.width);
   };
-  const internal::ClippedSegment first = clip(columns.segments[0]);
+  const internal::ClippedSlotRun first = clip(columns.slot_runs[0]);
   for (int64_t n = 0; n < at.images; ++n) {
-    for (const Segment& row_segment : rows.segments) {
-      const internal::ClippedSegment row_inside =
-          internal::Clip(row_segment, at.row, rows.step, image.height);
-      for (int64_t i = 0; i < row_segment.count; ++i) {
+    for (const SlotRun& row_run : rows.slot_runs) {
+      const internal::ClippedSlotRun row_inside =
+          internal::Clip(row_run, at.row, rows.step, image.height);
+      for (int64_t i = 0; i < row_run.count; ++i) {
         const int64_t slot =
-            (n * rows.slots + row_segment.first + i) * columns.slots;
+            (n * rows.slots + row_run.first + i) * columns.slots;
         const int64_t in_row = i - row_inside.before;
         const bool row_exists = in_row >= 0 && in_row < row_inside.count;
         const int64_t row = row_inside.position + in_row * rows.step;
-        for (size_t j = 0; j < columns.segments.size(); ++j) {
-          const Segment& segment = columns.segments[j];
-          internal::ClippedSegment inside = j == 0 ? first : clip(segment);
-          if (!row_exists) inside = {segment.count, 0, 0};
-          visit(slot + segment.first, segment.count, inside,
+        for (size_t j = 0; j < columns.slot_runs.size(); ++j) {
+          const SlotRun& run = columns.slot_runs[j];
+          internal::ClippedSlotRun inside = j == 0 ? first : clip(run);
+          if (!row_exists) inside = {run.count, 0, 0};
+          visit(slot + run.first, run.count, inside,
                 Pixel{at.image + n, row, inside.position});
         }
       }
@@ -221,7 +221,7 @@ void PackTile(const KernelSet& set, const T* tensor, const Image& image,
         ForEachSpan(
             image, rows, columns, at,
             [&](int64_t slot, int64_t count,
-                const internal::ClippedSegment& inside, const Pixel& pixel) {
+                const internal::ClippedSlotRun& inside, const Pixel& pixel) {
               const int64_t after = count - inside.before - inside.count;
               C* to = block + slot * kLanes;
               clear(to, inside.before, span.blocks);
@@ -253,7 +253,7 @@ void UnpackTile(const KernelSet& set, const C* tile, const Image& image,
         const C* block = tile + p * block_stride;
         ForEachSpan(
             image, rows, columns, at,
-            [&](int64_t slot, int64_t, const internal::ClippedSegment& inside,
+            [&](int64_t slot, int64_t, const internal::ClippedSlotRun& inside,
                 const Pixel& pixel) {
               span.count = inside.count;
               if (span.count > 0) {
@@ -276,7 +276,7 @@ void AddIm2rowOfTile(const KernelSet& set, const C* tile, const Image& image,
     const C* block = tile + p * block_stride;
     ForEachSpan(
         image, rows, columns, at,
-        [&](int64_t slot, int64_t, const internal::ClippedSegment& inside,
+        [&](int64_t slot, int64_t, const internal::ClippedSlotRun& inside,
             const Pixel& pixel) {
           if (inside.count == 0) return;
           AddIm2row(set, block + (slot + inside.before) * kLanes, image.im2row,

@@ -258,7 +258,7 @@ struct FilterWindow {
 // What the filters of some blocks contribute to the pixels of a run: see
 // ForwardParams.
 template <typename C>
-struct FilterParts {
+struct FilterTerms {
   using Values = C[kMaxBlocks * kLanes];
   Values magnitudes;
   Values sums, first_sums, last_sums;
@@ -297,9 +297,9 @@ struct Kernels {
                       const FilterSums<C>& sums);
   // Of `rows` rows of taps, first ... end - 1 meet the image. `sums` has one
   // vector of lanes for each row; the blocks lie `block_stride` elements apart.
-  void (*filter_parts)(const FilterSums<C>& sums, int64_t blocks,
+  void (*filter_terms)(const FilterSums<C>& sums, int64_t blocks,
                        ptrdiff_t block_stride, int64_t first, int64_t end,
-                       int64_t rows, FilterParts<C>* parts);
+                       int64_t rows, FilterTerms<C>* terms);
   // Whether none of so many slots holds an infinity or a NaN.
   bool (*all_finite)(const C* tile, int64_t slots);
   void (*add_slots)(const C* from, int64_t slots, C* to);

@@ -88,7 +88,7 @@ constexpr Kernels<C> MakeKernels() {
   kernels.slot_sums = &SlotSums<C>;
   kernels.tap_sums = &SumTaps<C>;
   kernels.filter_sums = &SumFilters<C>;
-  kernels.filter_parts = &FilterPartsOf<C>;
+  kernels.filter_terms = &FilterTermsOf<C>;
   kernels.all_finite = &AllFinite<C>;
   kernels.add_slots = &AddSlots<C>;
   kernels.add_lanes = &AddLanes<C>;

@@ -149,9 +149,9 @@ void SumFilters(const C* filters, const FilterWindow& window,
 }
 
 template <typename C>
-void FilterPartsOf(const FilterSums<C>& sums, int64_t blocks,
+void FilterTermsOf(const FilterSums<C>& sums, int64_t blocks,
                    ptrdiff_t block_stride, int64_t first, int64_t end,
-                   int64_t rows, FilterParts<C>* parts) {
+                   int64_t rows, FilterTerms<C>* terms) {
   for (int64_t v = 0; v < blocks * kVectors<C>; ++v) {
     const ptrdiff_t lane = VectorAt<C>(v, block_stride);
     Vector<C> magnitudes = {}, seen = {}, first_seen = {}, last_seen = {};
@@ -172,13 +172,13 @@ void FilterPartsOf(const FilterSums<C>& sums, int64_t blocks,
     const int64_t to = v * kWidth<C>;
     leading += outside;
     trailing += outside;
-    Store(magnitudes, parts->magnitudes + to);
-    Store(outside, parts->padding + to);
-    Store(leading, parts->first_padding + to);
-    Store(trailing, parts->last_padding + to);
-    Store(seen, parts->sums + to);
-    Store(first_seen, parts->first_sums + to);
-    Store(last_seen, parts->last_sums + to);
+    Store(magnitudes, terms->magnitudes + to);
+    Store(outside, terms->padding + to);
+    Store(leading, terms->first_padding + to);
+    Store(trailing, terms->last_padding + to);
+    Store(seen, terms->sums + to);
+    Store(first_seen, terms->first_sums + to);
+    Store(last_seen, terms->last_sums + to);
   }
 }
 
