@@ -64,7 +64,7 @@ def test_only_the_tables_lead_to_an_instruction_set(file, tables):
 @needs_x86
 def test_other_files_would_not_pass():
     """Those may have functions that the linker merges."""
-    path = OBJECTS / "correlation.cc.o"
+    path = OBJECTS / "forward.cc.o"
     assert any("std::vector" in name for name in reachable(path))
 
 
