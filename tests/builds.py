@@ -20,6 +20,11 @@ FOLDER = ROOT / "build" / "tests"
 # What `make build` has built.
 RELEASE = ROOT / "build" / "cmake"
 
+# What is beside this interpreter, whatever PATH says.
+_TOOLS = pathlib.Path(sys.executable).parent
+CMAKE = _TOOLS / "cmake"
+NINJA = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={_TOOLS / 'ninja'}")
+
 CORE_TEST = "keras_adder_core_test"
 EMULATION_TARGET = "keras_adder_cuda_emulated"
 OPS_TARGET = "keras_adder_ops"
@@ -47,39 +52,32 @@ class Build:
 
 
 def _core_test(folder, *options):
-    # What is beside this interpreter, whatever PATH says.
-    tools = pathlib.Path(sys.executable).parent
-    cmake = (tools / "cmake",)
     more_targets = () if options else (EMULATION_TARGET, OPS_TARGET)
     targets = (CORE_TEST, *more_targets)
-    build = (*cmake, "--build", folder, "-j", "2", "--target", *targets)
+    build = (CMAKE, "--build", folder, "-j", "2", "--target", *targets)
     # No warning is left to stand, by any of these compilers.
-    configure = (*cmake, "-B", folder, "-DKERAS_ADDER_WERROR=ON")
+    configure = (CMAKE, "-B", folder, "-DKERAS_ADDER_WERROR=ON")
     if options:
-        ninja = f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}"
-        configure = (*configure, "-G", "Ninja", ninja, *options)
+        configure = (*configure, *NINJA, *options)
     return ((*configure, "-S", "tf_ops"), build)
 
 
 def _c_library(folder):
     """The C library, installed, and the example that needs nothing else."""
-    tools = pathlib.Path(sys.executable).parent
-    cmake = tools / "cmake"
-    ninja = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}")
     prefix = folder / "prefix"
     example = folder / "example"
     return (
         (
-            *(cmake, "-S", "tf_ops", "-B", folder / "library", *ninja),
+            *(CMAKE, "-S", "tf_ops", "-B", folder / "library", *NINJA),
             "-DKERAS_ADDER_WERROR=ON",
         ),
-        (cmake, "--build", folder / "library", "-j", "2"),
-        (cmake, "--install", folder / "library", "--prefix", prefix),
+        (CMAKE, "--build", folder / "library", "-j", "2"),
+        (CMAKE, "--install", folder / "library", "--prefix", prefix),
         (
-            *(cmake, "-S", "examples/c", "-B", example, *ninja),
+            *(CMAKE, "-S", "examples/c", "-B", example, *NINJA),
             f"-DCMAKE_PREFIX_PATH={prefix}",
         ),
-        (cmake, "--build", example),
+        (CMAKE, "--build", example),
     )
 
 
