@@ -11,8 +11,6 @@
 #ifndef KERAS_ADDER_CUDA_PLAN_H_
 #define KERAS_ADDER_CUDA_PLAN_H_
 
-#include <type_traits>
-
 #include "cuda/general.h"
 
 namespace keras_adder {
@@ -49,16 +47,12 @@ static_assert(NarrowTile::kThreads == kTileThreads);
 // KERAS_ADDER_NARROW, _MEDIUM or _WIDE. Gradients have no wide one.
 template <int pass, typename User>
 void WithTile(int32_t size, const User& user) {
-  constexpr bool forward = pass == KERAS_ADDER_FORWARD;
-  constexpr int depth = pass == KERAS_ADDER_FILTER_GRADIENT ? 16 : 8;
-  if (size == KERAS_ADDER_NARROW) {
-    user.template Run<NarrowTile>();
-  } else if (forward && size == KERAS_ADDER_WIDE) {
-    user.template Run<
-        std::conditional_t<forward, WideTile, MediumTile<depth>>>();
-  } else {
-    user.template Run<MediumTile<depth>>();
+  if (size == KERAS_ADDER_NARROW) return user.template Run<NarrowTile>();
+  if constexpr (pass == KERAS_ADDER_FORWARD) {
+    if (size == KERAS_ADDER_WIDE) return user.template Run<WideTile>();
   }
+  constexpr int depth = pass == KERAS_ADDER_FILTER_GRADIENT ? 16 : 8;
+  user.template Run<MediumTile<depth>>();
 }
 
 // A chain of additions ends after so many terms, and goes to a second sum.
