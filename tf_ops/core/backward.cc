@@ -170,7 +170,7 @@ bool BackwardPlan::CoversInput() const {
   return all_rows && all_columns;
 }
 
-int64_t BackwardPlan::workspace_bytes(bool) const {
+int64_t BackwardPlan::workspace_bytes() const {
   return compute_bytes_ *
              (PaddedSize(filters_.size(), compute_bytes_, threads_) +
               PaddedSize(partials_.elements(), compute_bytes_, threads_) +

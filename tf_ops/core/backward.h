@@ -38,7 +38,7 @@ class BackwardPlan {
   // Whether the geometry suits this pass at all.
   bool fits() const { return fits_; }
 
-  int64_t workspace_bytes(bool filters_are_packed) const;
+  int64_t workspace_bytes() const;
 
   template <typename T, typename O>
   void Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,

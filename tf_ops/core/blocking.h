@@ -13,8 +13,8 @@
 // The order in which a destination's terms are summed depends on the geometry
 // of images, filters and channels alone, not on tiles, batch or threads.
 //
-// A blocking takes less memory than the filters, so that a small malicious
-// model cannot ask for much.
+// A blocking takes memory for each tap along an axis and each block of
+// channels, and none for each pixel: geometry.cc limits the former.
 
 #ifndef KERAS_ADDER_CORE_BLOCKING_H_
 #define KERAS_ADDER_CORE_BLOCKING_H_
@@ -126,8 +126,8 @@ struct Blocking {
   // A sum is made up of sums over these, in this order: a matter of accuracy,
   // so of the filters' geometry alone.
   std::vector<ReductionBlock> reduction_blocks;
-  std::vector<BlockRange>
-      destination_ranges;  // destination blocks that an item handles
+  // The destination blocks that an item handles are one of these.
+  std::vector<BlockRange> destination_ranges;
   int64_t tile_images, tile_rows, tile_columns;
   std::vector<PlannedPhase> row_phases, column_phases;
   int64_t work_items = 0;

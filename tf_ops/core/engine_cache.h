@@ -15,12 +15,6 @@
 
 namespace keras_adder {
 
-// An engine, and what it was planned from.
-struct PlannedEngine {
-  Geometry geometry;
-  std::unique_ptr<const Engine> engine;
-};
-
 // The engines used last, of one operation: attributes and types are the same
 // for all, so that shapes and threads tell them apart. Several threads may use
 // it at once.
@@ -28,7 +22,7 @@ class EngineCache {
  public:
   // The sizes of the input, of the filters, and the threads.
   using Key = std::array<int64_t, 9>;
-  using Value = std::shared_ptr<const PlannedEngine>;
+  using Value = std::shared_ptr<const Engine>;
 
   // Null if there is none.
   Value Find(const Key& key) {

@@ -70,7 +70,7 @@ void FilterGradientPlan::ChooseTiles() {
                     MostBlocks(output_parts_) * kLanes;
 }
 
-int64_t FilterGradientPlan::workspace_bytes(bool) const {
+int64_t FilterGradientPlan::workspace_bytes() const {
   return compute_bytes_ *
              (PaddedSize(filters_.size(), compute_bytes_, threads_) +
               PaddedSize(partials_.elements(), compute_bytes_, threads_) +

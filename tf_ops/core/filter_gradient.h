@@ -28,7 +28,7 @@ class FilterGradientPlan {
   // `geometry` is an equal convolution to the problem's.
   FilterGradientPlan(const Problem& problem, const Geometry& geometry);
 
-  int64_t workspace_bytes(bool filters_are_packed) const;
+  int64_t workspace_bytes() const;
 
   template <typename T, typename O>
   void Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,

@@ -50,21 +50,18 @@ AxisPhases OnePhase(const Axis& axis) {
 
 ForwardPlan::ForwardPlan(const Problem& problem, const Geometry& geometry)
     : set_(*problem.kernels),
-      compute_bytes_(ComputeBytes(problem.type)),
       height_(geometry.height),
       width_(geometry.width),
       filters_(geometry, FilterOrder::kInputsToOutputs),
-      input_(InputImage(geometry)),
-      output_(OutputImage(geometry)),
-      access_{false, FindOutsideColumns()},
-      blocking_(input_, output_, geometry.groups, filters_, OnePhase(height_),
-                OnePhase(width_),
-                SplitReduction(ChannelBlocks(input_.channels), height_, width_,
-                               1, true),
-                compute_bytes_, problem.threads) {
+      blocking_(InputImage(geometry), OutputImage(geometry), geometry.groups,
+                filters_, OnePhase(height_), OnePhase(width_),
+                SplitReduction(ChannelBlocks(geometry.group_in()), height_,
+                               width_, 1, true),
+                ComputeBytes(problem.type), problem.threads),
+      access_{false, FindOutsideColumns()} {
   access_.in_place = CanReadInPlace(problem.type);
-  by_rows_ = compute_bytes_ == sizeof(float) ? SuitsRows<float>()
-                                             : SuitsRows<double>();
+  by_rows_ = blocking_.compute_bytes == sizeof(float) ? SuitsRows<float>()
+                                                      : SuitsRows<double>();
   const ReductionBlock& last = blocking_.reduction_blocks.back();
   all_tap_rows_ = last.rows_before + last.rows;
   const int64_t slots = blocking_.most_source_slots();
@@ -86,7 +83,7 @@ OutsideColumns ForwardPlan::FindOutsideColumns() const {
   if (width_.kernel == 1) return found;
   const auto outside = [&](int64_t tap, int64_t pixel) {
     const int64_t position = width_.Position(pixel, tap);
-    return position < 0 || position >= input_.width;
+    return position < 0 || position >= input_image().width;
   };
   while (found.leading < width_.kernel && outside(found.leading, 0))
     ++found.leading;
@@ -105,7 +102,7 @@ bool ForwardPlan::SkipsAllColumnsOutside() const {
   const auto inside = [&](int64_t first, int64_t end, int64_t pixel) {
     if (first >= end) return true;
     return width_.Position(pixel, first) >= 0 &&
-           width_.Position(pixel, end - 1) < input_.width;
+           width_.Position(pixel, end - 1) < input_image().width;
   };
   const int64_t last = width_.output - 1;
   const int64_t end = width_.kernel - outside.trailing;
@@ -121,11 +118,12 @@ bool ForwardPlan::SkipsAllColumnsOutside() const {
 // neighbours, of which none is read that lies in the padding, and which do not
 // lie too far apart for several taps.
 bool ForwardPlan::CanReadInPlace(DataType type) const {
-  return IsComputedAsIs(type) && input_.height > 0 && input_.width > 0 &&
-         input_.strides.channel == 1 && !input_.im2row.used() &&
-         SkipsAllColumnsOutside() &&
+  return IsComputedAsIs(type) && input_image().height > 0 &&
+         input_image().width > 0 && input_image().strides.channel == 1 &&
+         !input_image().im2row.used() && SkipsAllColumnsOutside() &&
          (height_.kernel * width_.kernel == 1 ||
-          input_.strides.width * compute_bytes_ <= kScatteredBytes);
+          input_image().strides.width * blocking_.compute_bytes <=
+              kScatteredBytes);
 }
 
 OutsideColumns ForwardPlan::OutsideOf(const ReductionBlock& reduction) const {
@@ -148,8 +146,8 @@ bool ForwardPlan::SuitsRows() const {
       access_.outside.trailing > 1) {
     return false;
   }
-  const int64_t blocks = ChannelBlocks(output_.channels);
-  const int64_t pixels = output_.width;
+  const int64_t blocks = ChannelBlocks(output_image().channels);
+  const int64_t pixels = output_image().width;
   return blocks <= kMaxRowBlocks ||
          BlocksAtOnce<C>(blocks, pixels).sums <=
              kMaxRowBlocks * (pixels / CeilDiv(pixels, most));
@@ -190,10 +188,11 @@ int64_t ForwardPlan::filters_elements() const {
 int64_t ForwardPlan::workspace_bytes(bool filters_are_packed) const {
   const int threads = blocking_.threads;
   const int64_t filters = filters_are_packed ? 0 : filters_elements();
-  return (PaddedSize(filters + 2 * epilogue_elements(), compute_bytes_,
+  return (PaddedSize(filters + 2 * epilogue_elements(), blocking_.compute_bytes,
                      threads) +
-          threads * PaddedSize(scratch_.total(), compute_bytes_, threads)) *
-             compute_bytes_ -
+          threads *
+              PaddedSize(scratch_.total(), blocking_.compute_bytes, threads)) *
+             blocking_.compute_bytes -
          GapBytes(threads);
 }
 
@@ -245,7 +244,7 @@ ForwardPlan::PackedEpilogue<C> ForwardPlan::PackEpilogue(
   if (epilogue == nullptr) return {nullptr, nullptr, 0, 0};
   C* const multiplier = memory;
   C* const offset = memory + epilogue_elements();
-  const int64_t channels = output_.channels;
+  const int64_t channels = output_image().channels;
   for (int64_t panel = 0; panel < filters_.panels(); ++panel) {
     const int64_t group = panel / ChannelBlocks(channels);
     for (int64_t lane = 0; lane < kLanes; ++lane) {
@@ -302,9 +301,9 @@ void ForwardPlan::Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,
   C* const epilogue_memory = own + (are_packed ? 0 : filters_elements());
   C* const scratch =
       own + PaddedSize(epilogue_memory - own + 2 * epilogue_elements(),
-                       compute_bytes_, threads);
+                       blocking_.compute_bytes, threads);
   const int64_t scratch_stride =
-      PaddedSize(scratch_.total(), compute_bytes_, threads);
+      PaddedSize(scratch_.total(), blocking_.compute_bytes, threads);
   const Filters<C> filters = FiltersAt(packed);
   const PackedEpilogue<C> epilogue =
       PackEpilogue(tensors.epilogue, epilogue_memory);
@@ -348,9 +347,9 @@ void ForwardPlan::RunItem(const WorkItem& item, const T* input,
   }
   // What kernels have not written to the tensor.
   const int64_t block_stride = blocking_.tile_pixels() * kLanes;
-  UnpackTile(set_, worker.totals + results.blocks * block_stride, output_,
-             item.rows->destination, item.columns->destination, item.at,
-             item.blocks.first + results.blocks,
+  UnpackTile(set_, worker.totals + results.blocks * block_stride,
+             output_image(), item.rows->destination, item.columns->destination,
+             item.at, item.blocks.first + results.blocks,
              item.blocks.count - results.blocks, block_stride, output);
 }
 
@@ -361,15 +360,15 @@ ForwardPlan::SourceView<C> ForwardPlan::SourcesOf(
     const Worker<C>& worker) const {
   if constexpr (std::is_same_v<T, C>) {
     if (access_.in_place) {
-      return {input + input_.OffsetOf(item.source_origin()) +
-                  item.at.group * input_.channels +
+      return {input + input_image().OffsetOf(item.source_origin()) +
+                  item.at.group * input_image().channels +
                   reduction.first_block * kLanes,
-              kLanes, item.columns->source.step * input_.strides.width};
+              kLanes, item.columns->source.step * input_image().strides.width};
     }
   }
   const int64_t block_stride =
       Blocking::SourceBlockElements(item, blocking_.tile_images);
-  PackTile(set_, input, input_, item.rows->source, item.columns->source,
+  PackTile(set_, input, input_image(), item.rows->source, item.columns->source,
            item.at, reduction.first_block, reduction.blocks, block_stride,
            worker.source);
   return {worker.source, block_stride, kLanes};
@@ -396,14 +395,14 @@ bool ForwardPlan::SumSlots(const WorkItem& item,
     std::fill_n(worker.slot_sums + slot, count, C{0});
     std::fill_n(worker.slot_magnitudes + slot, count, C{0});
   };
-  const int64_t origin = input_.OffsetOf(item.source_origin());
+  const int64_t origin = input_image().OffsetOf(item.source_origin());
   ForEachSpan(
-      input_, item.rows->source, item.columns->source, item.at,
+      input_image(), item.rows->source, item.columns->source, item.at,
       [&](int64_t slot, int64_t count, const internal::ClippedSlotRun& inside,
           const Pixel& pixel) {
         clear(slot, inside.before);
         slot += inside.before;
-        params.first = sources.first + (input_.OffsetOf(pixel) - origin);
+        params.first = sources.first + (input_image().OffsetOf(pixel) - origin);
         params.slots = inside.count;
         sum(params, worker.slot_sums + slot, worker.slot_magnitudes + slot,
             &differ);
@@ -441,12 +440,14 @@ ForwardPlan::Results<C> ForwardPlan::ResultsOf(const WorkItem& item,
                                                O* output) const {
   Results<C> results{nullptr, 0};
   if constexpr (std::is_same_v<C, O>) {
-    if (output_.strides.channel != 1) return results;
+    if (output_image().strides.channel != 1) return results;
     const TileBounds& at = item.at;
-    results.first = output + output_.OffsetOf({at.image, at.row, at.column}) +
-                    at.group * output_.channels + item.blocks.first * kLanes;
-    results.blocks = std::min(item.blocks.count,
-                              output_.channels / kLanes - item.blocks.first);
+    results.first =
+        output + output_image().OffsetOf({at.image, at.row, at.column}) +
+        at.group * output_image().channels + item.blocks.first * kLanes;
+    results.blocks =
+        std::min(item.blocks.count,
+                 output_image().channels / kLanes - item.blocks.first);
   }
   return results;
 }
@@ -461,7 +462,7 @@ std::array<int64_t, 11> ForwardPlan::KeyOf(
   const int64_t last =
       (at.row + at.rows - 1) * rows.step + rows.taps.back().shift;
   return {std::min<int64_t>(first, 0),
-          std::max<int64_t>(last - input_.height, -1),
+          std::max<int64_t>(last - input_image().height, -1),
           at.column == 0,
           at.column + at.columns == item.columns->count,
           at.rows,
@@ -510,7 +511,7 @@ std::vector<ForwardTap> ForwardPlan::TapsOf(const WorkItem& item,
     for (int64_t row = first; row < first + rows; ++row) {
       const int64_t in_tile = row_plan.tap_slots[row].slot * column_plan.slots +
                               column_plan.tap_slots[column].slot;
-      const int64_t in_tensor = input_.OffsetOf(
+      const int64_t in_tensor = input_image().OffsetOf(
           {0, row_plan.taps[row].shift, column_plan.taps[column].shift});
       taps.push_back({in_place ? in_tensor : in_tile * kLanes,
                       filters_.TapAt(row_plan.tap_slots[row].tap,
@@ -564,7 +565,7 @@ void ForwardPlan::SubtractDistances(
     if (direct) {
       params.output = results.first + p * kLanes;
       params.start = &RunOffsets::result;
-      params.output_pixel_stride = output_.strides.width;
+      params.output_pixel_stride = output_image().strides.width;
       params.output_block_stride = kLanes;
     } else {
       params.output = totals;

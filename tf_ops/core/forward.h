@@ -26,9 +26,9 @@ class ForwardPlan {
   // `geometry` is an equal convolution to the problem's.
   ForwardPlan(const Problem& problem, const Geometry& geometry);
 
-  int64_t workspace_bytes(bool filters_are_packed) const;
+  int64_t workspace_bytes(bool filters_are_packed = false) const;
   int64_t packed_filters_bytes() const {
-    return filters_elements() * compute_bytes_;
+    return filters_elements() * blocking_.compute_bytes;
   }
 
   template <typename T>
@@ -106,6 +106,8 @@ class ForwardPlan {
     int64_t blocks, sums;
   };
 
+  const Image& input_image() const { return blocking_.source; }
+  const Image& output_image() const { return blocking_.destination; }
   OutsideColumns FindOutsideColumns() const;
   bool SkipsAllColumnsOutside() const;
   bool CanReadInPlace(DataType type) const;
@@ -174,14 +176,12 @@ class ForwardPlan {
                  const ForwardParams<C>& params) const;
 
   const KernelSet& set_;
-  int64_t compute_bytes_;
   Axis height_, width_;
   PackedFilters filters_;
-  Image input_, output_;
-  SourceAccess access_;
   bool by_rows_ = false;      // see Kernels::forward_rows
   int64_t all_tap_rows_ = 0;  // rows of taps in all reduction blocks
   Blocking blocking_;
+  SourceAccess access_;
   Scratch scratch_{};
 };
 

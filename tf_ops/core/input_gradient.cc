@@ -16,16 +16,15 @@ InputGradientPlan::InputGradientPlan(const Problem& problem,
                                      const AxisPhases& columns)
     : set_(*problem.kernels),
       filters_(geometry, FilterOrder::kOutputsToInputs),
-      gradient_(OutputImage(geometry)),
-      input_(InputImage(geometry)),
       input_size_(geometry.input_size()),
       partial_(static_cast<int64_t>(rows.phases.size()) <
                    std::min(geometry.height.stride, geometry.height.input) ||
                static_cast<int64_t>(columns.phases.size()) <
                    std::min(geometry.width.stride, geometry.width.input)),
       blocking_(
-          gradient_, input_, geometry.groups, filters_, rows, columns,
-          SplitReduction(ChannelBlocks(gradient_.channels), geometry.height,
+          OutputImage(geometry), InputImage(geometry), geometry.groups,
+          filters_, rows, columns,
+          SplitReduction(ChannelBlocks(geometry.group_out()), geometry.height,
                          geometry.width,
                          rows.phases.size() * columns.phases.size(), false),
           ComputeBytes(problem.type), problem.threads),
@@ -34,7 +33,7 @@ InputGradientPlan::InputGradientPlan(const Problem& problem,
       tile_scratch_(blocking_.tile_pixels() *
                     MostBlocks(blocking_.destination_ranges) * kLanes) {}
 
-int64_t InputGradientPlan::workspace_bytes(bool) const {
+int64_t InputGradientPlan::workspace_bytes() const {
   const int threads = blocking_.threads;
   const int64_t compute_bytes = blocking_.compute_bytes;
   return (PaddedSize(filters_.size(), compute_bytes, threads) +
@@ -84,7 +83,7 @@ void InputGradientPlan::RunItem(const WorkItem& item,
   const int64_t blocks = item.blocks.count;
   const int64_t block_stride = blocking_.tile_pixels() * kLanes;
   std::memset(worker.totals, 0, block_stride * blocks * sizeof(C));
-  PackTile(set_, tensors.input, input_, item.rows->destination,
+  PackTile(set_, tensors.input, input_image(), item.rows->destination,
            item.columns->destination, at, item.blocks.first, blocks,
            block_stride, worker.input);
   bool propagate_nan = !finite;
@@ -97,13 +96,13 @@ void InputGradientPlan::RunItem(const WorkItem& item,
   const std::vector<RowSegments> segments = blocking_.SegmentsOf(
       item, SourceAccess(), 0, item.rows->source.tap_slots.size());
   for (const ReductionBlock& reduction : blocking_.reduction_blocks) {
-    PackTile(set_, tensors.output_gradient, gradient_, item.rows->source,
+    PackTile(set_, tensors.output_gradient, gradient_image(), item.rows->source,
              item.columns->source, at, reduction.first_block, reduction.blocks,
              Blocking::SourceBlockElements(item, blocking_.tile_images),
              worker.gradient);
     AddTerms(item, reduction, segments, propagate_nan, filters, worker);
   }
-  UnpackTile(set_, worker.totals, input_, item.rows->destination,
+  UnpackTile(set_, worker.totals, input_image(), item.rows->destination,
              item.columns->destination, at, item.blocks.first, blocks,
              block_stride, tensors.input_gradient);
 }
@@ -183,12 +182,13 @@ void InputGradientPlan::AddInside(const WorkItem& item,
   const AxisPlan& column_plan = item.columns->source;
   InputGradientParams<C> here = params;
   for (int64_t row = 0; row < item.at.rows; ++row) {
-    const auto row_taps = inside(row_plan, item.at.row + row, gradient_.height);
+    const auto row_taps =
+        inside(row_plan, item.at.row + row, gradient_image().height);
     here.row_taps = row_taps.data();
     here.row_tap_count = row_taps.size();
     for (int64_t column = 0; column < item.at.columns; ++column) {
       const auto column_taps =
-          inside(column_plan, item.at.column + column, gradient_.width);
+          inside(column_plan, item.at.column + column, gradient_image().width);
       if (column_taps.empty()) continue;
       here.column_taps = column_taps.data();
       here.column_tap_count = column_taps.size();

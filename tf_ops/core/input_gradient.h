@@ -21,13 +21,16 @@ class InputGradientPlan {
   InputGradientPlan(const Problem& problem, const Geometry& geometry,
                     const AxisPhases& rows, const AxisPhases& columns);
 
-  int64_t workspace_bytes(bool filters_are_packed) const;
+  int64_t workspace_bytes() const;
 
   template <typename T, typename O>
   void Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,
            void* workspace) const;
 
  private:
+  // The output's gradient, and the input.
+  const Image& gradient_image() const { return blocking_.source; }
+  const Image& input_image() const { return blocking_.destination; }
   template <typename C>
   struct Worker {
     C* gradient;
@@ -51,7 +54,6 @@ class InputGradientPlan {
 
   const KernelSet& set_;
   PackedFilters filters_;
-  Image gradient_, input_;
   int64_t input_size_;
   bool partial_;  // some inputs meet no tap: their gradient is zero
   Blocking blocking_;

@@ -40,8 +40,8 @@ class TypedEngine : public Engine {
  public:
   explicit TypedEngine(Plan plan) : plan_(std::move(plan)) {}
 
-  int64_t workspace_bytes(bool filters_are_packed) const override {
-    return plan_.workspace_bytes(filters_are_packed);
+  int64_t workspace_bytes(bool) const override {
+    return plan_.workspace_bytes();
   }
   void Run(ThreadPool& pool, const Tensors& tensors,
            void* workspace) const override {
@@ -58,6 +58,9 @@ class PackingEngine : public TypedEngine<Plan, T, O> {
  public:
   using TypedEngine<Plan, T, O>::TypedEngine;
 
+  int64_t workspace_bytes(bool filters_are_packed) const override {
+    return this->plan_.workspace_bytes(filters_are_packed);
+  }
   int64_t packed_filters_bytes() const override {
     return this->plan_.packed_filters_bytes();
   }

@@ -50,14 +50,18 @@ class AdderCpuOp : public AdderOp {
   void Compute(OpKernelContext* context) override {
     try {
       IntraOpPool pool(context);
-      EngineCache::Value planned;
-      OP_REQUIRES_OK(context, Plan(context, pool.size(), &planned));
-      Tensors tensors;
-      OP_REQUIRES_OK(context, Allocate(context, planned->geometry, &tensors));
-      if (context->mutable_output(0)->NumElements() > 0 ||
-          kPass == Pass::kBackward) {
-        Run(context, *planned->engine, pool, tensors);
+      Geometry geometry;
+      OP_REQUIRES_OK(context, ReadGeometry(context, &geometry));
+      if (kPass != Pass::kForward) {
+        OP_REQUIRES_OK(context, CheckGradient(context, geometry));
       }
+      Tensors tensors;
+      OP_REQUIRES_OK(context, Allocate(context, geometry, &tensors));
+      const EngineCache::Value engine =
+          EngineOf(context, geometry, UsefulThreads(pool.size(), geometry));
+      OP_REQUIRES(context, engine != nullptr,
+                  absl::InternalError("No engine takes these types"));
+      Run(context, *engine, pool, tensors);
     } catch (const std::bad_alloc&) {
       context->SetStatus(absl::ResourceExhaustedError(
           "Not enough memory to plan an adder convolution of this geometry"));
@@ -65,36 +69,22 @@ class AdderCpuOp : public AdderOp {
   }
 
  private:
-  static constexpr bool kHasGradient = kPass != Pass::kForward;
-
-  absl::Status Plan(OpKernelContext* context, int available,
-                    EngineCache::Value* planned) {
-    Problem problem;
-    TF_RETURN_IF_ERROR(ReadGeometry(context, &problem.geometry));
-    if (kHasGradient) {
-      TF_RETURN_IF_ERROR(CheckGradient(context, problem.geometry));
-    }
-    problem.threads = UsefulThreads(available, problem.geometry);
+  // The one that was planned for these shapes before, if it is remembered.
+  EngineCache::Value EngineOf(OpKernelContext* context,
+                              const Geometry& geometry, int threads) {
     EngineCache::Key key;
     for (int i = 0; i < 4; ++i) {
       key[i] = context->input(0).dim_size(i);
       key[4 + i] = context->input(1).dim_size(i);
     }
-    key[8] = problem.threads;
-    *planned = engines_.Find(key);
-    if (*planned) return absl::OkStatus();
-    problem.pass = kPass;
-    problem.mode = mode();
-    problem.type = TypeOf<T>();
-    problem.output_type = TypeOf<O>();
-    problem.kernels = kernels_;
-    PlannedEngine made{problem.geometry, MakeEngine(problem)};
-    if (made.engine == nullptr) {
-      return absl::InternalError("No engine takes this adder convolution");
+    key[8] = threads;
+    EngineCache::Value engine = engines_.Find(key);
+    if (engine == nullptr) {
+      engine = MakeEngine({kPass, geometry, mode(), TypeOf<T>(), TypeOf<O>(),
+                           kernels_, threads});
+      engines_.Insert(key, engine);
     }
-    *planned = std::make_shared<const PlannedEngine>(std::move(made));
-    engines_.Insert(key, *planned);
-    return absl::OkStatus();
+    return engine;
   }
 
   absl::Status Allocate(OpKernelContext* context, const Geometry& geometry,
@@ -103,7 +93,9 @@ class AdderCpuOp : public AdderOp {
     const Tensor& filters = context->input(1);
     tensors->input = input.data();
     tensors->filters = filters.data();
-    if (kHasGradient) tensors->output_gradient = context->input(2).data();
+    if (kPass != Pass::kForward) {
+      tensors->output_gradient = context->input(2).data();
+    }
     const auto allocate = [&](int index, const TensorShape& shape,
                               void** data) {
       Tensor* output;
