@@ -17,13 +17,24 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-// The types of elements, in the order of DataType.
 template <typename... T>
 struct TypeList {};
+// The types of elements that distances are trained with, and all that a tensor
+// may have: integers are those of fused convolutions. In the order of DataType.
 using ElementTypes = TypeList<Half, BFloat16, float, double>;
+using TensorTypes =
+    TypeList<Half, BFloat16, float, double, uint8_t, int16_t, int32_t>;
 
 // The values are those of keras_adder/types.h.
-enum class DataType { kFloat16, kBFloat16, kFloat32, kFloat64 };
+enum class DataType {
+  kFloat16,
+  kBFloat16,
+  kFloat32,
+  kFloat64,
+  kUint8,
+  kInt16,
+  kInt32
+};
 
 // Half and bfloat16 are read into, accumulated in and written from float.
 template <typename T>
@@ -63,12 +74,12 @@ constexpr DataType TypeIn(TypeList<T...>) {
 
 template <typename T>
 constexpr DataType DataTypeOf() {
-  return internal::TypeIn<T>(ElementTypes());
+  return internal::TypeIn<T>(TensorTypes());
 }
 
 // Bytes of an element, and of what it is computed in.
 inline int64_t SizeOf(DataType type) {
-  return internal::TraitsOf(type, ElementTypes()).bytes;
+  return internal::TraitsOf(type, TensorTypes()).bytes;
 }
 inline int64_t ComputeBytes(DataType type) {
   return internal::TraitsOf(type, ElementTypes()).compute_bytes;

@@ -5,6 +5,7 @@
 //   Pass::kInputGradient   dX       =  sum_t g HT(F - X)
 //   Pass::kFilterGradient  dF       =  sum_mn g (X - F), or g sign(X - F)
 //   Pass::kBackward        both gradients at once, for less than their sum
+//   Pass::kFused           the forward pass of a trained network, see fusion.h
 //
 // An engine is a way to compute a pass. engines.cc has the list of them: each
 // says whether it takes a problem, how much scratch memory it needs, and runs.
@@ -20,13 +21,20 @@
 
 #include "core/dtype.h"
 #include "core/epilogue.h"
+#include "core/fusion.h"
 #include "core/geometry.h"
 #include "core/kernels/kernels.h"
 #include "core/parallel.h"
 
 namespace keras_adder {
 
-enum class Pass { kForward, kInputGradient, kFilterGradient, kBackward };
+enum class Pass {
+  kForward,
+  kInputGradient,
+  kFilterGradient,
+  kBackward,
+  kFused
+};
 
 // What an engine is made for.
 struct Problem {
@@ -34,11 +42,13 @@ struct Problem {
   Geometry geometry;
   // Of the filter gradient, if there is one.
   FilterGradientMode mode = FilterGradientMode::kFullPrecision;
-  // Of inputs and filters, and of outputs; so are their gradients.
+  // Of inputs and filters, and of outputs; so are their gradients. The filters
+  // of a fused pass have a type of their own.
   DataType type = DataType::kFloat32;
   DataType output_type = DataType::kFloat32;
   const KernelSet* kernels = nullptr;
   int threads = 1;
+  Fusion fusion{};  // of the fused pass
 };
 
 // What an engine runs on. A pass reads and writes what it is about, and nothing
@@ -52,7 +62,8 @@ struct Tensors {
   void* filter_gradient = nullptr;
   // What PackFilters made of these very filters, or null.
   const void* packed_filters = nullptr;
-  const Epilogue* epilogue = nullptr;  // of the forward pass, or null
+  const Epilogue* epilogue = nullptr;  // of both forward passes, or null
+  const void* residual = nullptr;      // of the fused pass, if it has one
 };
 
 class Engine {

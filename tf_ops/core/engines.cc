@@ -9,8 +9,8 @@ namespace {
 
 // The list: the first that takes a problem is the one that runs it.
 constexpr std::unique_ptr<const Engine> (*kEngines[])(const Problem&) = {
-    MakeNothing,        MakeForward,  MakeInputGradient,
-    MakeFilterGradient, MakeBackward, MakeSeparateGradients,
+    MakeNothing,        MakeForward,  MakeFused,
+    MakeInputGradient,  MakeFilterGradient, MakeBackward, MakeSeparateGradients,
 };
 
 class ZeroGradients : public Engine {
@@ -84,7 +84,10 @@ std::unique_ptr<const Engine> MakeSeparateGradients(const Problem& problem) {
 }
 
 std::unique_ptr<const Engine> MakeEngine(const Problem& problem) {
-  if (!AreTypes(problem.type, problem.output_type)) return nullptr;
+  if (problem.pass != Pass::kFused &&
+      !AreTypes(problem.type, problem.output_type)) {
+    return nullptr;
+  }
   for (const auto make : kEngines) {
     if (auto engine = make(problem)) return engine;
   }

@@ -14,6 +14,7 @@ namespace keras_adder {
 // tensors hold.
 std::unique_ptr<const Engine> MakeNothing(const Problem& problem);
 std::unique_ptr<const Engine> MakeForward(const Problem& problem);
+std::unique_ptr<const Engine> MakeFused(const Problem& problem);
 std::unique_ptr<const Engine> MakeInputGradient(const Problem& problem);
 std::unique_ptr<const Engine> MakeFilterGradient(const Problem& problem);
 // Both gradients in one sweep, for images that are not too large.

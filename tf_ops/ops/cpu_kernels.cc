@@ -9,6 +9,7 @@
 #include "core/geometry.h"
 #include "core/select_kernels.h"
 #include "ops/adder_op.h"
+#include "ops/engine_key.h"
 #include "ops/intra_op_pool.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
@@ -72,12 +73,7 @@ class AdderCpuOp : public AdderOp {
   // The one that was planned for these shapes before, if it is remembered.
   EngineCache::Value EngineOf(OpKernelContext* context,
                               const Geometry& geometry, int threads) {
-    EngineCache::Key key;
-    for (int i = 0; i < 4; ++i) {
-      key[i] = context->input(0).dim_size(i);
-      key[4 + i] = context->input(1).dim_size(i);
-    }
-    key[8] = threads;
+    const EngineCache::Key key = EngineKey(context, threads);
     EngineCache::Value engine = engines_.Find(key);
     if (engine == nullptr) {
       engine = MakeEngine({kPass, geometry, mode(), TypeOf<T>(), TypeOf<O>(),
@@ -114,7 +110,10 @@ class AdderCpuOp : public AdderOp {
         TF_RETURN_IF_ERROR(
             allocate(0, input.shape(), &tensors->input_gradient));
         return allocate(1, filters.shape(), &tensors->filter_gradient);
+      case Pass::kFused:
+        break;  // has an op of its own
     }
+    return absl::InternalError("No op of this file has such a pass");
   }
 
   // With a workspace from TensorFlow's allocator, so that too large a request

@@ -96,7 +96,6 @@ absl::Status CheckKnownShapes(InferenceContext* c, const Attributes& attributes,
 absl::Status InferOutput(InferenceContext* c, ShapeHandle* output) {
   Attributes attributes;
   TF_RETURN_IF_ERROR(ReadAttributes(c, &attributes));
-  TF_RETURN_IF_ERROR(CheckOutputType(c));
   ShapeHandle input, filter;
   TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &input));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 4, &filter));
@@ -121,6 +120,7 @@ absl::Status InferOutput(InferenceContext* c, ShapeHandle* output) {
 
 absl::Status ForwardShape(InferenceContext* c) {
   ShapeHandle output;
+  TF_RETURN_IF_ERROR(CheckOutputType(c));
   TF_RETURN_IF_ERROR(InferOutput(c, &output));
   c->set_output(0, output);
   return absl::OkStatus();
@@ -130,6 +130,7 @@ absl::Status ForwardShape(InferenceContext* c) {
 template <int wanted>
 absl::Status BackpropShape(InferenceContext* c) {
   ShapeHandle output, gradient, result;
+  TF_RETURN_IF_ERROR(CheckOutputType(c));
   TF_RETURN_IF_ERROR(InferOutput(c, &output));
   TF_RETURN_IF_ERROR(c->Merge(output, c->input(2), &gradient));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(wanted), 4, &result));
@@ -145,16 +146,43 @@ absl::Status BackpropBothShape(InferenceContext* c) {
   return absl::OkStatus();
 }
 
+// Of multiplier and offset: one number for each output channel, or none.
+absl::Status CheckChannelValues(InferenceContext* c, int input,
+                                DimensionHandle channels) {
+  ShapeHandle shape;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(input), 1, &shape));
+  const DimensionHandle size = c->Dim(shape, 0);
+  if (c->ValueKnown(size) && c->Value(size) == 0) return absl::OkStatus();
+  DimensionHandle merged;
+  return c->Merge(size, channels, &merged);
+}
+
+absl::Status FusedShape(InferenceContext* c) {
+  ShapeHandle output;
+  TF_RETURN_IF_ERROR(InferOutput(c, &output));
+  const DimensionHandle channels = c->Dim(c->input(1), 3);
+  TF_RETURN_IF_ERROR(CheckChannelValues(c, 2, channels));
+  TF_RETURN_IF_ERROR(CheckChannelValues(c, 3, channels));
+  for (int i = 4; i < c->num_inputs(); ++i) {
+    TF_RETURN_IF_ERROR(c->Merge(output, c->input(i), &output));
+  }
+  c->set_output(0, output);
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+#define KERAS_ADDER_GEOMETRY                          \
+  Attr("strides: list(int)")                          \
+      .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}") \
+      .Attr("explicit_paddings: list(int) = []")      \
+      .Attr("data_format: {'NHWC', 'NCHW'} = 'NHWC'") \
+      .Attr("dilations: list(int) = [1, 1, 1, 1]")
 
 #define KERAS_ADDER_ATTRIBUTES                              \
   Attr("T: {half, bfloat16, float, double}")                \
       .Attr("output_type: {half, bfloat16, float, double}") \
-      .Attr("strides: list(int)")                           \
-      .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")       \
-      .Attr("explicit_paddings: list(int) = []")            \
-      .Attr("data_format: {'NHWC', 'NCHW'} = 'NHWC'")       \
-      .Attr("dilations: list(int) = [1, 1, 1, 1]")
+      .KERAS_ADDER_GEOMETRY
 
 REGISTER_OP("KerasAdder>AdderConv2D")
     .Input("input: T")
@@ -206,6 +234,49 @@ REGISTER_OP("KerasAdder>AdderConv2DBackprop")
     .SetShapeFn(BackpropBothShape)
     .Doc(R"doc(
 Both gradients of AdderConv2D at once, on a CPU for less than the two ops above take.
+)doc");
+
+REGISTER_OP("KerasAdder>FusedAdderConv2D")
+    .Input("input: T")
+    .Input("filter: filter_type")
+    .Input("multiplier: float")
+    .Input("offset: float")
+    .Input("residual: num_residuals * residual_type")
+    .Output("output: output_type")
+    .Attr("T: {float, uint8, int16}")
+    .Attr("filter_type: {float, uint8, int16}")
+    .Attr("residual_type: {float, uint8, int16} = DT_FLOAT")
+    .Attr("output_type: {float, uint8, int16, int32} = DT_FLOAT")
+    .Attr("num_residuals: int >= 0 = 0")
+    .KERAS_ADDER_GEOMETRY.Attr("input_scale: float = 1.0")
+    .Attr("input_zero_point: int = 0")
+    .Attr("residual_scale: float = 1.0")
+    .Attr("residual_zero_point: int = 0")
+    .Attr("lower: float = -inf")
+    .Attr("upper: float = inf")
+    .Attr("output_scale: float = 1.0")
+    .Attr("output_zero_point: int = 0")
+    .SetShapeFn(FusedShape)
+    .Doc(R"doc(
+AdderConv2D of a trained network with all that follows it, in this order, each
+step rounded to float32 by itself:
+
+  x = input; of float inputs and integer filters
+      saturate(round(input * (1 / input_scale)) + input_zero_point)
+  y = -sum |x - filter|, padding being input_zero_point, or 0 of float filters
+  y = y * multiplier + offset
+  y = y + (residual - residual_zero_point) * residual_scale
+  y = min(max(y, lower), upper)
+  output = saturate(round(y * (1 / output_scale)) + output_zero_point)
+
+Sums are exact in int32 if filters are integers, and refused where they may not
+be; round takes halves to even; NaN becomes the lowest integer. Scales and zero
+points are those of integers: floats are not scaled. There is no gradient.
+
+multiplier: of each output channel, or empty: 1.
+offset: of each output channel, or empty: 0.
+residual: none, or one tensor of the output's shape.
+output_type: int32 gives the sum y alone, without anything that follows it.
 )doc");
 
 }  // namespace keras_adder
