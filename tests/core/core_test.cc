@@ -1,7 +1,7 @@
 // The compute core against its reference, without TensorFlow: every instruction
 // set this processor runs, every remainder of every dimension, one thread and
-// several; and how threads work together (threads_test.cc). Built with
-// sanitizers by test_core.py.
+// several; the fused pass (fused_test.cc); and how threads work together
+// (threads_test.cc). Built with sanitizers by test_core.py.
 //
 //     core_test [LAST]    sizes 1 .. LAST in every dimension (default 20)
 
@@ -20,6 +20,7 @@
 #include "core/reference.h"
 #include "core/select_kernels.h"
 #include "core/workspace.h"
+#include "fused_test.h"
 #include "threads_test.h"
 
 namespace keras_adder {
@@ -247,6 +248,10 @@ void CheckCase(const Case& c) {
     const std::string here = where + " " + set->name;
     Check<float>(*set, geometry, 1 + checks % 3, here + " float");
     Check<double>(*set, geometry, 1 + checks % 3, here + " double");
+  }
+  static int turn = 0;
+  for (int i = 0; i < 3; ++i) {
+    CheckFused(geometry, turn++, where, &checks, &failures);
   }
 }
 

@@ -9,8 +9,9 @@ namespace {
 
 // The list: the first that takes a problem is the one that runs it.
 constexpr std::unique_ptr<const Engine> (*kEngines[])(const Problem&) = {
-    MakeNothing,        MakeForward,  MakeFused,
-    MakeInputGradient,  MakeFilterGradient, MakeBackward, MakeSeparateGradients,
+    MakeNothing,           MakeForward,        MakeFused,
+    MakeInputGradient,     MakeFilterGradient, MakeBackward,
+    MakeSeparateGradients,
 };
 
 class ZeroGradients : public Engine {

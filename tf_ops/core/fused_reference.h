@@ -46,8 +46,10 @@ template <typename X, typename F, typename Sum>
 void FusedSums(const Geometry& geometry, const Quantization& quantization,
                const X* x, const F* f, Sum* output) {
   const auto quantized = [&](X value) -> Sum {
-    if constexpr (std::is_same_v<X, F>) return value;
-    else return Quantize<F>(value, quantization);
+    if constexpr (std::is_same_v<X, F>)
+      return value;
+    else
+      return Quantize<F>(value, quantization);
   };
   for (int64_t i = 0; i < geometry.output_size(); ++i) output[i] = 0;
   ForEachPair(geometry, [&](int64_t n, int64_t oh, int64_t ow, int64_t t,
@@ -64,8 +66,8 @@ void FusedSums(const Geometry& geometry, const Quantization& quantization,
 // What becomes of a sum. `channel` is the output's, `residual` that of this
 // very output, or null.
 template <typename R, typename O, typename Sum>
-O FusedOutput(Sum sum, int64_t channel, const R* residual,
-              const Fusion& fusion, const Epilogue& epilogue) {
+O FusedOutput(Sum sum, int64_t channel, const R* residual, const Fusion& fusion,
+              const Epilogue& epilogue) {
   if constexpr (std::is_same_v<O, int32_t>) return sum;
   float y = static_cast<float>(sum);
   if (epilogue.multiplier != nullptr) y = y * epilogue.multiplier[channel];
@@ -73,8 +75,10 @@ O FusedOutput(Sum sum, int64_t channel, const R* residual,
   if (residual != nullptr) y = y + Dequantize(*residual, fusion.residual);
   y = epilogue.lower > y ? epilogue.lower : y;
   y = epilogue.upper < y ? epilogue.upper : y;
-  if constexpr (std::is_same_v<O, float>) return y;
-  else return Quantize<O>(y, fusion.output);
+  if constexpr (std::is_same_v<O, float>)
+    return y;
+  else
+    return Quantize<O>(y, fusion.output);
 }
 
 }  // namespace reference

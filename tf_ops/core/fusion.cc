@@ -7,9 +7,8 @@ namespace keras_adder {
 namespace {
 
 std::string NameOf(DataType type) {
-  static constexpr const char* kNames[] = {"float16", "bfloat16", "float32",
-                                           "float64", "uint8",    "int16",
-                                           "int32"};
+  static constexpr const char* kNames[] = {
+      "float16", "bfloat16", "float32", "float64", "uint8", "int16", "int32"};
   return kNames[static_cast<int>(type)];
 }
 
@@ -28,15 +27,15 @@ Error CheckQuantization(const std::string& name, DataType type,
   }
   // A scale whose reciprocal is not finite divides by nothing.
   if (!(scale > 0) || !std::isfinite(scale) || !std::isfinite(1 / scale)) {
-    return name + "_scale must be positive and finite, and so must be its "
-                  "reciprocal. Received: " +
+    return name +
+           "_scale must be positive and finite, and so must be its "
+           "reciprocal. Received: " +
            name + "_scale=" + std::to_string(scale);
   }
   const IntegerRange range = RangeOf(type);
   if (zero_point < range.lowest || zero_point > range.highest) {
     return name + "_zero_point must be in the range of " + NameOf(type) +
-           ". Received: " + name +
-           "_zero_point=" + std::to_string(zero_point);
+           ". Received: " + name + "_zero_point=" + std::to_string(zero_point);
   }
   return "";
 }

@@ -106,4 +106,26 @@ const KernelSet* SelectKernels(Error* error) {
   return choice.set;
 }
 
+#if defined(__x86_64__)
+namespace {
+
+FusedKernels WithVnni() {
+  FusedKernels kernels = kFusedAvx512;
+  kernels.words = kVnniWords;
+  return kernels;
+}
+
+}  // namespace
+#endif
+
+const FusedKernels& FusedKernelsOf(const KernelSet& set) {
+#if defined(__x86_64__)
+  if (set.fused == &kFusedAvx512 && __builtin_cpu_supports("avx512vnni")) {
+    static const FusedKernels& vnni = *new FusedKernels(WithVnni());
+    return vnni;
+  }
+#endif
+  return *set.fused;
+}
+
 }  // namespace keras_adder

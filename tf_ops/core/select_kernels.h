@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/geometry.h"
+#include "core/kernels/fused_kernels.h"
 #include "core/kernels/kernels.h"
 
 namespace keras_adder {
@@ -20,6 +21,9 @@ std::vector<const KernelSet*> SupportedKernels();
 // KERAS_ADDER_ISA names ("baseline", "avx2", "avx512", "avx512_operand",
 // "neon"). Null, with an error, if it names none that this processor runs.
 const KernelSet* SelectKernels(Error* error);
+
+// Those of a set, and what this processor has beyond it.
+const FusedKernels& FusedKernelsOf(const KernelSet& set);
 
 }  // namespace keras_adder
 

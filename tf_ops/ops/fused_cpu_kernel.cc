@@ -58,8 +58,7 @@ class FusedAdderConv2DOp : public AdderOp {
     try {
       Geometry geometry;
       OP_REQUIRES_OK(context, ReadGeometry(context, &geometry));
-      OP_REQUIRES_OK(context,
-                     AsStatus(CheckSums(geometry, problem_.fusion)));
+      OP_REQUIRES_OK(context, AsStatus(CheckSums(geometry, problem_.fusion)));
       Epilogue epilogue = bounds_;
       Tensors tensors;
       tensors.epilogue = &epilogue;
@@ -94,8 +93,8 @@ class FusedAdderConv2DOp : public AdderOp {
     TF_RETURN_IF_ERROR(ReadQuantization(context, "output", &fusion.output));
     TF_RETURN_IF_ERROR(context->GetAttr("lower", &bounds_.lower));
     TF_RETURN_IF_ERROR(context->GetAttr("upper", &bounds_.upper));
-    TF_RETURN_IF_ERROR(AsStatus(
-        CheckFusion(problem_.type, problem_.output_type, fusion)));
+    TF_RETURN_IF_ERROR(
+        AsStatus(CheckFusion(problem_.type, problem_.output_type, fusion)));
     return CheckBounds();
   }
 
@@ -111,8 +110,7 @@ class FusedAdderConv2DOp : public AdderOp {
                                        const std::string& name,
                                        Quantization* quantization) {
     int64_t zero_point;
-    TF_RETURN_IF_ERROR(
-        context->GetAttr(name + "_scale", &quantization->scale));
+    TF_RETURN_IF_ERROR(context->GetAttr(name + "_scale", &quantization->scale));
     TF_RETURN_IF_ERROR(context->GetAttr(name + "_zero_point", &zero_point));
     quantization->zero_point = static_cast<int32_t>(zero_point);
     if (quantization->zero_point == zero_point) return absl::OkStatus();
@@ -145,8 +143,8 @@ class FusedAdderConv2DOp : public AdderOp {
     tensors->filters = context->input(1).data();
     TF_RETURN_IF_ERROR(ReadChannelValues(context, 2, "multiplier", geometry,
                                          &epilogue->multiplier));
-    TF_RETURN_IF_ERROR(ReadChannelValues(context, 3, "offset", geometry,
-                                         &epilogue->offset));
+    TF_RETURN_IF_ERROR(
+        ReadChannelValues(context, 3, "offset", geometry, &epilogue->offset));
     const TensorShape shape = ShapeOfOutput(geometry);
     if (problem_.fusion.has_residual) {
       if (context->input(4).shape() != shape) {
@@ -193,11 +191,11 @@ class FusedAdderConv2DOp : public AdderOp {
         pool, engine, tensors->filters, context->input(1).TotalBytes());
     if (packed != nullptr) tensors->packed_filters = packed->data();
     Tensor workspace;
-    OP_REQUIRES_OK(context,
-                   context->allocate_temp(
-                       tensorflow::DT_INT8,
-                       TensorShape({engine->workspace_bytes(packed != nullptr)}),
-                       &workspace));
+    OP_REQUIRES_OK(
+        context, context->allocate_temp(
+                     tensorflow::DT_INT8,
+                     TensorShape({engine->workspace_bytes(packed != nullptr)}),
+                     &workspace));
     engine->Run(pool, *tensors, workspace.data());
   }
 

@@ -1,3 +1,4 @@
+#include "core/kernels/fused_kernels.h"
 #include "core/kernels/micro_kernels.h"
 
 namespace keras_adder {
@@ -7,6 +8,7 @@ const KernelSet kAvx2Kernels = {
     {MakeKernels<float, ForwardPixels<5>, 4, 8, 6, false>(),
      MakeKernels<double, ForwardPixels<3>, 2, 8, 6, false>()},
     MakeCopies(ElementTypes()),
+    &kFusedAvx2,
 };
 
 }  // namespace keras_adder

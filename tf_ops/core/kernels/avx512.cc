@@ -1,3 +1,4 @@
+#include "core/kernels/fused_kernels.h"
 #include "core/kernels/micro_kernels.h"
 
 namespace keras_adder {
@@ -11,6 +12,7 @@ constexpr KernelSet Make(const char* name) {
       {MakeKernels<float, Pixels, 16, 16, 8, kOperands>(),
        MakeKernels<double, WidePixels, 12, 16, 8, kOperands>()},
       MakeCopies(ElementTypes()),
+      &kFusedAvx512,
   };
 }
 

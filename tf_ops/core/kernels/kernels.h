@@ -346,10 +346,13 @@ struct CopiesOfTypes<TypeList<T...>> {
   using type = std::tuple<Copies<T>...>;
 };
 
+struct FusedKernels;  // fused_kernels.h
+
 struct KernelSet {
   const char* name;
   std::tuple<Kernels<float>, Kernels<double>> kernels;
   CopiesOfTypes<ElementTypes>::type copies;
+  const FusedKernels* fused;  // see FusedKernelsOf (select_kernels.h)
 };
 
 // The kernels that compute in C, and the copies of tensors of T.

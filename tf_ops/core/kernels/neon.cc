@@ -2,6 +2,7 @@
 // baseline does without, which makes it the test of the portable code.
 #define KERAS_ADDER_NEON 1
 
+#include "core/kernels/fused_kernels.h"
 #include "core/kernels/micro_kernels.h"
 
 namespace keras_adder {
@@ -11,6 +12,7 @@ const KernelSet kNeonKernels = {
     {MakeKernels<float, ForwardPixels<6>, 6, 8, 8, true>(),
      MakeKernels<double, ForwardPixels<2>, 2, 8, 8, true>()},
     MakeCopies(ElementTypes()),
+    &kFusedNeon,
 };
 
 }  // namespace keras_adder

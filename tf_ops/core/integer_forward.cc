@@ -1,0 +1,314 @@
+#include "core/integer_forward.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/tile.h"
+#include "core/workspace.h"
+
+namespace keras_adder {
+namespace internal {
+namespace {
+
+// A tile stays in the second-level cache while all filters pass by.
+constexpr int64_t kTileBytes = 192 << 10;
+
+// Items for each thread, so that one that is late does not matter much.
+constexpr int64_t kItemsPerThread = 4;
+
+// The sums of a panel's filters lie behind it.
+constexpr int64_t kFilterSumsBytes = kLanes * sizeof(int32_t);
+
+// The largest number of rows or images that leaves parts equal, and how many
+// these are.
+void Split(int64_t all, int64_t most, int64_t* part, int64_t* parts) {
+  *parts = CeilDiv(all, most);
+  *part = CeilDiv(all, *parts);
+  *parts = CeilDiv(all, *part);
+}
+
+}  // namespace
+
+IntegerForward::IntegerForward(const Problem& problem,
+                               const FusedKernels& kernels)
+    : layout_(problem.geometry, problem.fusion.filter_type, kernels),
+      fusion_(problem.fusion),
+      kernels_(kernels),
+      tile_(layout_, problem.type, problem.fusion.filter_type,
+            problem.fusion.input, kernels),
+      output_type_(problem.output_type),
+      panels_(ChannelBlocks(problem.geometry.group_out())),
+      panel_bytes_(layout_.steps() * layout_.step_bytes() * kLanes +
+                   kFilterSumsBytes) {
+  ChooseItems(problem.threads);
+  LayOutScratch();
+}
+
+int64_t IntegerForward::panel_lanes(int64_t panel) const {
+  return std::min<int64_t>(kLanes, geometry().group_out() - panel * kLanes);
+}
+
+// Items as large as tiles allow, or smaller ones where threads are idle else.
+void IntegerForward::ChooseItems(int threads) {
+  const int64_t rows = geometry().height.output;
+  int64_t most = rows;
+  while (most > 1 && layout_.TileBytes(most) > kTileBytes) {
+    most = CeilDiv(most, 2);
+  }
+  Split(rows, most, &rows_, &bands_);
+  const int64_t fit =
+      kTileBytes / std::max<int64_t>(1, layout_.TileBytes(rows));
+  Split(geometry().batch, std::clamp<int64_t>(fit, 1, geometry().batch),
+        &images_, &image_parts_);
+  Split(panels_, panels_, &item_panels_, &panel_parts_);
+  if (threads > 1) {
+    while (items() < kItemsPerThread * threads && SplitItems()) {
+    }
+  }
+  threads_ = static_cast<int>(std::min<int64_t>(threads, items()));
+}
+
+// Makes items smaller; false if they cannot be.
+bool IntegerForward::SplitItems() {
+  // Bands of fewer rows would mostly pack what their neighbours pack, too.
+  constexpr int64_t kFewRows = 4;
+  if (images_ > 1) {
+    Split(geometry().batch, CeilDiv(images_, 2), &images_, &image_parts_);
+  } else if (rows_ > kFewRows) {
+    Split(geometry().height.output, CeilDiv(rows_, 2), &rows_, &bands_);
+  } else if (item_panels_ > 1) {
+    Split(panels_, CeilDiv(item_panels_, 2), &item_panels_, &panel_parts_);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+void IntegerForward::LayOutScratch() {
+  int64_t end = 0;
+  const auto place = [&end](int64_t bytes) {
+    const int64_t begin = end;
+    end += RoundUp(bytes, kWorkspaceAlignment);
+    return begin;
+  };
+  const int64_t sources = tile_.Sources(images_, rows_);
+  scratch_.quantized = place(tile_.QuantizedBytes(images_, rows_));
+  scratch_.tile = place(tile_.TileBytes(images_, rows_));
+  scratch_.sources = place(sources * sizeof(uint8_t*));
+  scratch_.pixel_sums = place(
+      tile_.has_pixel_sums() ? sources * layout_.outputs() * sizeof(int32_t)
+                             : 0);
+  scratch_.row_sums = place(tile_.RowSums(rows_) * sizeof(int32_t));
+  scratch_.totals =
+      place(kMaxSources * layout_.outputs() * kLanes * sizeof(int32_t));
+  scratch_.end = PaddedSize(end, 1, threads_);
+}
+
+IntegerForward::Scratch IntegerForward::ScratchAt(uint8_t* memory) const {
+  const auto ints = [memory](int64_t offset) {
+    return reinterpret_cast<int32_t*>(memory + offset);
+  };
+  return {{memory + scratch_.quantized, memory + scratch_.tile,
+           reinterpret_cast<const uint8_t**>(memory + scratch_.sources),
+           ints(scratch_.pixel_sums), ints(scratch_.row_sums)},
+          ints(scratch_.totals)};
+}
+
+int64_t IntegerForward::workspace_bytes(bool filters_are_packed) const {
+  const int64_t filters =
+      filters_are_packed ? 0 : RoundUp(packed_filters_bytes(), 64);
+  return filters + 2 * lanes() * sizeof(float) + threads_ * scratch_.end;
+}
+
+IntegerForward::WorkItem IntegerForward::ItemAt(int64_t index) const {
+  // Neighbours share their filters.
+  const int64_t band = index % bands_;
+  index /= bands_;
+  const int64_t image = index % image_parts_ * images_;
+  index /= image_parts_;
+  const int64_t panel = index % panel_parts_ * item_panels_;
+  WorkItem item;
+  item.outputs.group = index / panel_parts_;
+  item.outputs.first_image = image;
+  item.outputs.images = std::min(images_, geometry().batch - image);
+  item.outputs.first = band * rows_;
+  item.outputs.rows =
+      std::min(rows_, geometry().height.output - item.outputs.first);
+  item.first_panel = panel;
+  item.panels = std::min(item_panels_, panels_ - panel);
+  return item;
+}
+
+template <typename Q>
+void IntegerForward::PackPanel(const Q* filters, int64_t panel,
+                               uint8_t* packed) const {
+  const int64_t group = panel / panels_;
+  const int64_t of_group = panel % panels_;
+  const int64_t first = group * geometry().group_out() + of_group * kLanes;
+  const int64_t elements = layout_.sums.step_elements;
+  auto* to = reinterpret_cast<Q*>(packed);
+  std::memset(packed, 0, panel_bytes_);
+  auto* sums =
+      reinterpret_cast<int32_t*>(packed + panel_bytes_ - kFilterSumsBytes);
+  const int64_t filled = panel_lanes(of_group);
+  for (int64_t step = 0; step < layout_.steps(); ++step) {
+    for (int64_t e = 0; e < elements; ++e) {
+      const int64_t at = layout_.FilterElement(step, e);
+      if (at < 0) continue;
+      for (int64_t lane = 0; lane < filled; ++lane) {
+        const Q value = filters[at + first + lane];
+        to[layout_.sums.positions[lane] * elements + e] = value;
+        if (layout_.sums.maxima) sums[lane] += value;
+      }
+    }
+    to += elements * kLanes;
+  }
+}
+
+void IntegerForward::PackFilters(ThreadPool& pool, const void* filters,
+                                 void* packed) const {
+  auto* bytes = static_cast<uint8_t*>(packed);
+  const auto pack = [&](int64_t panel, int) {
+    uint8_t* to = bytes + panel * panel_bytes_;
+    if (fusion_.filter_type == DataType::kUint8) {
+      PackPanel(static_cast<const uint8_t*>(filters), panel, to);
+    } else {
+      PackPanel(static_cast<const int16_t*>(filters), panel, to);
+    }
+  };
+  RunTasks(pool, threads_, Task{panels_ * geometry().groups, pack});
+}
+
+// A value for each lane of each panel; `none` where there are none at all.
+void IntegerForward::SpreadChannels(const float* values, float none,
+                                    float* spread) const {
+  std::fill_n(spread, lanes(), none);
+  if (values == nullptr) return;
+  const int64_t channels = geometry().group_out();
+  for (int64_t group = 0; group < geometry().groups; ++group) {
+    std::copy_n(values + group * channels, channels,
+                spread + group * panels_ * kLanes);
+  }
+}
+
+void IntegerForward::Run(ThreadPool& pool, const Tensors& tensors,
+                         void* workspace) const {
+  auto* memory = static_cast<uint8_t*>(workspace);
+  const auto* filters = static_cast<const uint8_t*>(tensors.packed_filters);
+  if (filters == nullptr) {
+    PackFilters(pool, tensors.filters, memory);
+    filters = memory;
+    memory += RoundUp(packed_filters_bytes(), kWorkspaceAlignment);
+  }
+  auto* multiplier = reinterpret_cast<float*>(memory);
+  float* offset = multiplier + lanes();
+  uint8_t* scratch = memory + 2 * lanes() * sizeof(float);
+  const Epilogue& epilogue = *tensors.epilogue;
+  SpreadChannels(epilogue.multiplier, 1, multiplier);
+  // To add it changes nothing, not even a negative zero.
+  SpreadChannels(epilogue.offset, -0.0f, offset);
+  const Shared shared = {tensors, filters, multiplier, offset};
+  const auto run = [&](int64_t index, int worker) {
+    RunItem(ItemAt(index), shared, ScratchAt(scratch + worker * scratch_.end));
+  };
+  RunTasks(pool, threads_, Task{items(), run});
+}
+
+void IntegerForward::RunItem(const WorkItem& item, const Shared& shared,
+                             const Scratch& scratch) const {
+  tile_.Pack(item.outputs, shared.tensors.input, scratch.tile);
+  for (int64_t i = 0; i < item.panels; ++i) {
+    RunPanel(item, item.first_panel + i, shared, scratch);
+  }
+}
+
+void IntegerForward::RunPanel(const WorkItem& item, int64_t panel,
+                              const Shared& shared,
+                              const Scratch& scratch) const {
+  const OutputRows& outputs = item.outputs;
+  const int64_t of_all = outputs.group * panels_ + panel;
+  const uint8_t* filters = shared.filters + of_all * panel_bytes_;
+  OutputParams params{};
+  params.totals = scratch.totals;
+  params.factor = layout_.sums.maxima ? 2 : 1;
+  params.filter_sums = reinterpret_cast<const int32_t*>(filters + panel_bytes_ -
+                                                        kFilterSumsBytes);
+  params.multiplier = shared.multiplier + of_all * kLanes;
+  params.offset = shared.offset + of_all * kLanes;
+  params.lower = shared.tensors.epilogue->lower;
+  params.upper = shared.tensors.epilogue->upper;
+  params.residual = fusion_.residual;
+  params.output = fusion_.output;
+  params.pixel_stride = geometry().out_channels;
+  params.lanes = panel_lanes(panel);
+  const int64_t channel =
+      outputs.group * geometry().group_out() + panel * kLanes;
+  const int64_t first_pixel =
+      (outputs.first_image * geometry().height.output + outputs.first) *
+      geometry().width.output;
+  const int64_t first = first_pixel * geometry().out_channels + channel;
+  const int64_t sources = tile_.Sources(outputs.images, outputs.rows);
+  const int64_t chunks = CeilDiv(sources, layout_.sums.max_sources);
+  for (int64_t chunk = 0, done = 0; chunk < chunks; ++chunk) {
+    const int64_t count = CeilDiv(sources - done, chunks - chunk);
+    AddUp(filters, scratch.tile.sources + done, count, scratch.totals);
+    WriteOutputs(done, count, first, shared.tensors, params, scratch);
+    done += count;
+  }
+}
+
+void IntegerForward::AddUp(const uint8_t* filters,
+                           const uint8_t* const* sources, int64_t count,
+                           int32_t* totals) const {
+  bool add = false;
+  for (const StepRun& run : layout_.runs) {
+    layout_.sums.run(
+        static_cast<int>(count),
+        {sources, run.shift, run.step, filters, run.steps, totals, add});
+    filters += run.steps * layout_.step_bytes() * kLanes;
+    add = true;
+  }
+}
+
+// Of sources first_source ...; `first` is where the item's outputs begin, which
+// follow each other: they are all columns of some rows or all rows of images.
+void IntegerForward::WriteOutputs(int64_t first_source, int64_t count,
+                                  int64_t first, const Tensors& tensors,
+                                  OutputParams params,
+                                  const Scratch& scratch) const {
+  const int64_t of_row = layout_.sources_of_row();
+  const int64_t columns = geometry().width.output;
+  const int64_t outputs = layout_.outputs();
+  const auto write =
+      kernels_
+          .outputs[fusion_.has_residual ? TypeIndex(fusion_.residual_type)
+                                        : kNoResidual][TypeIndex(output_type_)];
+  for (int64_t i = 0; i < count;) {
+    // Up to the end of the row, unless rows end where sources do.
+    const int64_t at = (first_source + i) % of_row;
+    const int64_t some =
+        columns % outputs == 0 ? count - i : std::min(count - i, of_row - at);
+    const int64_t row = (first_source + i) / of_row;
+    const int64_t element =
+        first + (row * columns + at * outputs) * params.pixel_stride;
+    OutputParams run = params;
+    run.totals = params.totals + i * outputs * kLanes;
+    run.pixels = columns % outputs == 0
+                     ? some * outputs
+                     : std::min(some * outputs, columns - at * outputs);
+    if (tile_.has_pixel_sums()) {
+      run.pixel_sums = scratch.tile.pixel_sums + (first_source + i) * outputs;
+    }
+    if (tensors.residual != nullptr) {
+      run.residuals = static_cast<const uint8_t*>(tensors.residual) +
+                      element * SizeOf(fusion_.residual_type);
+    }
+    run.outputs =
+        static_cast<uint8_t*>(tensors.output) + element * SizeOf(output_type_);
+    write(run);
+    i += some;
+  }
+}
+
+}  // namespace internal
+}  // namespace keras_adder

@@ -1,0 +1,108 @@
+// The fused pass over integers (fusion.h).
+//
+// A work item is a band of output rows of an image, or whole images, of one
+// group and some panels of filters. It packs its inputs into a tile
+// (integer_tile.h), and makes sums for a panel of filters and a few sources at
+// a time, which become outputs while they are in the first-level cache.
+//
+// Sums are exact, so that no order of terms matters.
+
+#ifndef KERAS_ADDER_CORE_INTEGER_FORWARD_H_
+#define KERAS_ADDER_CORE_INTEGER_FORWARD_H_
+
+#include <cstdint>
+
+#include "core/engine.h"
+#include "core/integer_layout.h"
+#include "core/integer_tile.h"
+#include "core/kernels/fused_kernels.h"
+
+namespace keras_adder {
+namespace internal {
+
+class IntegerForward : public Engine {
+ public:
+  // For NHWC.
+  IntegerForward(const Problem& problem, const FusedKernels& kernels);
+
+  int64_t workspace_bytes(bool filters_are_packed) const override;
+  void Run(ThreadPool& pool, const Tensors& tensors,
+           void* workspace) const override;
+  int64_t packed_filters_bytes() const override {
+    return panels_ * geometry().groups * panel_bytes_;
+  }
+  void PackFilters(ThreadPool& pool, const void* filters,
+                   void* packed) const override;
+
+ private:
+  struct WorkItem {
+    OutputRows outputs;
+    int64_t first_panel, panels;  // of the group
+  };
+
+  // A worker's memory, and how far into it each part begins, in bytes.
+  struct Scratch {
+    TileMemory tile;
+    int32_t* totals;
+  };
+  struct ScratchOffsets {
+    int64_t quantized, tile, sources, pixel_sums, row_sums, totals, end;
+  };
+
+  // What all workers read. Of multipliers and offsets there is one for each
+  // lane of each panel.
+  struct Shared {
+    const Tensors& tensors;
+    const uint8_t* filters;
+    const float* multiplier;
+    const float* offset;
+  };
+
+  // Sources whose outputs follow each other in memory.
+  struct OutputRun {
+    int64_t first_total, pixels;
+  };
+
+  const Geometry& geometry() const { return layout_.geometry; }
+  int64_t panel_lanes(int64_t panel) const;
+  int64_t lanes() const { return panels_ * geometry().groups * kLanes; }
+  void ChooseItems(int threads);
+  bool SplitItems();
+  int64_t items() const {
+    return image_parts_ * bands_ * panel_parts_ * geometry().groups;
+  }
+  void LayOutScratch();
+  WorkItem ItemAt(int64_t index) const;
+  Scratch ScratchAt(uint8_t* memory) const;
+
+  template <typename Q>
+  void PackPanel(const Q* filters, int64_t panel, uint8_t* packed) const;
+  void SpreadChannels(const float* values, float none, float* spread) const;
+  void RunItem(const WorkItem& item, const Shared& shared,
+               const Scratch& scratch) const;
+  void RunPanel(const WorkItem& item, int64_t panel, const Shared& shared,
+                const Scratch& scratch) const;
+  void AddUp(const uint8_t* filters, const uint8_t* const* sources,
+             int64_t count, int32_t* totals) const;
+  void WriteOutputs(int64_t first_source, int64_t count, int64_t first_pixel,
+                    const Tensors& tensors, OutputParams params,
+                    const Scratch& scratch) const;
+
+  const IntegerLayout layout_;
+  const Fusion fusion_;
+  const FusedKernels& kernels_;
+  const IntegerTile tile_;
+  const DataType output_type_;
+  const int64_t panels_;  // of a group
+  const int64_t panel_bytes_;
+  // Of an item, and how many of these there are.
+  int64_t images_, rows_, item_panels_;
+  int64_t image_parts_, bands_, panel_parts_;
+  int threads_ = 1;
+  ScratchOffsets scratch_{};
+};
+
+}  // namespace internal
+}  // namespace keras_adder
+
+#endif  // KERAS_ADDER_CORE_INTEGER_FORWARD_H_

@@ -1,0 +1,78 @@
+#include "core/kernels/fused_outputs.h"
+#include "core/kernels/sums_x86.h"
+
+namespace keras_adder {
+namespace {
+
+// Even and odd filters of a step, four bytes each, twice: for outputs 0 and 1,
+// and for outputs 2 and 3.
+struct DoubledFilters {
+  explicit DoubledFilters(const uint8_t* from) {
+    const __m512 all = _mm512_loadu_ps(from);
+    even = _mm512_castps_si512(_mm512_moveldup_ps(all));
+    odd = _mm512_castps_si512(_mm512_movehdup_ps(all));
+  }
+  __m512i operator[](int v) const { return v == 0 ? even : odd; }
+
+  __m512i even, odd;
+};
+
+// Bytes, four columns of taps of a channel for four outputs at once.
+struct SlidingForm {
+  using Vector = __m512i;
+  using Filters = DoubledFilters;
+  static constexpr int kMaxSourcesOfForm = 8;
+  static constexpr int kStepElements = kSlidingTaps;
+  static constexpr bool kMaxima = false;
+  static constexpr int kOutputs = kSlidingOutputs;
+  static constexpr int kVectors = 2;
+  static constexpr int kFilterBytes = 64;
+  // A step adds 4 * 255 at most to a word.
+  static constexpr int64_t kMaxSteps = 64;
+  static constexpr int PositionOf(int lane) { return lane; }
+
+  static __m512i Zero() { return __m512i{}; }
+  static __m512i Broadcast(const uint8_t* x) { return BroadcastWide(x); }
+  static __m512i Add(__m512i sum, __m512i x, __m512i f) {
+    return AddWords(sum, _mm512_dbsad_epu8(f, x, 0xE4));
+  }
+  // Words are [filter][output], of even filters and of odd ones.
+  static void Flush(const __m512i* sums, int32_t* totals, bool add) {
+    const __m512i low = _mm512_set1_epi64(0xffff);
+    const __m512i high = _mm512_set1_epi64(0xffffll << 32);
+    const __m512i even = sums[0], odd = sums[1];
+    const __m512i odd_output = _mm512_srli_epi64(odd, 16);
+    const __m512i even_output = _mm512_srli_epi64(even, 16);
+    StoreTotals(totals,
+                Or(_mm512_and_si512(even, low),
+                   UpperHalves(_mm512_and_si512(odd, low))),
+                add);
+    StoreTotals(totals + 16,
+                Or(_mm512_and_si512(even_output, low),
+                   UpperHalves(_mm512_and_si512(odd_output, low))),
+                add);
+    StoreTotals(totals + 32,
+                Or(_mm512_and_si512(_mm512_srli_epi64(even, 32), low),
+                   _mm512_and_si512(odd, high)),
+                add);
+    StoreTotals(
+        totals + 48,
+        Or(_mm512_srli_epi64(even, 48), _mm512_and_si512(odd_output, high)),
+        add);
+  }
+};
+
+constexpr FusedKernels Make() {
+  FusedKernels kernels = MakeFusedKernels();
+  kernels.sliding = MakeSums<SlidingForm>();
+  kernels.bytes = MakeSums<SadForm<8>>();
+  kernels.words = MakeSums<MaxWordsForm<12>>();
+  kernels.transpose_bytes = &TransposeBytes;
+  return kernels;
+}
+
+}  // namespace
+
+const FusedKernels kFusedAvx512 = Make();
+
+}  // namespace keras_adder

@@ -1,0 +1,29 @@
+// What every processor of the architecture has: SSE2, or portable code.
+
+#include "core/kernels/fused_outputs.h"
+#if defined(__x86_64__)
+#include "core/kernels/sums_x86.h"
+#else
+#include "core/kernels/sums_portable.h"
+#endif
+
+namespace keras_adder {
+namespace {
+
+constexpr FusedKernels Make() {
+  FusedKernels kernels = MakeFusedKernels();
+#if defined(__x86_64__)
+  kernels.bytes = MakeSums<SadForm<1>>();
+  kernels.words = MakeSums<MaxWordsForm<2>>();
+#else
+  kernels.bytes = MakeSums<PortableForm<uint8_t>>();
+  kernels.words = MakeSums<PortableForm<int16_t>>();
+#endif
+  return kernels;
+}
+
+}  // namespace
+
+const FusedKernels kFusedBaseline = Make();
+
+}  // namespace keras_adder

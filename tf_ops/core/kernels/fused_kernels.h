@@ -1,0 +1,142 @@
+// What an instruction set offers for the fused pass (fusion.h): sums of integer
+// distances, and what becomes of a sum.
+//
+// Sums are made for a panel of filters, kLanes of one group, and a few sources
+// at once. A source is where one output's inputs begin, or those of some
+// neighbouring outputs. Inputs are met step by step, each `step` bytes behind
+// the one before, and so are the filters of a panel:
+//
+//     filters[step][position of a lane][elements that a lane has of a step]
+//
+// Sums are added to totals, which are int32:
+//
+//     totals[source][output of the source][lane]
+
+#ifndef KERAS_ADDER_CORE_KERNELS_FUSED_KERNELS_H_
+#define KERAS_ADDER_CORE_KERNELS_FUSED_KERNELS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/dtype.h"
+#include "core/fusion.h"
+
+namespace keras_adder {
+
+// The most sources that sums are made for at once.
+constexpr int kMaxSources = 16;
+
+struct SumParams {
+  const uint8_t* const* sources;
+  ptrdiff_t shift;  // of the first step, from where sources begin
+  ptrdiff_t step;
+  const uint8_t* filters;
+  int64_t steps;
+  int32_t* totals;
+  bool add;  // to what totals hold; else they are written
+};
+
+// A way to sum distances. Each says what it sums in `totals`:
+//
+//   distances   |x - f|
+//   maxima      max(x, f), of which |x - f| = 2 max(x, f) - x - f
+//
+// A sliding one takes a step for each row of taps and channel, from bytes that
+// lie [row][channel][column]: it meets kSlidingTaps columns of taps for each of
+// kSlidingOutputs neighbouring outputs.
+struct IntegerSums {
+  int max_sources = 0;  // 0: there is none
+  int step_elements;    // of a lane
+  bool maxima;
+  uint8_t positions[16];  // of lanes
+  void (*run)(int sources, const SumParams& params);
+};
+
+constexpr int kSlidingTaps = 4;
+constexpr int kSlidingOutputs = 4;
+
+// Makes outputs of sums, for `pixels` of them and one panel:
+//
+//   distance = factor * total - pixel_sum - filter_sum
+//   y = -distance
+//
+// and so on, as fusion.h says.
+struct OutputParams {
+  const int32_t* totals;
+  int64_t pixels;
+  int32_t factor;
+  const int32_t* pixel_sums;  // null: 0
+  const int32_t* filter_sums;
+  const float* multiplier;
+  const float* offset;
+  float lower, upper;
+  Quantization residual, output;
+  const void* residuals;  // of the first pixel; null if there are none
+  void* outputs;
+  ptrdiff_t pixel_stride;  // elements of both
+  int64_t lanes;           // that have a filter
+};
+
+// The same for sums of floats that have got multiplier and offset already:
+// `values` of them follow each other.
+struct FloatOutputParams {
+  const float* values;
+  int64_t count;
+  float lower, upper;
+  Quantization residual, output;
+  const void* residuals;
+  void* outputs;
+};
+
+// By types: of residuals (those of `kResidualTypes`, the last one meaning that
+// there are none) and of outputs (`kOutputTypes`).
+constexpr int kResidualTypes = 4;
+constexpr int kOutputTypes = 4;
+constexpr int TypeIndex(DataType type) {
+  switch (type) {
+    case DataType::kUint8:
+      return 1;
+    case DataType::kInt16:
+      return 2;
+    case DataType::kInt32:
+      return 3;
+    default:
+      return 0;
+  }
+}
+constexpr int kNoResidual = 3;
+
+struct FusedKernels {
+  IntegerSums sliding;  // of uint8
+  IntegerSums bytes;    // of uint8
+  IntegerSums words;    // of int16
+  void (*outputs[kResidualTypes][kOutputTypes])(const OutputParams& params);
+  void (*float_outputs[kResidualTypes][kOutputTypes])(
+      const FloatOutputParams& params);
+  void (*quantize_bytes)(const float* values, int64_t count,
+                         const Quantization& quantization, uint8_t* result);
+  void (*quantize_words)(const float* values, int64_t count,
+                         const Quantization& quantization, int16_t* result);
+  // result[column][row] = source[row][column], rows and columns being
+  // `source_stride` and `result_stride` bytes apart. Up to seven bytes behind
+  // each of the result's rows become `padding`.
+  void (*transpose_bytes)(const uint8_t* source, int64_t rows, int64_t columns,
+                          ptrdiff_t source_stride, uint8_t* result,
+                          ptrdiff_t result_stride, uint8_t padding);
+  // sums[i] += the sum of rows[0][i], rows[1][i], ...
+  void (*add_rows)(const uint8_t* rows, int64_t count, ptrdiff_t stride,
+                   int64_t columns, int32_t* sums);
+};
+
+extern const FusedKernels kFusedBaseline;
+#if defined(__x86_64__)
+extern const FusedKernels kFusedAvx2;
+extern const FusedKernels kFusedAvx512;
+extern const IntegerSums kVnniWords;  // in place of AVX-512's own
+#elif defined(__aarch64__)
+extern const FusedKernels kFusedNeon;
+#endif
+
+}  // namespace keras_adder
+
+#endif  // KERAS_ADDER_CORE_KERNELS_FUSED_KERNELS_H_
