@@ -31,12 +31,17 @@ void Split(int64_t all, int64_t most, int64_t* part, int64_t* parts) {
 
 IntegerForward::IntegerForward(const Problem& problem,
                                const FusedKernels& kernels)
-    : layout_(problem.geometry, problem.fusion.filter_type, kernels),
+    : layout_(problem.geometry, problem.type, problem.fusion.filter_type,
+              kernels),
       fusion_(problem.fusion),
       kernels_(kernels),
       tile_(layout_, problem.type, problem.fusion.filter_type,
             problem.fusion.input, kernels),
       output_type_(problem.output_type),
+      write_(
+          kernels.outputs[problem.fusion.has_residual
+                              ? TypeIndex(problem.fusion.residual_type)
+                              : kNoResidual][TypeIndex(problem.output_type)]),
       panels_(ChannelBlocks(problem.geometry.group_out())),
       panel_bytes_(layout_.steps() * layout_.step_bytes() * kLanes +
                    kFilterSumsBytes) {
@@ -92,15 +97,15 @@ void IntegerForward::LayOutScratch() {
     return begin;
   };
   const int64_t sources = tile_.Sources(images_, rows_);
-  scratch_.quantized = place(tile_.QuantizedBytes(images_, rows_));
+  scratch_.quantized = place(tile_.QuantizedBytes(rows_));
   scratch_.tile = place(tile_.TileBytes(images_, rows_));
   scratch_.sources = place(sources * sizeof(uint8_t*));
   scratch_.pixel_sums = place(
       tile_.has_pixel_sums() ? sources * layout_.outputs() * sizeof(int32_t)
                              : 0);
   scratch_.row_sums = place(tile_.RowSums(rows_) * sizeof(int32_t));
-  scratch_.totals =
-      place(kMaxSources * layout_.outputs() * kLanes * sizeof(int32_t));
+  scratch_.totals = place(kMaxPanels * kMaxSources * layout_.outputs() *
+                          kLanes * sizeof(int32_t));
   scratch_.end = PaddedSize(end, 1, threads_);
 }
 
@@ -217,22 +222,49 @@ void IntegerForward::Run(ThreadPool& pool, const Tensors& tensors,
 void IntegerForward::RunItem(const WorkItem& item, const Shared& shared,
                              const Scratch& scratch) const {
   tile_.Pack(item.outputs, shared.tensors.input, scratch.tile);
-  for (int64_t i = 0; i < item.panels; ++i) {
-    RunPanel(item, item.first_panel + i, shared, scratch);
+  for (int64_t done = 0; done < item.panels;) {
+    const int64_t some = PanelsAtOnce(item.panels - done);
+    RunPanels(item.outputs, item.first_panel + done, some, shared, scratch);
+    done += some;
   }
 }
 
-void IntegerForward::RunPanel(const WorkItem& item, int64_t panel,
-                              const Shared& shared,
-                              const Scratch& scratch) const {
-  const OutputRows& outputs = item.outputs;
+// As many as there are sums for.
+int64_t IntegerForward::PanelsAtOnce(int64_t panels) const {
+  panels = std::min<int64_t>(panels, kMaxPanels);
+  while (layout_.sums.max_sources[panels - 1] == 0) --panels;
+  return panels;
+}
+
+void IntegerForward::RunPanels(const OutputRows& outputs, int64_t panel,
+                               int64_t panels, const Shared& shared,
+                               const Scratch& scratch) const {
   const int64_t of_all = outputs.group * panels_ + panel;
   const uint8_t* filters = shared.filters + of_all * panel_bytes_;
+  const int64_t sources = tile_.Sources(outputs.images, outputs.rows);
+  const int64_t chunks = CeilDiv(sources, layout_.sums.max_sources[panels - 1]);
+  for (int64_t chunk = 0, done = 0; chunk < chunks; ++chunk) {
+    const int64_t count = CeilDiv(sources - done, chunks - chunk);
+    layout_.sums.run(static_cast<int>(count), static_cast<int>(panels),
+                     {scratch.tile.sources + done, layout_.runs.data(),
+                      static_cast<int64_t>(layout_.runs.size()), layout_.step,
+                      filters, panel_bytes_, scratch.totals});
+    for (int64_t p = 0; p < panels; ++p) {
+      WriteOutputs(outputs, panel + p, done, count,
+                   scratch.totals + p * count * layout_.outputs() * kLanes,
+                   shared, scratch);
+    }
+    done += count;
+  }
+}
+
+OutputParams IntegerForward::ParamsOf(int64_t group, int64_t panel,
+                                      const Shared& shared) const {
+  const int64_t of_all = group * panels_ + panel;
   OutputParams params{};
-  params.totals = scratch.totals;
   params.factor = layout_.sums.maxima ? 2 : 1;
-  params.filter_sums = reinterpret_cast<const int32_t*>(filters + panel_bytes_ -
-                                                        kFilterSumsBytes);
+  params.filter_sums = reinterpret_cast<const int32_t*>(
+      shared.filters + (of_all + 1) * panel_bytes_ - kFilterSumsBytes);
   params.multiplier = shared.multiplier + of_all * kLanes;
   params.offset = shared.offset + of_all * kLanes;
   params.lower = shared.tensors.epilogue->lower;
@@ -241,72 +273,47 @@ void IntegerForward::RunPanel(const WorkItem& item, int64_t panel,
   params.output = fusion_.output;
   params.pixel_stride = geometry().out_channels;
   params.lanes = panel_lanes(panel);
+  return params;
+}
+
+// Of sources first ... first + count - 1 of an item. Its outputs follow each
+// other: they are all columns of some rows, or all rows of images.
+void IntegerForward::WriteOutputs(const OutputRows& outputs, int64_t panel,
+                                  int64_t first, int64_t count,
+                                  const int32_t* totals, const Shared& shared,
+                                  const Scratch& scratch) const {
+  const Tensors& tensors = shared.tensors;
+  const int64_t of_row = layout_.sources_of_row();
+  const int64_t of_source = layout_.outputs();
+  const int64_t columns = geometry().width.output;
+  const int64_t first_row =
+      outputs.first_image * geometry().height.output + outputs.first;
   const int64_t channel =
       outputs.group * geometry().group_out() + panel * kLanes;
-  const int64_t first_pixel =
-      (outputs.first_image * geometry().height.output + outputs.first) *
-      geometry().width.output;
-  const int64_t first = first_pixel * geometry().out_channels + channel;
-  const int64_t sources = tile_.Sources(outputs.images, outputs.rows);
-  const int64_t chunks = CeilDiv(sources, layout_.sums.max_sources);
-  for (int64_t chunk = 0, done = 0; chunk < chunks; ++chunk) {
-    const int64_t count = CeilDiv(sources - done, chunks - chunk);
-    AddUp(filters, scratch.tile.sources + done, count, scratch.totals);
-    WriteOutputs(done, count, first, shared.tensors, params, scratch);
-    done += count;
-  }
-}
-
-void IntegerForward::AddUp(const uint8_t* filters,
-                           const uint8_t* const* sources, int64_t count,
-                           int32_t* totals) const {
-  bool add = false;
-  for (const StepRun& run : layout_.runs) {
-    layout_.sums.run(
-        static_cast<int>(count),
-        {sources, run.shift, run.step, filters, run.steps, totals, add});
-    filters += run.steps * layout_.step_bytes() * kLanes;
-    add = true;
-  }
-}
-
-// Of sources first_source ...; `first` is where the item's outputs begin, which
-// follow each other: they are all columns of some rows or all rows of images.
-void IntegerForward::WriteOutputs(int64_t first_source, int64_t count,
-                                  int64_t first, const Tensors& tensors,
-                                  OutputParams params,
-                                  const Scratch& scratch) const {
-  const int64_t of_row = layout_.sources_of_row();
-  const int64_t columns = geometry().width.output;
-  const int64_t outputs = layout_.outputs();
-  const auto write =
-      kernels_
-          .outputs[fusion_.has_residual ? TypeIndex(fusion_.residual_type)
-                                        : kNoResidual][TypeIndex(output_type_)];
+  OutputParams params = ParamsOf(outputs.group, panel, shared);
   for (int64_t i = 0; i < count;) {
-    // Up to the end of the row, unless rows end where sources do.
-    const int64_t at = (first_source + i) % of_row;
-    const int64_t some =
-        columns % outputs == 0 ? count - i : std::min(count - i, of_row - at);
-    const int64_t row = (first_source + i) / of_row;
+    const int64_t row = (first + i) / of_row;
+    const int64_t column = (first + i) % of_row * of_source;
+    // Sources of other rows follow where rows end with a source.
+    const bool all = columns % of_source == 0;
+    const int64_t pixels =
+        all ? (count - i) * of_source
+            : std::min((count - i) * of_source, columns - column);
     const int64_t element =
-        first + (row * columns + at * outputs) * params.pixel_stride;
-    OutputParams run = params;
-    run.totals = params.totals + i * outputs * kLanes;
-    run.pixels = columns % outputs == 0
-                     ? some * outputs
-                     : std::min(some * outputs, columns - at * outputs);
+        ((first_row + row) * columns + column) * params.pixel_stride + channel;
+    params.totals = totals + i * of_source * kLanes;
+    params.pixels = pixels;
     if (tile_.has_pixel_sums()) {
-      run.pixel_sums = scratch.tile.pixel_sums + (first_source + i) * outputs;
+      params.pixel_sums = scratch.tile.pixel_sums + (first + i) * of_source;
     }
     if (tensors.residual != nullptr) {
-      run.residuals = static_cast<const uint8_t*>(tensors.residual) +
-                      element * SizeOf(fusion_.residual_type);
+      params.residuals = static_cast<const uint8_t*>(tensors.residual) +
+                         element * SizeOf(fusion_.residual_type);
     }
-    run.outputs =
+    params.outputs =
         static_cast<uint8_t*>(tensors.output) + element * SizeOf(output_type_);
-    write(run);
-    i += some;
+    write_(params);
+    i += CeilDiv(pixels, of_source);
   }
 }
 

@@ -58,11 +58,6 @@ class IntegerForward : public Engine {
     const float* offset;
   };
 
-  // Sources whose outputs follow each other in memory.
-  struct OutputRun {
-    int64_t first_total, pixels;
-  };
-
   const Geometry& geometry() const { return layout_.geometry; }
   int64_t panel_lanes(int64_t panel) const;
   int64_t lanes() const { return panels_ * geometry().groups * kLanes; }
@@ -80,12 +75,13 @@ class IntegerForward : public Engine {
   void SpreadChannels(const float* values, float none, float* spread) const;
   void RunItem(const WorkItem& item, const Shared& shared,
                const Scratch& scratch) const;
-  void RunPanel(const WorkItem& item, int64_t panel, const Shared& shared,
-                const Scratch& scratch) const;
-  void AddUp(const uint8_t* filters, const uint8_t* const* sources,
-             int64_t count, int32_t* totals) const;
-  void WriteOutputs(int64_t first_source, int64_t count, int64_t first_pixel,
-                    const Tensors& tensors, OutputParams params,
+  int64_t PanelsAtOnce(int64_t panels) const;
+  void RunPanels(const OutputRows& outputs, int64_t panel, int64_t panels,
+                 const Shared& shared, const Scratch& scratch) const;
+  OutputParams ParamsOf(int64_t group, int64_t panel,
+                        const Shared& shared) const;
+  void WriteOutputs(const OutputRows& outputs, int64_t panel, int64_t first,
+                    int64_t count, const int32_t* totals, const Shared& shared,
                     const Scratch& scratch) const;
 
   const IntegerLayout layout_;
@@ -93,6 +89,7 @@ class IntegerForward : public Engine {
   const FusedKernels& kernels_;
   const IntegerTile tile_;
   const DataType output_type_;
+  void (*const write_)(const OutputParams& params);
   const int64_t panels_;  // of a group
   const int64_t panel_bytes_;
   // Of an item, and how many of these there are.

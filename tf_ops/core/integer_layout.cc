@@ -11,37 +11,78 @@ namespace {
 bool Slides(const Geometry& geometry, DataType type,
             const FusedKernels& kernels) {
   const Axis& width = geometry.width;
-  return type == DataType::kUint8 && kernels.sliding.max_sources > 0 &&
+  return type == DataType::kUint8 && kernels.sliding.max_sources[0] > 0 &&
          width.kernel >= 3 && width.stride == 1 && width.dilation == 1;
 }
 
 }  // namespace
 
-IntegerLayout::IntegerLayout(const Geometry& all, DataType type,
-                             const FusedKernels& kernels)
+IntegerLayout::IntegerLayout(const Geometry& all, DataType input_type,
+                             DataType filter_type, const FusedKernels& kernels)
     : geometry(all),
-      sliding(Slides(all, type, kernels)),
-      sums(sliding                    ? kernels.sliding
-           : type == DataType::kUint8 ? kernels.bytes
-                                      : kernels.words),
-      element_bytes(SizeOf(type)) {
+      sums(Slides(all, filter_type, kernels) ? kernels.sliding
+           : filter_type == DataType::kUint8 ? kernels.bytes
+                                             : kernels.words),
+      kind(Slides(all, filter_type, kernels)          ? kSliding
+           : all.group_in() % sums.step_elements == 0 ? kDirect
+                                                      : kIm2row),
+      element_bytes(SizeOf(filter_type)),
+      in_place(kind == kDirect && input_type == filter_type && !MeetsPadding()),
+      pitch(steps() * step_bytes()),
+      pixel_bytes(geometry.group_in() * element_bytes),
+      step(step_bytes()) {
+  if (kind == kSliding) {
+    Slide();
+  } else if (kind == kDirect) {
+    LieDirectly();
+  } else {
+    runs.push_back({0, steps()});
+  }
+}
+
+bool IntegerLayout::MeetsPadding() const {
+  const auto meets = [](const Axis& axis) {
+    return axis.pad_before > 0 ||
+           axis.Position(axis.output - 1, axis.kernel - 1) >= axis.input;
+  };
+  return meets(geometry.height) || meets(geometry.width);
+}
+
+void IntegerLayout::Slide() {
   const Axis& height = geometry.height;
   const Axis& width = geometry.width;
-  if (!sliding) {
-    pitch = steps() * step_bytes();
-    runs.push_back({0, step_bytes(), steps()});
-    return;
-  }
+  const int64_t channels = geometry.group_in();
   // The last source's last step reads eight bytes; transposing writes whole
   // groups of eight columns.
   pitch = std::max(RoundUp(width.output, kSlidingOutputs) + sliding_columns(),
                    width.pad_before + RoundUp(width.input, 8));
-  const int64_t channels = geometry.group_in();
+  step = pitch;
   const bool in_one = height.dilation == 1;
   for (int64_t column = 0; column < sliding_columns(); column += kSlidingTaps) {
     for (int64_t row = 0; row < (in_one ? 1 : height.kernel); ++row) {
-      runs.push_back({column + row * height.dilation * channels * pitch, pitch,
+      runs.push_back({column + row * height.dilation * channels * pitch,
                       (in_one ? height.kernel : 1) * channels});
+    }
+  }
+}
+
+void IntegerLayout::LieDirectly() {
+  const Axis& width = geometry.width;
+  const int64_t channel_bytes = pixel_bytes;
+  int64_t columns = input_columns();
+  if (in_place) {
+    pixel_bytes = geometry.in_channels * element_bytes;
+    columns = width.input;
+  }
+  pitch = columns * pixel_bytes;
+  // Columns of taps that are neighbours are in one run.
+  const bool in_one = width.dilation == 1 && pixel_bytes == channel_bytes;
+  for (int64_t i = 0; i < geometry.height.kernel; ++i) {
+    for (int64_t j = 0; j < (in_one ? 1 : width.kernel); ++j) {
+      runs.push_back(
+          {i * geometry.height.dilation * pitch +
+               j * width.dilation * pixel_bytes,
+           (in_one ? width.kernel : 1) * channel_bytes / step_bytes()});
     }
   }
 }
@@ -51,7 +92,7 @@ int64_t IntegerLayout::sliding_columns() const {
 }
 
 int64_t IntegerLayout::steps() const {
-  if (sliding) {
+  if (kind == kSliding) {
     return sliding_columns() / kSlidingTaps * geometry.height.kernel *
            geometry.group_in();
   }
@@ -62,7 +103,7 @@ int64_t IntegerLayout::steps() const {
 int64_t IntegerLayout::FilterElement(int64_t step, int64_t element) const {
   const int64_t channels = geometry.group_in();
   int64_t index = step * sums.step_elements + element;
-  if (sliding) {
+  if (kind == kSliding) {
     const int64_t rows = geometry.height.kernel;
     const int64_t channel = step % channels;
     const int64_t row = step / channels % rows;
@@ -76,8 +117,14 @@ int64_t IntegerLayout::FilterElement(int64_t step, int64_t element) const {
 }
 
 int64_t IntegerLayout::TileBytes(int64_t rows) const {
-  if (sliding) return InputRows(rows) * geometry.group_in() * pitch;
-  return rows * geometry.width.output * pitch;
+  switch (kind) {
+    case kSliding:
+      return InputRows(rows) * geometry.group_in() * pitch;
+    case kDirect:
+      return InputRows(rows) * pitch;
+    default:
+      return rows * geometry.width.output * pitch;
+  }
 }
 
 }  // namespace internal

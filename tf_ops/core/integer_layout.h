@@ -1,17 +1,17 @@
 // How the terms of an integer sum are laid out, inputs and filters alike: in
-// steps, each of some elements a lane (kernels/fused_kernels.h). Two ways:
+// steps, each of some elements a lane (kernels/fused_kernels.h). Three ways:
 //
-//   sliding  A step is a row of taps, a channel and four neighbouring columns
-//            of taps, for four neighbouring outputs. Inputs lie
-//            [row][channel][column]. It suits filters of three and more
-//            columns, without horizontal stride or dilation.
-//   window   A step is some neighbours of what a window of taps sees, which
-//            lies [tap row][tap column][channel], as filters do. Everything
-//            else.
+//   kSliding  [row][channel][column]: a step is a row of taps, a channel and
+//             four neighbouring columns of taps, for four neighbouring outputs.
+//             For filters of three and more columns, without horizontal stride
+//             or dilation, where there are sums for it.
+//   kDirect   [row][column][channel], as in the tensor, with padding around it:
+//             a step is some channels of a tap. For channels that fill steps.
+//   kIm2row   [output][tap][channel]: a step is some neighbours of those, with
+//             zeros behind the last. For all others.
 //
-// Where taps or channels end amid a step, filters are 0. In a window inputs
-// are, too; a sliding step meets columns that its filters do not have, and adds
-// what these hold: |x - 0|. That is the `excess` of an output, to be taken off.
+// A sliding step meets columns that its filters do not have, where these are
+// zero: it adds what inputs hold there, |x - 0|. That is an output's `excess`.
 
 #ifndef KERAS_ADDER_CORE_INTEGER_LAYOUT_H_
 #define KERAS_ADDER_CORE_INTEGER_LAYOUT_H_
@@ -26,17 +26,12 @@
 namespace keras_adder {
 namespace internal {
 
-// Steps that follow each other at one distance.
-struct StepRun {
-  ptrdiff_t shift;  // of the first, from where sources begin, in bytes
-  ptrdiff_t step;   // in bytes
-  int64_t steps;
-};
-
 struct IntegerLayout {
-  // The best of what `kernels` have. `type` is that of filters.
-  IntegerLayout(const Geometry& geometry, DataType type,
-                const FusedKernels& kernels);
+  enum Kind { kSliding, kDirect, kIm2row };
+
+  // The best of what `kernels` have, for NHWC.
+  IntegerLayout(const Geometry& geometry, DataType input_type,
+                DataType filter_type, const FusedKernels& kernels);
 
   // Where in a filter an element of a step is: the index of its first output
   // channel, negative if the filter ends before.
@@ -45,31 +40,43 @@ struct IntegerLayout {
   int64_t steps() const;
   int64_t step_bytes() const { return sums.step_elements * element_bytes; }
   // Outputs of a source.
-  int64_t outputs() const { return sliding ? kSlidingOutputs : 1; }
+  int64_t outputs() const { return kind == kSliding ? kSlidingOutputs : 1; }
   int64_t sources_of_row() const {
     return (geometry.width.output + outputs() - 1) / outputs();
   }
-  // Columns of taps that sliding steps take.
+  // Columns of taps that sliding steps take, and how many filters have not.
   int64_t sliding_columns() const;
   int64_t excess_columns() const {
-    return sliding ? sliding_columns() - geometry.width.kernel : 0;
+    return kind == kSliding ? sliding_columns() - geometry.width.kernel : 0;
   }
-  // Rows of the input that so many rows of outputs meet, padding included.
-  int64_t InputRows(int64_t rows) const {
-    const Axis& height = geometry.height;
-    return (rows - 1) * height.stride + (height.kernel - 1) * height.dilation +
-           1;
+  // Rows of the input that so many rows of outputs meet, padding included, and
+  // the same of columns.
+  int64_t InputRows(int64_t rows) const { return Met(geometry.height, rows); }
+  int64_t input_columns() const {
+    return Met(geometry.width, geometry.width.output);
   }
   // Bytes of a tile for so many rows of an image's outputs.
   int64_t TileBytes(int64_t rows) const;
 
   Geometry geometry;
-  bool sliding;
   IntegerSums sums;
+  Kind kind;
   int64_t element_bytes;
-  // Of a sliding tile, a row of a channel; of another, a window. In bytes.
+  bool in_place;  // a direct one that is the tensor itself
+  // From a row to the next: of a sliding tile's channel, of a direct tile's
+  // image, or from one output to the next of im2row. In bytes.
   int64_t pitch;
+  int64_t pixel_bytes;  // from a pixel to the next of a direct tile
+  ptrdiff_t step;       // from a step to the next of a run
   std::vector<StepRun> runs;
+
+ private:
+  static int64_t Met(const Axis& axis, int64_t outputs) {
+    return (outputs - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1;
+  }
+  bool MeetsPadding() const;
+  void Slide();
+  void LieDirectly();
 };
 
 }  // namespace internal

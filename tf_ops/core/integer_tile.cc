@@ -16,35 +16,30 @@ IntegerTile::IntegerTile(const IntegerLayout& layout, DataType input_type,
       input_type_(input_type),
       filter_type_(filter_type),
       quantization_(quantization),
-      kernels_(kernels),
-      quantizes_(input_type != filter_type),
-      in_place_(ReadsInPlace()) {}
+      kernels_(kernels) {}
 
-// Windows of one tap are pixels, if they need no zeros behind them.
-bool IntegerTile::ReadsInPlace() const {
-  const auto inside = [](const Axis& axis) {
-    return axis.kernel == 1 && axis.pad_before == 0 &&
-           axis.Position(axis.output - 1, 0) < axis.input;
-  };
-  return inside(geometry_.height) && inside(geometry_.width) &&
-         geometry_.group_in() % layout_.sums.step_elements == 0;
-}
-
-int64_t IntegerTile::QuantizedBytes(int64_t images, int64_t rows) const {
-  if (!quantizes_) return 0;
+// A direct tile is quantized while it is copied.
+int64_t IntegerTile::QuantizedBytes(int64_t rows) const {
+  if (input_type_ == filter_type_ || layout_.kind == IntegerLayout::kDirect) {
+    return 0;
+  }
   const int64_t input_rows =
       std::min(layout_.InputRows(rows), geometry_.height.input);
-  return images * input_rows * geometry_.width.input * geometry_.group_in() *
+  return input_rows * geometry_.width.input * geometry_.group_in() *
          layout_.element_bytes;
 }
 
-int64_t IntegerTile::TileBytes(int64_t images, int64_t rows) const {
-  return in_place_ ? 0 : images * layout_.TileBytes(rows);
-}
-
 int64_t IntegerTile::RowSums(int64_t rows) const {
-  return layout_.excess_columns() > 0 ? layout_.InputRows(rows) * layout_.pitch
-                                      : 0;
+  if (!has_pixel_sums()) return 0;
+  switch (layout_.kind) {
+    case IntegerLayout::kSliding:
+      return layout_.InputRows(rows) * layout_.pitch;
+    case IntegerLayout::kDirect:
+      return layout_.InputRows(rows) * geometry_.width.output +
+             layout_.input_columns();
+    default:
+      return 0;
+  }
 }
 
 void IntegerTile::Pack(const OutputRows& outputs, const void* input,
@@ -52,53 +47,56 @@ void IntegerTile::Pack(const OutputRows& outputs, const void* input,
   TileMemory of_image = memory;
   const int64_t sources = Sources(1, outputs.rows);
   for (int64_t i = 0; i < outputs.images; ++i) {
-    const Pixels pixels =
-        PixelsOf(outputs, outputs.first_image + i, input, of_image.quantized);
-    if (layout_.sliding) {
-      PackSliding(outputs, pixels, of_image);
-    } else {
-      PackWindows(outputs, pixels, of_image);
+    const Pixels pixels = PixelsOf(outputs, outputs.first_image + i, input);
+    switch (layout_.kind) {
+      case IntegerLayout::kSliding:
+        PackSliding(outputs, Quantized(outputs, pixels, memory.quantized),
+                    of_image);
+        break;
+      case IntegerLayout::kDirect:
+        PackDirect(outputs, pixels, of_image);
+        break;
+      case IntegerLayout::kIm2row:
+        PackIm2row(outputs, Quantized(outputs, pixels, memory.quantized),
+                   of_image);
     }
-    of_image.quantized += QuantizedBytes(1, outputs.rows);
     of_image.tile += TileBytes(1, outputs.rows);
     of_image.sources += sources;
     of_image.pixel_sums += sources * layout_.outputs();
   }
 }
 
-IntegerTile::InputRows IntegerTile::RowsOf(const OutputRows& outputs) const {
-  const int64_t first = geometry_.height.Position(outputs.first, 0);
-  const int64_t end = first + layout_.InputRows(outputs.rows);
-  const int64_t rows = geometry_.height.input;
-  return {std::clamp<int64_t>(first, 0, rows),
-          std::clamp<int64_t>(end, 0, rows)};
-}
-
 IntegerTile::Pixels IntegerTile::PixelsOf(const OutputRows& outputs,
-                                          int64_t image, const void* input,
-                                          uint8_t* quantized) const {
-  const int64_t columns = geometry_.width.input;
-  const int64_t channels = geometry_.group_in();
-  const int64_t all_channels = geometry_.in_channels;
+                                          int64_t image,
+                                          const void* input) const {
   const int64_t element = SizeOf(input_type_);
-  const auto* first =
-      static_cast<const uint8_t*>(input) +
-      (image * geometry_.input_strides.batch + outputs.group * channels) *
-          element;
-  const int64_t row_stride = columns * all_channels * element;
-  if (!quantizes_) return {first, row_stride, all_channels * element};
-  const int64_t pixel_bytes = channels * layout_.element_bytes;
-  const InputRows rows = RowsOf(outputs);
-  for (int64_t row = rows.first; row < rows.end; ++row) {
-    Quantize(reinterpret_cast<const float*>(first + row * row_stride), columns,
-             quantized + (row - rows.first) * columns * pixel_bytes);
-  }
-  return {quantized - rows.first * columns * pixel_bytes, columns * pixel_bytes,
-          pixel_bytes};
+  const int64_t pixel_bytes = geometry_.in_channels * element;
+  return {static_cast<const uint8_t*>(input) +
+              (image * geometry_.input_strides.batch +
+               outputs.group * geometry_.group_in()) *
+                  element,
+          geometry_.width.input * pixel_bytes, pixel_bytes};
 }
 
-void IntegerTile::Quantize(const float* from, int64_t pixels,
-                           uint8_t* to) const {
+IntegerTile::Pixels IntegerTile::Quantized(const OutputRows& outputs,
+                                           const Pixels& pixels,
+                                           uint8_t* memory) const {
+  if (input_type_ == filter_type_) return pixels;
+  const int64_t pixel_bytes = geometry_.group_in() * layout_.element_bytes;
+  const int64_t row_bytes = geometry_.width.input * pixel_bytes;
+  const int64_t above = geometry_.height.Position(outputs.first, 0);
+  const int64_t below = above + layout_.InputRows(outputs.rows);
+  const int64_t first = std::max<int64_t>(above, 0);
+  for (int64_t row = first; row < std::min(below, geometry_.height.input);
+       ++row) {
+    QuantizePixels(pixels.at(row, 0), geometry_.width.input,
+                   memory + (row - first) * row_bytes);
+  }
+  return {memory - first * row_bytes, row_bytes, pixel_bytes};
+}
+
+void IntegerTile::QuantizePixels(const uint8_t* from, int64_t pixels,
+                                 uint8_t* to) const {
   const int64_t channels = geometry_.group_in();
   const auto quantize = [&](const float* values, int64_t count,
                             uint8_t* result) {
@@ -109,9 +107,10 @@ void IntegerTile::Quantize(const float* from, int64_t pixels,
                               reinterpret_cast<int16_t*>(result));
     }
   };
-  if (geometry_.groups == 1) return quantize(from, pixels * channels, to);
+  const auto* values = reinterpret_cast<const float*>(from);
+  if (geometry_.groups == 1) return quantize(values, pixels * channels, to);
   for (int64_t i = 0; i < pixels; ++i) {
-    quantize(from + i * geometry_.in_channels, channels,
+    quantize(values + i * geometry_.in_channels, channels,
              to + i * channels * layout_.element_bytes);
   }
 }
@@ -137,9 +136,8 @@ void IntegerTile::PackSliding(const OutputRows& outputs, const Pixels& pixels,
     FillPadding(to, channels * pitch);
     const int64_t input_row = first + row;
     if (input_row < 0 || input_row >= geometry_.height.input) continue;
-    kernels_.transpose_bytes(pixels.first + input_row * pixels.row_stride,
-                             width.input, channels, pixels.pixel_stride,
-                             to + width.pad_before, pitch,
+    kernels_.transpose_bytes(pixels.at(input_row, 0), width.input, channels,
+                             pixels.pixel_bytes, to + width.pad_before, pitch,
                              static_cast<uint8_t>(quantization_.zero_point));
   }
   const uint8_t** source = memory.sources;
@@ -149,7 +147,7 @@ void IntegerTile::PackSliding(const OutputRows& outputs, const Pixels& pixels,
       *source++ = memory.tile + row * row_bytes + i * kSlidingOutputs;
     }
   }
-  if (layout_.excess_columns() > 0) SumExcess(outputs.rows, memory);
+  if (has_pixel_sums()) SumExcess(outputs.rows, memory);
 }
 
 // What the columns that filters do not have add to each output.
@@ -179,42 +177,135 @@ void IntegerTile::SumExcess(int64_t rows, const TileMemory& memory) const {
   }
 }
 
-void IntegerTile::PackWindows(const OutputRows& outputs, const Pixels& pixels,
-                              const TileMemory& memory) const {
-  const int64_t columns = geometry_.width.output;
-  for (int64_t i = 0; i < outputs.rows * columns; ++i) {
-    const int64_t row =
-        geometry_.height.Position(outputs.first + i / columns, 0);
-    const int64_t column = geometry_.width.Position(i % columns, 0);
-    const uint8_t* window =
-        pixels.first + row * pixels.row_stride + column * pixels.pixel_stride;
-    if (!in_place_) {
-      uint8_t* packed = memory.tile + i * layout_.pitch;
-      PackWindow(pixels, row, column, packed);
-      window = packed;
+void IntegerTile::PackDirect(const OutputRows& outputs, const Pixels& pixels,
+                             const TileMemory& memory) const {
+  const int64_t top = geometry_.height.Position(outputs.first, 0);
+  const uint8_t* first = memory.tile;
+  if (layout_.in_place) {
+    first = pixels.at(top, 0);
+  } else {
+    for (int64_t row = 0; row < layout_.InputRows(outputs.rows); ++row) {
+      CopyPixels(pixels, top + row, memory.tile + row * layout_.pitch);
     }
-    memory.sources[i] = window;
-    if (layout_.sums.maxima) memory.pixel_sums[i] = SumOfWindow(window);
+  }
+  const uint8_t** source = memory.sources;
+  for (int64_t row = 0; row < outputs.rows; ++row) {
+    const uint8_t* from = first + row * geometry_.height.stride * layout_.pitch;
+    for (int64_t i = 0; i < geometry_.width.output; ++i) {
+      *source++ = from + i * geometry_.width.stride * layout_.pixel_bytes;
+    }
+  }
+  if (has_pixel_sums()) SumWindows(outputs.rows, first, memory);
+}
+
+// A row of a direct tile, with the padding on its sides.
+void IntegerTile::CopyPixels(const Pixels& pixels, int64_t row,
+                             uint8_t* to) const {
+  const Axis& width = geometry_.width;
+  const int64_t channels = geometry_.group_in();
+  const int64_t columns = layout_.input_columns();
+  if (row < 0 || row >= geometry_.height.input) {
+    return FillPadding(to, columns * channels);
+  }
+  const int64_t before = std::min(width.pad_before, columns);
+  const int64_t inside = std::min(columns - before, width.input);
+  FillPadding(to, before * channels);
+  to += before * layout_.pixel_bytes;
+  const uint8_t* from = pixels.at(row, 0);
+  if (input_type_ != filter_type_) {
+    QuantizePixels(from, inside, to);
+  } else if (pixels.pixel_bytes == layout_.pixel_bytes) {
+    std::memcpy(to, from, inside * layout_.pixel_bytes);
+  } else {
+    for (int64_t i = 0; i < inside; ++i) {
+      std::memcpy(to + i * layout_.pixel_bytes, from + i * pixels.pixel_bytes,
+                  layout_.pixel_bytes);
+    }
+  }
+  FillPadding(to + inside * layout_.pixel_bytes,
+              (columns - before - inside) * channels);
+}
+
+// What each output's inputs add up to: first along rows, then along columns.
+void IntegerTile::SumWindows(int64_t rows, const uint8_t* first,
+                             const TileMemory& memory) const {
+  const Axis& height = geometry_.height;
+  const int64_t columns = geometry_.width.output;
+  const int64_t input_rows = layout_.InputRows(rows);
+  int32_t* const channel_sums = memory.row_sums + input_rows * columns;
+  for (int64_t row = 0; row < input_rows; ++row) {
+    SumRow(first + row * layout_.pitch, channel_sums,
+           memory.row_sums + row * columns);
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    int32_t* sums = memory.pixel_sums + row * columns;
+    for (int64_t tap = 0; tap < height.kernel; ++tap) {
+      const int32_t* from =
+          memory.row_sums +
+          (row * height.stride + tap * height.dilation) * columns;
+      for (int64_t i = 0; i < columns; ++i) {
+        sums[i] = (tap == 0 ? 0 : sums[i]) + from[i];
+      }
+    }
   }
 }
 
+// What the taps of a row of each output add up to.
+void IntegerTile::SumRow(const uint8_t* pixels, int32_t* channel_sums,
+                         int32_t* sums) const {
+  const Axis& width = geometry_.width;
+  const auto sum = filter_type_ == DataType::kUint8 ? kernels_.sum_bytes
+                                                    : kernels_.sum_words;
+  sum(pixels, layout_.input_columns(), layout_.pixel_bytes,
+      geometry_.group_in(), channel_sums);
+  for (int64_t tap = 0; tap < width.kernel; ++tap) {
+    const int32_t* from = channel_sums + tap * width.dilation;
+    if (width.stride == 1) {
+      for (int64_t i = 0; i < width.output; ++i) {
+        sums[i] = (tap == 0 ? 0 : sums[i]) + from[i];
+      }
+    } else {
+      for (int64_t i = 0; i < width.output; ++i) {
+        sums[i] = (tap == 0 ? 0 : sums[i]) + from[i * width.stride];
+      }
+    }
+  }
+}
+
+void IntegerTile::PackIm2row(const OutputRows& outputs, const Pixels& pixels,
+                             const TileMemory& memory) const {
+  const int64_t columns = geometry_.width.output;
+  for (int64_t i = 0; i < outputs.rows * columns; ++i) {
+    uint8_t* window = memory.tile + i * layout_.pitch;
+    PackWindow(pixels,
+               geometry_.height.Position(outputs.first + i / columns, 0),
+               geometry_.width.Position(i % columns, 0), window);
+    memory.sources[i] = window;
+  }
+  if (!has_pixel_sums()) return;
+  const auto sum = filter_type_ == DataType::kUint8 ? kernels_.sum_bytes
+                                                    : kernels_.sum_words;
+  sum(memory.tile, outputs.rows * columns, layout_.pitch,
+      layout_.pitch / layout_.element_bytes, memory.pixel_sums);
+}
+
+// What a window of taps sees whose first tap lies at a row and column.
 void IntegerTile::PackWindow(const Pixels& pixels, int64_t row, int64_t column,
                              uint8_t* window) const {
   const Axis& height = geometry_.height;
   const Axis& width = geometry_.width;
   const int64_t channels = geometry_.group_in();
-  const int64_t pixel_bytes = channels * layout_.element_bytes;
+  const int64_t tap_bytes = channels * layout_.element_bytes;
   // Neighbours in the image that are neighbours in the window.
-  const bool runs = width.dilation == 1 && pixels.pixel_stride == pixel_bytes;
+  const bool runs = width.dilation == 1 && pixels.pixel_bytes == tap_bytes;
   uint8_t* to = window;
   for (int64_t i = 0; i < height.kernel; ++i) {
     const int64_t h = row + i * height.dilation;
     if (h < 0 || h >= height.input) {
       FillPadding(to, width.kernel * channels);
-      to += width.kernel * pixel_bytes;
+      to += width.kernel * tap_bytes;
       continue;
     }
-    const uint8_t* from = pixels.first + h * pixels.row_stride;
     for (int64_t j = 0; j < width.kernel;) {
       const int64_t w = column + j * width.dilation;
       int64_t taps = 1;
@@ -222,20 +313,13 @@ void IntegerTile::PackWindow(const Pixels& pixels, int64_t row, int64_t column,
         FillPadding(to, channels);
       } else {
         if (runs) taps = std::min(width.kernel - j, width.input - w);
-        std::memcpy(to, from + w * pixels.pixel_stride, taps * pixel_bytes);
+        std::memcpy(to, pixels.at(h, w), taps * tap_bytes);
       }
-      to += taps * pixel_bytes;
+      to += taps * tap_bytes;
       j += taps;
     }
   }
   std::memset(to, 0, window + layout_.pitch - to);
-}
-
-int32_t IntegerTile::SumOfWindow(const uint8_t* window) const {
-  const auto* words = reinterpret_cast<const int16_t*>(window);
-  int32_t sum = 0;
-  for (int64_t i = 0; i < layout_.pitch / 2; ++i) sum += words[i];
-  return sum;
 }
 
 }  // namespace internal

@@ -22,7 +22,7 @@ std::vector<const KernelSet*> SupportedKernels();
 // "neon"). Null, with an error, if it names none that this processor runs.
 const KernelSet* SelectKernels(Error* error);
 
-// Those of a set, and what this processor has beyond it.
+// Those of a set, with what suits this processor of several that do the same.
 const FusedKernels& FusedKernelsOf(const KernelSet& set);
 
 }  // namespace keras_adder

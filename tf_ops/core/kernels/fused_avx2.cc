@@ -6,8 +6,8 @@ namespace {
 
 constexpr FusedKernels Make() {
   FusedKernels kernels = MakeFusedKernels();
-  kernels.bytes = MakeSums<SadForm<2>>();
-  kernels.words = MakeSums<MaxWordsForm<4>>();
+  kernels.bytes = MakeSums<SadForm<SourcesOf<2>>>();
+  kernels.words = MakeSums<MaxWordsForm<SourcesOf<5, 3>>>();
   return kernels;
 }
 

@@ -7,6 +7,7 @@ namespace {
 // Even and odd filters of a step, four bytes each, twice: for outputs 0 and 1,
 // and for outputs 2 and 3.
 struct DoubledFilters {
+  DoubledFilters() = default;
   explicit DoubledFilters(const uint8_t* from) {
     const __m512 all = _mm512_loadu_ps(from);
     even = _mm512_castps_si512(_mm512_moveldup_ps(all));
@@ -18,10 +19,10 @@ struct DoubledFilters {
 };
 
 // Bytes, four columns of taps of a channel for four outputs at once.
-struct SlidingForm {
+template <WordAddition kAddition>
+struct SlidingForm : SourcesOf<8> {
   using Vector = __m512i;
   using Filters = DoubledFilters;
-  static constexpr int kMaxSourcesOfForm = 8;
   static constexpr int kStepElements = kSlidingTaps;
   static constexpr bool kMaxima = false;
   static constexpr int kOutputs = kSlidingOutputs;
@@ -34,7 +35,12 @@ struct SlidingForm {
   static __m512i Zero() { return __m512i{}; }
   static __m512i Broadcast(const uint8_t* x) { return BroadcastWide(x); }
   static __m512i Add(__m512i sum, __m512i x, __m512i f) {
-    return AddWords(sum, _mm512_dbsad_epu8(f, x, 0xE4));
+    if constexpr (kAddition == WordAddition::kPlain) {
+      KERAS_ADDER_ADD_STEP(sum, x, f, "vdbpsadbw $0xE4,", "vpaddw");
+    } else {
+      KERAS_ADDER_ADD_STEP(sum, x, f, "vdbpsadbw $0xE4,", "vpaddusw");
+    }
+    return sum;
   }
   // Words are [filter][output], of even filters and of odd ones.
   static void Flush(const __m512i* sums, int32_t* totals, bool add) {
@@ -64,15 +70,20 @@ struct SlidingForm {
 
 constexpr FusedKernels Make() {
   FusedKernels kernels = MakeFusedKernels();
-  kernels.sliding = MakeSums<SlidingForm>();
-  kernels.bytes = MakeSums<SadForm<8>>();
-  kernels.words = MakeSums<MaxWordsForm<12>>();
+  kernels.sliding = MakeSums<SlidingForm<WordAddition::kPlain>>();
+  kernels.bytes = MakeSums<SadForm<SourcesOf<10, 6>>>();
+  kernels.words = MakeSums<MaxWordsForm<SourcesOf<12, 12, 8, 6>>>();
   kernels.transpose_bytes = &TransposeBytes;
+  kernels.sum_bytes = &SumBytes;
   return kernels;
 }
 
 }  // namespace
 
 const FusedKernels kFusedAvx512 = Make();
+const IntegerSums kSaturatingSliding =
+    MakeSums<SlidingForm<WordAddition::kSaturating>>();
+const IntegerSums kSaturatingBytes =
+    MakeSums<SadForm<SourcesOf<10, 6>, WordAddition::kSaturating>>();
 
 }  // namespace keras_adder

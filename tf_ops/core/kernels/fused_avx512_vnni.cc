@@ -2,6 +2,9 @@
 
 namespace keras_adder {
 
-const IntegerSums kVnniWords = MakeSums<MaxWordsForm<12>>();
+const IntegerSums kVnniBytes =
+    MakeSums<MaxBytesForm<SourcesOf<12, 12, 8, 6>>>();
+const IntegerSums kVnniWords =
+    MakeSums<MaxWordsForm<SourcesOf<12, 12, 8, 6>>>();
 
 }  // namespace keras_adder

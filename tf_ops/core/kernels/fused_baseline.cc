@@ -13,8 +13,8 @@ namespace {
 constexpr FusedKernels Make() {
   FusedKernels kernels = MakeFusedKernels();
 #if defined(__x86_64__)
-  kernels.bytes = MakeSums<SadForm<1>>();
-  kernels.words = MakeSums<MaxWordsForm<2>>();
+  kernels.bytes = MakeSums<SadForm<SourcesOf<1>>>();
+  kernels.words = MakeSums<MaxWordsForm<SourcesOf<2>>>();
 #else
   kernels.bytes = MakeSums<PortableForm<uint8_t>>();
   kernels.words = MakeSums<PortableForm<int16_t>>();

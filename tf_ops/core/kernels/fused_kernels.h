@@ -1,16 +1,16 @@
 // What an instruction set offers for the fused pass (fusion.h): sums of integer
 // distances, and what becomes of a sum.
 //
-// Sums are made for a panel of filters, kLanes of one group, and a few sources
-// at once. A source is where one output's inputs begin, or those of some
-// neighbouring outputs. Inputs are met step by step, each `step` bytes behind
-// the one before, and so are the filters of a panel:
+// Sums are made for a few panels of filters, each kLanes of one group, and a
+// few sources at once. A source is where one output's inputs begin, or those of
+// some neighbouring outputs. Inputs are met step by step, in runs of steps that
+// lie at one distance; filters of a panel are, too, and lie without gaps:
 //
 //     filters[step][position of a lane][elements that a lane has of a step]
 //
-// Sums are added to totals, which are int32:
+// Sums become totals, which are int32:
 //
-//     totals[source][output of the source][lane]
+//     totals[panel][source][output of the source][lane]
 
 #ifndef KERAS_ADDER_CORE_KERNELS_FUSED_KERNELS_H_
 #define KERAS_ADDER_CORE_KERNELS_FUSED_KERNELS_H_
@@ -23,17 +23,25 @@
 
 namespace keras_adder {
 
-// The most sources that sums are made for at once.
+// The most sources and panels that sums are made for at once.
 constexpr int kMaxSources = 16;
+constexpr int kMaxPanels = 4;
+
+// Steps of inputs that lie `step` bytes apart, the first of them `shift` bytes
+// from where a source begins.
+struct StepRun {
+  ptrdiff_t shift;
+  int64_t steps;
+};
 
 struct SumParams {
   const uint8_t* const* sources;
-  ptrdiff_t shift;  // of the first step, from where sources begin
+  const StepRun* runs;
+  int64_t run_count;
   ptrdiff_t step;
   const uint8_t* filters;
-  int64_t steps;
+  ptrdiff_t panel_stride;  // of filters, in bytes
   int32_t* totals;
-  bool add;  // to what totals hold; else they are written
 };
 
 // A way to sum distances. Each says what it sums in `totals`:
@@ -45,11 +53,12 @@ struct SumParams {
 // lie [row][channel][column]: it meets kSlidingTaps columns of taps for each of
 // kSlidingOutputs neighbouring outputs.
 struct IntegerSums {
-  int max_sources = 0;  // 0: there is none
-  int step_elements;    // of a lane
+  // With one panel, two and so on; 0: not so many.
+  int max_sources[kMaxPanels] = {};
+  int step_elements;  // of a lane
   bool maxima;
   uint8_t positions[16];  // of lanes
-  void (*run)(int sources, const SumParams& params);
+  void (*run)(int sources, int panels, const SumParams& params);
 };
 
 constexpr int kSlidingTaps = 4;
@@ -123,6 +132,12 @@ struct FusedKernels {
   void (*transpose_bytes)(const uint8_t* source, int64_t rows, int64_t columns,
                           ptrdiff_t source_stride, uint8_t* result,
                           ptrdiff_t result_stride, uint8_t padding);
+  // sums[i] = the sum of `channels` elements of pixel i, which lie `stride`
+  // bytes apart.
+  void (*sum_bytes)(const uint8_t* pixels, int64_t count, ptrdiff_t stride,
+                    int64_t channels, int32_t* sums);
+  void (*sum_words)(const uint8_t* pixels, int64_t count, ptrdiff_t stride,
+                    int64_t channels, int32_t* sums);
   // sums[i] += the sum of rows[0][i], rows[1][i], ...
   void (*add_rows)(const uint8_t* rows, int64_t count, ptrdiff_t stride,
                    int64_t columns, int32_t* sums);
@@ -132,7 +147,9 @@ extern const FusedKernels kFusedBaseline;
 #if defined(__x86_64__)
 extern const FusedKernels kFusedAvx2;
 extern const FusedKernels kFusedAvx512;
-extern const IntegerSums kVnniWords;  // in place of AVX-512's own
+// In place of AVX-512's own, where they are faster.
+extern const IntegerSums kVnniBytes, kVnniWords;
+extern const IntegerSums kSaturatingSliding, kSaturatingBytes;
 #elif defined(__aarch64__)
 extern const FusedKernels kFusedNeon;
 #endif

@@ -14,7 +14,7 @@ inline void StoreTotals(int32_t* totals, int32x4_t sums, bool add) {
 // adds it up.
 struct BytesForm {
   using Vector = uint16x8_t;
-  static constexpr int kMaxSourcesOfForm = 8;
+  static constexpr int kMaxSourcesOf[kMaxPanels] = {8};
   static constexpr int kStepElements = 1;
   static constexpr bool kMaxima = false;
   static constexpr int kOutputs = 1;
@@ -49,7 +49,7 @@ struct BytesForm {
 // Words, one of a lane at once, in the same way.
 struct WordsForm {
   using Vector = int32x4_t;
-  static constexpr int kMaxSourcesOfForm = 4;
+  static constexpr int kMaxSourcesOf[kMaxPanels] = {4};
   static constexpr int kStepElements = 1;
   static constexpr bool kMaxima = false;
   static constexpr int kOutputs = 1;

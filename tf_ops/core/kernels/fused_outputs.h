@@ -70,7 +70,7 @@ KERAS_ADDER_INLINE typename LanesOf<T>::type LoadLanes(const void* from,
 }
 
 template <typename T>
-KERAS_ADDER_INLINE void StoreLanes(typename LanesOf<T>::type value,
+KERAS_ADDER_INLINE void StoreLanes(const typename LanesOf<T>::type& value,
                                    int64_t count, void* to) {
   using Lanes = typename LanesOf<T>::type;
   if (count == kLanes) {
@@ -211,6 +211,17 @@ void QuantizeFloats(const float* values, int64_t count,
   if (i < count) quantize(i, count - i);
 }
 
+template <typename Q>
+void SumElements(const uint8_t* pixels, int64_t count, ptrdiff_t stride,
+                 int64_t channels, int32_t* sums) {
+  for (int64_t i = 0; i < count; ++i, pixels += stride) {
+    const Q* elements = reinterpret_cast<const Q*>(pixels);
+    int32_t sum = 0;
+    for (int64_t c = 0; c < channels; ++c) sum += elements[c];
+    sums[i] = sum;
+  }
+}
+
 inline void AddRows(const uint8_t* rows, int64_t count, ptrdiff_t stride,
                     int64_t columns, int32_t* sums) {
   constexpr int64_t kFit = 257;  // bytes to 16 bits
@@ -261,6 +272,8 @@ constexpr FusedKernels MakeFusedKernels() {
   kernels.quantize_bytes = &QuantizeFloats<uint8_t>;
   kernels.quantize_words = &QuantizeFloats<int16_t>;
   kernels.transpose_bytes = &TransposeBytewise;
+  kernels.sum_bytes = &SumElements<uint8_t>;
+  kernels.sum_words = &SumElements<int16_t>;
   kernels.add_rows = &AddRows;
   return kernels;
 }

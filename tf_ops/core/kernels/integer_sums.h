@@ -6,6 +6,7 @@
 //   Vector            sums of some lanes
 //   Source            what a source's step is broadcast to
 //   kVectors          vectors of a panel's lanes
+//   kMaxSourcesOf     registers allow with one panel, two and so on
 //   kMaxSteps         after so many, sums may not fit into their bits
 //   kFilterBytes      bytes of a step of a panel
 //   Filter(f, v)      the filters of a step, for vector v
@@ -16,7 +17,6 @@
 #ifndef KERAS_ADDER_CORE_KERNELS_INTEGER_SUMS_H_
 #define KERAS_ADDER_CORE_KERNELS_INTEGER_SUMS_H_
 
-#include <algorithm>
 #include <cstdint>
 
 #include "core/kernels/fused_kernels.h"
@@ -24,65 +24,134 @@
 namespace keras_adder {
 namespace {
 
-template <typename Form, int kSources>
-__attribute__((noinline)) void SumSources(const SumParams& params) {
+template <typename Form, int kSources, int kPanels>
+struct Summing {
   using Vector = typename Form::Vector;
-  constexpr int kVectors = Form::kVectors;
-  const uint8_t* sources[kSources];
-  for (int i = 0; i < kSources; ++i) {
-    sources[i] = params.sources[i] + params.shift;
-  }
-  const uint8_t* filters = params.filters;
-  const ptrdiff_t step = params.step;
-  ptrdiff_t offset = 0;
-  bool add = params.add;
-  for (int64_t left = params.steps; left > 0; left -= Form::kMaxSteps) {
-    Vector sums[kSources][kVectors];
+  static constexpr int kVectors = Form::kVectors;
+
+  Vector sums[kPanels][kSources][kVectors];
+
+  inline __attribute__((always_inline)) void Clear() {
 #pragma GCC unroll 16
-    for (int i = 0; i < kSources; ++i) {
-#pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) sums[i][v] = Form::Zero();
-    }
-    for (int64_t s = std::min<int64_t>(left, Form::kMaxSteps); s > 0; --s) {
-      typename Form::Filters f(filters);
-      filters += Form::kFilterBytes;
+    for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 16
       for (int i = 0; i < kSources; ++i) {
-        const auto x = Form::Broadcast(sources[i] + offset);
 #pragma GCC unroll 16
-        for (int v = 0; v < kVectors; ++v) {
-          sums[i][v] = Form::Add(sums[i][v], x, f[v]);
-        }
+        for (int v = 0; v < kVectors; ++v) sums[p][i][v] = Form::Zero();
       }
-      offset += step;
     }
+  }
+  inline __attribute__((always_inline)) void Flush(int32_t* totals,
+                                                   bool add) const {
+#pragma GCC unroll 16
+    for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kSources; ++i) {
+        Form::Flush(sums[p][i],
+                    totals + (p * kSources + i) * Form::kOutputs * 16, add);
+      }
+    }
+  }
+  inline __attribute__((always_inline)) void Step(const uint8_t* const* sources,
+                                                  ptrdiff_t offset,
+                                                  const uint8_t* filters,
+                                                  ptrdiff_t panel_stride) {
+    if constexpr (kPanels == 1) {
+      const typename Form::Filters f(filters);
+      AddFilters(sources, offset, &f);
+    } else {
+      typename Form::Filters f[kPanels];
+#pragma GCC unroll 16
+      for (int p = 0; p < kPanels; ++p) {
+        f[p] = typename Form::Filters(filters + p * panel_stride);
+      }
+      AddFilters(sources, offset, f);
+    }
+  }
+  inline __attribute__((always_inline)) void AddFilters(
+      const uint8_t* const* sources, ptrdiff_t offset,
+      const typename Form::Filters* f) {
 #pragma GCC unroll 16
     for (int i = 0; i < kSources; ++i) {
-      Form::Flush(sums[i], params.totals + i * Form::kOutputs * 16, add);
+      const auto x = Form::Broadcast(sources[i] + offset);
+#pragma GCC unroll 16
+      for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 16
+        for (int v = 0; v < kVectors; ++v) {
+          sums[p][i][v] = Form::Add(sums[p][i][v], x, f[p][v]);
+        }
+      }
     }
-    add = true;
   }
+};
+
+template <typename Form, int kSources, int kPanels>
+__attribute__((noinline)) void SumSources(const SumParams& params) {
+  const uint8_t* sources[kSources];
+#pragma GCC unroll 16
+  for (int i = 0; i < kSources; ++i) sources[i] = params.sources[i];
+  const uint8_t* filters = params.filters;
+  const ptrdiff_t step = params.step, panel_stride = params.panel_stride;
+  Summing<Form, kSources, kPanels> summing;
+  summing.Clear();
+  bool add = false;  // to totals
+  int64_t fit = Form::kMaxSteps;
+  for (int64_t run = 0; run < params.run_count; ++run) {
+    ptrdiff_t offset = params.runs[run].shift;
+    for (int64_t left = params.runs[run].steps; left > 0;) {
+      if (fit == 0) {
+        summing.Flush(params.totals, add);
+        summing.Clear();
+        add = true;
+        fit = Form::kMaxSteps;
+      }
+      const int64_t some = left < fit ? left : fit;
+      for (int64_t s = some; s > 0; --s) {
+        summing.Step(sources, offset, filters, panel_stride);
+        filters += Form::kFilterBytes;
+        offset += step;
+      }
+      left -= some;
+      fit -= some;
+    }
+  }
+  summing.Flush(params.totals, add);
 }
 
-// The instance for so many sources.
-template <typename Form, int kSources = Form::kMaxSourcesOfForm>
+// The instance for so many sources and panels.
+template <typename Form, int kPanels, int kSources>
 void SumUpTo(int sources, const SumParams& params) {
   if constexpr (kSources > 1) {
-    if (sources < kSources) return SumUpTo<Form, kSources - 1>(sources, params);
+    if (sources < kSources) {
+      return SumUpTo<Form, kPanels, kSources - 1>(sources, params);
+    }
   }
-  SumSources<Form, kSources>(params);
+  SumSources<Form, kSources, kPanels>(params);
+}
+
+template <typename Form, int kPanels = kMaxPanels>
+void SumPanels(int sources, int panels, const SumParams& params) {
+  if constexpr (kPanels > 1) {
+    if (panels < kPanels) {
+      return SumPanels<Form, kPanels - 1>(sources, panels, params);
+    }
+  }
+  constexpr int kSources = Form::kMaxSourcesOf[kPanels - 1];
+  if constexpr (kSources > 0) SumUpTo<Form, kPanels, kSources>(sources, params);
 }
 
 template <typename Form>
 constexpr IntegerSums MakeSums() {
   IntegerSums sums{};
-  sums.max_sources = Form::kMaxSourcesOfForm;
+  for (int i = 0; i < kMaxPanels; ++i) {
+    sums.max_sources[i] = Form::kMaxSourcesOf[i];
+  }
   sums.step_elements = Form::kStepElements;
   sums.maxima = Form::kMaxima;
   for (int lane = 0; lane < 16; ++lane) {
     sums.positions[lane] = Form::PositionOf(lane);
   }
-  sums.run = &SumUpTo<Form>;
+  sums.run = &SumPanels<Form>;
   return sums;
 }
 

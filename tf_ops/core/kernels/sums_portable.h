@@ -16,7 +16,7 @@ namespace {
 template <typename T>
 struct PortableForm {
   typedef int32_t Vector __attribute__((vector_size(64)));
-  static constexpr int kMaxSourcesOfForm = 1;
+  static constexpr int kMaxSourcesOf[kMaxPanels] = {1};
   static constexpr int kStepElements = 1;
   static constexpr bool kMaxima = false;
   static constexpr int kOutputs = 1;

@@ -32,18 +32,8 @@ inline Register BroadcastWide(const uint8_t* p) {
 inline Register BroadcastPair(const uint8_t* p) {
   return _mm512_set1_epi32(LoadOne<int32_t>(p));
 }
-inline Register Sad(Register a, Register b) { return _mm512_sad_epu8(a, b); }
-inline Register AddWords(Register a, Register b) {
-  return _mm512_adds_epu16(a, b);
-}
 inline Register AddInts(Register a, Register b) {
   return _mm512_add_epi32(a, b);
-}
-inline Register MaxWords(Register a, Register b) {
-  return _mm512_max_epi16(a, b);
-}
-inline Register MultiplyAddWords(Register a, Register b) {
-  return _mm512_madd_epi16(a, b);
 }
 inline Register Ones() { return _mm512_set1_epi16(1); }
 inline Register UpperHalves(Register v) { return _mm512_slli_epi64(v, 32); }
@@ -62,18 +52,8 @@ inline Register BroadcastWide(const uint8_t* p) {
 inline Register BroadcastPair(const uint8_t* p) {
   return _mm256_set1_epi32(LoadOne<int32_t>(p));
 }
-inline Register Sad(Register a, Register b) { return _mm256_sad_epu8(a, b); }
-inline Register AddWords(Register a, Register b) {
-  return _mm256_adds_epu16(a, b);
-}
 inline Register AddInts(Register a, Register b) {
   return _mm256_add_epi32(a, b);
-}
-inline Register MaxWords(Register a, Register b) {
-  return _mm256_max_epi16(a, b);
-}
-inline Register MultiplyAddWords(Register a, Register b) {
-  return _mm256_madd_epi16(a, b);
 }
 inline Register Ones() { return _mm256_set1_epi16(1); }
 inline Register UpperHalves(Register v) { return _mm256_slli_epi64(v, 32); }
@@ -92,19 +72,27 @@ inline Register BroadcastWide(const uint8_t* p) {
 inline Register BroadcastPair(const uint8_t* p) {
   return _mm_set1_epi32(LoadOne<int32_t>(p));
 }
-inline Register Sad(Register a, Register b) { return _mm_sad_epu8(a, b); }
-inline Register AddWords(Register a, Register b) {
-  return _mm_adds_epu16(a, b);
-}
 inline Register AddInts(Register a, Register b) { return _mm_add_epi32(a, b); }
-inline Register MaxWords(Register a, Register b) { return _mm_max_epi16(a, b); }
-inline Register MultiplyAddWords(Register a, Register b) {
-  return _mm_madd_epi16(a, b);
-}
 inline Register Ones() { return _mm_set1_epi16(1); }
 inline Register UpperHalves(Register v) { return _mm_slli_epi64(v, 32); }
 inline Register Or(Register a, Register b) { return _mm_or_si128(a, b); }
 #endif
+
+// sum + step(f, x), as the two or three instructions that it is: GCC 12 would
+// keep old and new sums apart in its loops, and run out of registers.
+#if defined(__AVX2__)
+#define KERAS_ADDER_ADD_STEP(sum, x, f, step, add)             \
+  Register keras_adder_step;                                   \
+  asm(step " %[x], %[f], %[t]\n\t" add " %[t], %[sum], %[sum]" \
+      : [sum] "+v"(sum), [t] "=&v"(keras_adder_step)           \
+      : [x] "v"(x), [f] "v"(f))
+#endif
+
+// How sums of words are added up. Both are right, since no sum ever is too
+// large; they differ in the ports that they run on. AMD's processors (Zen 4)
+// take distances on one that saturating additions need, too; Intel's (Emerald
+// Rapids) on one that they alone of all additions do not take.
+enum class WordAddition { kPlain, kSaturating };
 
 // Lanes of 64 bits, and of 32 bits, in a register.
 constexpr int kWideLanes = sizeof(Register) / 8;
@@ -116,6 +104,7 @@ inline void StoreTotals(int32_t* totals, Register sums, bool add) {
 
 // Registers of filters, one behind the other.
 struct FilterRegisters {
+  FilterRegisters() = default;
   explicit FilterRegisters(const uint8_t* from) : from_(from) {}
   Register operator[](int v) const {
     return LoadRegister(from_ + v * sizeof(Register));
@@ -125,12 +114,17 @@ struct FilterRegisters {
   const uint8_t* from_;
 };
 
+// How many sources a form takes with one panel, two and so on.
+template <int... kSources>
+struct SourcesOf {
+  static constexpr int kMaxSourcesOf[kMaxPanels] = {kSources...};
+};
+
 // Bytes, eight of a lane at once.
-template <int kSources>
-struct SadForm {
+template <typename Sources, WordAddition kAddition = WordAddition::kPlain>
+struct SadForm : Sources {
   using Vector = Register;
   using Filters = FilterRegisters;
-  static constexpr int kMaxSourcesOfForm = kSources;
   static constexpr int kStepElements = 8;
   static constexpr bool kMaxima = false;
   static constexpr int kOutputs = 1;
@@ -145,7 +139,16 @@ struct SadForm {
   static Register Zero() { return Register{}; }
   static Register Broadcast(const uint8_t* x) { return BroadcastWide(x); }
   static Register Add(Register sum, Register x, Register f) {
-    return AddWords(sum, Sad(f, x));
+#if defined(__AVX2__)
+    if constexpr (kAddition == WordAddition::kPlain) {
+      KERAS_ADDER_ADD_STEP(sum, x, f, "vpsadbw", "vpaddw");
+    } else {
+      KERAS_ADDER_ADD_STEP(sum, x, f, "vpsadbw", "vpaddusw");
+    }
+    return sum;
+#else
+    return _mm_add_epi16(sum, _mm_sad_epu8(f, x));
+#endif
   }
   static void Flush(const Register* sums, int32_t* totals, bool add) {
     for (int v = 0; v < kVectors; v += 2) {
@@ -155,13 +158,43 @@ struct SadForm {
   }
 };
 
-// Words, two of a lane at once; maxima, since the distance of two words does
-// not fit into a signed one.
-template <int kSources>
-struct MaxWordsForm {
+#if defined(__AVX512VNNI__)
+// Bytes, four of a lane at once, by an instruction that multiplies them by one
+// and adds them up.
+template <typename Sources>
+struct MaxBytesForm : Sources {
   using Vector = Register;
   using Filters = FilterRegisters;
-  static constexpr int kMaxSourcesOfForm = kSources;
+  static constexpr int kStepElements = 4;
+  static constexpr bool kMaxima = true;
+  static constexpr int kOutputs = 1;
+  static constexpr int kVectors = 1;
+  static constexpr int kFilterBytes = 16 * 4;
+  static constexpr int64_t kMaxSteps = int64_t{1} << 62;  // they wrap around
+  static constexpr int PositionOf(int lane) { return lane; }
+
+  static Register Zero() { return Register{}; }
+  static Register Broadcast(const uint8_t* x) { return BroadcastPair(x); }
+  static Register Add(Register sum, Register x, Register f) {
+    const Register ones = _mm512_set1_epi8(1);
+    Register maxima;
+    asm("vpmaxub %[x], %[f], %[t]\n\tvpdpbusd %[ones], %[t], %[sum]"
+        : [sum] "+v"(sum), [t] "=&v"(maxima)
+        : [x] "v"(x), [f] "v"(f), [ones] "v"(ones));
+    return sum;
+  }
+  static void Flush(const Register* sums, int32_t* totals, bool add) {
+    StoreTotals(totals, sums[0], add);
+  }
+};
+#endif
+
+// Words, two of a lane at once; maxima, since the distance of two words does
+// not fit into a signed one.
+template <typename Sources>
+struct MaxWordsForm : Sources {
+  using Vector = Register;
+  using Filters = FilterRegisters;
   static constexpr int kStepElements = 2;
   static constexpr bool kMaxima = true;
   static constexpr int kOutputs = 1;
@@ -173,10 +206,22 @@ struct MaxWordsForm {
   static Register Zero() { return Register{}; }
   static Register Broadcast(const uint8_t* x) { return BroadcastPair(x); }
   static Register Add(Register sum, Register x, Register f) {
+    const Register ones = Ones();
 #if defined(__AVX512VNNI__)
-    return _mm512_dpwssd_epi32(sum, MaxWords(f, x), Ones());
+    Register maxima;
+    asm("vpmaxsw %[x], %[f], %[t]\n\tvpdpwssd %[ones], %[t], %[sum]"
+        : [sum] "+v"(sum), [t] "=&v"(maxima)
+        : [x] "v"(x), [f] "v"(f), [ones] "v"(ones));
+    return sum;
+#elif defined(__AVX2__)
+    Register maxima;
+    asm("vpmaxsw %[x], %[f], %[t]\n\tvpmaddwd %[ones], %[t], %[t]\n\t"
+        "vpaddd %[t], %[sum], %[sum]"
+        : [sum] "+v"(sum), [t] "=&v"(maxima)
+        : [x] "v"(x), [f] "v"(f), [ones] "v"(ones));
+    return sum;
 #else
-    return AddInts(sum, MultiplyAddWords(MaxWords(f, x), Ones()));
+    return AddInts(sum, _mm_madd_epi16(_mm_max_epi16(f, x), ones));
 #endif
   }
   static void Flush(const Register* sums, int32_t* totals, bool add) {
@@ -221,6 +266,25 @@ inline void TransposeBlock(const uint8_t* source, int64_t rows,
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to + 2 * result_stride), high);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to + 3 * result_stride),
                      _mm_unpackhi_epi64(high, high));
+  }
+}
+
+// See FusedKernels::sum_bytes.
+inline void SumBytes(const uint8_t* pixels, int64_t count, ptrdiff_t stride,
+                     int64_t channels, int32_t* sums) {
+  for (int64_t i = 0; i < count; ++i, pixels += stride) {
+    __m128i total = _mm_setzero_si128();
+    int64_t c = 0;
+    for (; c + 16 <= channels; c += 16) {
+      total = _mm_add_epi64(
+          total, _mm_sad_epu8(_mm_loadu_si128(
+                                  reinterpret_cast<const __m128i*>(pixels + c)),
+                              _mm_setzero_si128()));
+    }
+    int32_t sum = _mm_cvtsi128_si32(
+        _mm_add_epi64(total, _mm_unpackhi_epi64(total, total)));
+    for (; c < channels; ++c) sum += pixels[c];
+    sums[i] = sum;
   }
 }
 
