@@ -104,8 +104,10 @@ void IntegerForward::LayOutScratch() {
       tile_.has_pixel_sums() ? sources * layout_.outputs() * sizeof(int32_t)
                              : 0);
   scratch_.row_sums = place(tile_.RowSums(rows_) * sizeof(int32_t));
-  scratch_.totals = place(kMaxPanels * kMaxSources * layout_.outputs() *
-                          kLanes * sizeof(int32_t));
+  const int64_t most = layout_.kind == IntegerLayout::kRows
+                           ? kMaxRowOutputs
+                           : kMaxPanels * kMaxSources * layout_.outputs();
+  scratch_.totals = place(most * kLanes * sizeof(int32_t));
   scratch_.end = PaddedSize(end, 1, threads_);
 }
 
@@ -222,6 +224,12 @@ void IntegerForward::Run(ThreadPool& pool, const Tensors& tensors,
 void IntegerForward::RunItem(const WorkItem& item, const Shared& shared,
                              const Scratch& scratch) const {
   tile_.Pack(item.outputs, shared.tensors.input, scratch.tile);
+  if (layout_.kind == IntegerLayout::kRows) {
+    for (int64_t i = 0; i < item.panels; ++i) {
+      RunRows(item.outputs, item.first_panel + i, shared, scratch);
+    }
+    return;
+  }
   for (int64_t done = 0; done < item.panels;) {
     const int64_t some = PanelsAtOnce(item.panels - done);
     RunPanels(item.outputs, item.first_panel + done, some, shared, scratch);
@@ -258,11 +266,59 @@ void IntegerForward::RunPanels(const OutputRows& outputs, int64_t panel,
   }
 }
 
+void IntegerForward::RunRows(const OutputRows& outputs, int64_t panel,
+                             const Shared& shared,
+                             const Scratch& scratch) const {
+  const int64_t of_all = outputs.group * panels_ + panel;
+  const uint8_t* filters = shared.filters + of_all * panel_bytes_;
+  const int64_t columns = geometry().width.output;
+  const int64_t parts = CeilDiv(columns, layout_.row_sums.max_outputs);
+  const int64_t channel =
+      outputs.group * geometry().group_out() + panel * kLanes;
+  const int64_t first = FirstRow(outputs) * columns;
+  OutputParams params = ParamsOf(outputs.group, panel, shared);
+  params.totals = scratch.totals;
+  for (int64_t row = 0; row < outputs.images * outputs.rows; ++row) {
+    for (int64_t part = 0, column = 0; part < parts; ++part) {
+      const int64_t count = CeilDiv(columns - column, parts - part);
+      layout_.row_sums.run(
+          static_cast<int>(count),
+          {scratch.tile.sources[row] + column * layout_.pixel_bytes,
+           layout_.pixel_bytes, layout_.runs.data(),
+           static_cast<int64_t>(layout_.runs.size()), layout_.step, filters,
+           scratch.totals});
+      params.pixels = count;
+      const int64_t pixel = row * columns + column;
+      params.pixel_sums = scratch.tile.pixel_sums + pixel;
+      Write(params, (first + pixel) * params.pixel_stride + channel,
+            shared.tensors);
+      column += count;
+    }
+  }
+}
+
+// Outputs from an element of the tensor on.
+void IntegerForward::Write(OutputParams params, int64_t element,
+                           const Tensors& tensors) const {
+  if (tensors.residual != nullptr) {
+    params.residuals = static_cast<const uint8_t*>(tensors.residual) +
+                       element * SizeOf(fusion_.residual_type);
+  }
+  params.outputs =
+      static_cast<uint8_t*>(tensors.output) + element * SizeOf(output_type_);
+  write_(params);
+}
+
+// Among the rows of all images.
+int64_t IntegerForward::FirstRow(const OutputRows& outputs) const {
+  return outputs.first_image * geometry().height.output + outputs.first;
+}
+
 OutputParams IntegerForward::ParamsOf(int64_t group, int64_t panel,
                                       const Shared& shared) const {
   const int64_t of_all = group * panels_ + panel;
   OutputParams params{};
-  params.factor = layout_.sums.maxima ? 2 : 1;
+  params.shift = layout_.sums.maxima ? 1 : 0;
   params.filter_sums = reinterpret_cast<const int32_t*>(
       shared.filters + (of_all + 1) * panel_bytes_ - kFilterSumsBytes);
   params.multiplier = shared.multiplier + of_all * kLanes;
@@ -282,12 +338,10 @@ void IntegerForward::WriteOutputs(const OutputRows& outputs, int64_t panel,
                                   int64_t first, int64_t count,
                                   const int32_t* totals, const Shared& shared,
                                   const Scratch& scratch) const {
-  const Tensors& tensors = shared.tensors;
   const int64_t of_row = layout_.sources_of_row();
   const int64_t of_source = layout_.outputs();
   const int64_t columns = geometry().width.output;
-  const int64_t first_row =
-      outputs.first_image * geometry().height.output + outputs.first;
+  const int64_t first_row = FirstRow(outputs);
   const int64_t channel =
       outputs.group * geometry().group_out() + panel * kLanes;
   OutputParams params = ParamsOf(outputs.group, panel, shared);
@@ -306,13 +360,7 @@ void IntegerForward::WriteOutputs(const OutputRows& outputs, int64_t panel,
     if (tile_.has_pixel_sums()) {
       params.pixel_sums = scratch.tile.pixel_sums + (first + i) * of_source;
     }
-    if (tensors.residual != nullptr) {
-      params.residuals = static_cast<const uint8_t*>(tensors.residual) +
-                         element * SizeOf(fusion_.residual_type);
-    }
-    params.outputs =
-        static_cast<uint8_t*>(tensors.output) + element * SizeOf(output_type_);
-    write_(params);
+    Write(params, element, shared.tensors);
     i += CeilDiv(pixels, of_source);
   }
 }

@@ -78,6 +78,11 @@ class IntegerForward : public Engine {
   int64_t PanelsAtOnce(int64_t panels) const;
   void RunPanels(const OutputRows& outputs, int64_t panel, int64_t panels,
                  const Shared& shared, const Scratch& scratch) const;
+  void RunRows(const OutputRows& outputs, int64_t panel, const Shared& shared,
+               const Scratch& scratch) const;
+  void Write(OutputParams params, int64_t element,
+             const Tensors& tensors) const;
+  int64_t FirstRow(const OutputRows& outputs) const;
   OutputParams ParamsOf(int64_t group, int64_t panel,
                         const Shared& shared) const;
   void WriteOutputs(const OutputRows& outputs, int64_t panel, int64_t first,

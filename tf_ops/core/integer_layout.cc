@@ -8,11 +8,19 @@ namespace keras_adder {
 namespace internal {
 namespace {
 
+// Runs of fewer outputs keep a processor waiting for their sums.
+constexpr int64_t kFewOutputs = 6;
+
+// Whether neighbouring outputs meet neighbouring inputs.
+bool IsDense(const Axis& axis) {
+  return axis.stride == 1 && axis.dilation == 1;
+}
+
 bool Slides(const Geometry& geometry, DataType type,
             const FusedKernels& kernels) {
   const Axis& width = geometry.width;
   return type == DataType::kUint8 && kernels.sliding.max_sources[0] > 0 &&
-         width.kernel >= 3 && width.stride == 1 && width.dilation == 1;
+         width.kernel >= 3 && IsDense(width);
 }
 
 }  // namespace
@@ -23,21 +31,34 @@ IntegerLayout::IntegerLayout(const Geometry& all, DataType input_type,
       sums(Slides(all, filter_type, kernels) ? kernels.sliding
            : filter_type == DataType::kUint8 ? kernels.bytes
                                              : kernels.words),
-      kind(Slides(all, filter_type, kernels)          ? kSliding
-           : all.group_in() % sums.step_elements == 0 ? kDirect
-                                                      : kIm2row),
+      row_sums(filter_type == DataType::kUint8 ? kernels.byte_rows
+                                               : kernels.word_rows),
+      kind(ChooseKind(kernels, filter_type)),
       element_bytes(SizeOf(filter_type)),
-      in_place(kind == kDirect && input_type == filter_type && !MeetsPadding()),
+      in_place((kind == kDirect || kind == kRows) &&
+               input_type == filter_type && !MeetsPadding()),
       pitch(steps() * step_bytes()),
       pixel_bytes(geometry.group_in() * element_bytes),
       step(step_bytes()) {
   if (kind == kSliding) {
     Slide();
-  } else if (kind == kDirect) {
-    LieDirectly();
-  } else {
+  } else if (kind == kIm2row) {
     runs.push_back({0, steps()});
+  } else {
+    LieDirectly();
   }
+}
+
+IntegerLayout::Kind IntegerLayout::ChooseKind(const FusedKernels& kernels,
+                                              DataType type) const {
+  const Axis& width = geometry.width;
+  if (Slides(geometry, type, kernels)) return kSliding;
+  if (geometry.group_in() % sums.step_elements != 0) return kIm2row;
+  if (row_sums.max_outputs > 0 && width.kernel == kRowTaps && IsDense(width) &&
+      width.output >= kFewOutputs) {
+    return kRows;
+  }
+  return kDirect;
 }
 
 bool IntegerLayout::MeetsPadding() const {
@@ -75,14 +96,16 @@ void IntegerLayout::LieDirectly() {
     columns = width.input;
   }
   pitch = columns * pixel_bytes;
-  // Columns of taps that are neighbours are in one run.
-  const bool in_one = width.dilation == 1 && pixel_bytes == channel_bytes;
+  // Columns of taps that are neighbours are in one run. A step of rows has all.
+  const bool in_one =
+      kind == kDirect && width.dilation == 1 && pixel_bytes == channel_bytes;
+  const int64_t columns_apart = in_one || kind == kRows ? 1 : width.kernel;
+  const int64_t steps = channel_bytes / step_bytes();
   for (int64_t i = 0; i < geometry.height.kernel; ++i) {
-    for (int64_t j = 0; j < (in_one ? 1 : width.kernel); ++j) {
-      runs.push_back(
-          {i * geometry.height.dilation * pitch +
-               j * width.dilation * pixel_bytes,
-           (in_one ? width.kernel : 1) * channel_bytes / step_bytes()});
+    for (int64_t j = 0; j < columns_apart; ++j) {
+      runs.push_back({i * geometry.height.dilation * pitch +
+                          j * width.dilation * pixel_bytes,
+                      in_one ? width.kernel * steps : steps});
     }
   }
 }
@@ -110,6 +133,14 @@ int64_t IntegerLayout::FilterElement(int64_t step, int64_t element) const {
     const int64_t column = step / channels / rows * kSlidingTaps + element;
     if (column >= geometry.width.kernel) return -1;
     index = (row * geometry.width.kernel + column) * channels + channel;
+  } else if (kind == kRows) {
+    // [tap row][some channels][tap column]
+    const int64_t of_row = channels / sums.step_elements * kRowTaps;
+    const int64_t row = step / of_row;
+    const int64_t column = step % kRowTaps;
+    const int64_t channel =
+        step % of_row / kRowTaps * sums.step_elements + element;
+    index = (row * kRowTaps + column) * channels + channel;
   } else if (index >= geometry.kernel_taps() * channels) {
     return -1;
   }
@@ -120,10 +151,10 @@ int64_t IntegerLayout::TileBytes(int64_t rows) const {
   switch (kind) {
     case kSliding:
       return InputRows(rows) * geometry.group_in() * pitch;
-    case kDirect:
-      return InputRows(rows) * pitch;
-    default:
+    case kIm2row:
       return rows * geometry.width.output * pitch;
+    default:
+      return InputRows(rows) * pitch;
   }
 }
 

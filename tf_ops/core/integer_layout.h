@@ -1,5 +1,5 @@
 // How the terms of an integer sum are laid out, inputs and filters alike: in
-// steps, each of some elements a lane (kernels/fused_kernels.h). Three ways:
+// steps, each of some elements a lane (kernels/fused_kernels.h). Four ways:
 //
 //   kSliding  [row][channel][column]: a step is a row of taps, a channel and
 //             four neighbouring columns of taps, for four neighbouring outputs.
@@ -7,6 +7,9 @@
 //             or dilation, where there are sums for it.
 //   kDirect   [row][column][channel], as in the tensor, with padding around it:
 //             a step is some channels of a tap. For channels that fill steps.
+//   kRows     The same, for runs of neighbouring outputs: filters of three
+//             columns, without horizontal stride or dilation, where there are
+//             sums for them.
 //   kIm2row   [output][tap][channel]: a step is some neighbours of those, with
 //             zeros behind the last. For all others.
 //
@@ -27,7 +30,7 @@ namespace keras_adder {
 namespace internal {
 
 struct IntegerLayout {
-  enum Kind { kSliding, kDirect, kIm2row };
+  enum Kind { kSliding, kDirect, kRows, kIm2row };
 
   // The best of what `kernels` have, for NHWC.
   IntegerLayout(const Geometry& geometry, DataType input_type,
@@ -40,7 +43,11 @@ struct IntegerLayout {
   int64_t steps() const;
   int64_t step_bytes() const { return sums.step_elements * element_bytes; }
   // Outputs of a source.
-  int64_t outputs() const { return kind == kSliding ? kSlidingOutputs : 1; }
+  int64_t outputs() const {
+    return kind == kSliding ? kSlidingOutputs
+           : kind == kRows  ? geometry.width.output
+                            : 1;
+  }
   int64_t sources_of_row() const {
     return (geometry.width.output + outputs() - 1) / outputs();
   }
@@ -60,13 +67,14 @@ struct IntegerLayout {
 
   Geometry geometry;
   IntegerSums sums;
+  IntegerRowSums row_sums;
   Kind kind;
   int64_t element_bytes;
-  bool in_place;  // a direct one that is the tensor itself
-  // From a row to the next: of a sliding tile's channel, of a direct tile's
-  // image, or from one output to the next of im2row. In bytes.
+  bool in_place;  // a direct one, or of rows, that is the tensor itself
+  // From a row to the next: of a sliding tile's channel, of an image, or from
+  // one output to the next of im2row. In bytes.
   int64_t pitch;
-  int64_t pixel_bytes;  // from a pixel to the next of a direct tile
+  int64_t pixel_bytes;  // from a pixel to the next of an image
   ptrdiff_t step;       // from a step to the next of a run
   std::vector<StepRun> runs;
 
@@ -74,6 +82,7 @@ struct IntegerLayout {
   static int64_t Met(const Axis& axis, int64_t outputs) {
     return (outputs - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1;
   }
+  Kind ChooseKind(const FusedKernels& kernels, DataType type) const;
   bool MeetsPadding() const;
   void Slide();
   void LieDirectly();

@@ -20,9 +20,7 @@ IntegerTile::IntegerTile(const IntegerLayout& layout, DataType input_type,
 
 // A direct tile is quantized while it is copied.
 int64_t IntegerTile::QuantizedBytes(int64_t rows) const {
-  if (input_type_ == filter_type_ || layout_.kind == IntegerLayout::kDirect) {
-    return 0;
-  }
+  if (input_type_ == filter_type_ || IsDirect()) return 0;
   const int64_t input_rows =
       std::min(layout_.InputRows(rows), geometry_.height.input);
   return input_rows * geometry_.width.input * geometry_.group_in() *
@@ -31,15 +29,11 @@ int64_t IntegerTile::QuantizedBytes(int64_t rows) const {
 
 int64_t IntegerTile::RowSums(int64_t rows) const {
   if (!has_pixel_sums()) return 0;
-  switch (layout_.kind) {
-    case IntegerLayout::kSliding:
-      return layout_.InputRows(rows) * layout_.pitch;
-    case IntegerLayout::kDirect:
-      return layout_.InputRows(rows) * geometry_.width.output +
-             layout_.input_columns();
-    default:
-      return 0;
-  }
+  if (layout_.kind == IntegerLayout::kIm2row) return 0;
+  const int64_t input_rows = layout_.InputRows(rows);
+  return IsDirect()
+             ? input_rows * geometry_.width.output + layout_.input_columns()
+             : input_rows * layout_.pitch;
 }
 
 void IntegerTile::Pack(const OutputRows& outputs, const void* input,
@@ -48,17 +42,15 @@ void IntegerTile::Pack(const OutputRows& outputs, const void* input,
   const int64_t sources = Sources(1, outputs.rows);
   for (int64_t i = 0; i < outputs.images; ++i) {
     const Pixels pixels = PixelsOf(outputs, outputs.first_image + i, input);
-    switch (layout_.kind) {
-      case IntegerLayout::kSliding:
-        PackSliding(outputs, Quantized(outputs, pixels, memory.quantized),
-                    of_image);
-        break;
-      case IntegerLayout::kDirect:
-        PackDirect(outputs, pixels, of_image);
-        break;
-      case IntegerLayout::kIm2row:
-        PackIm2row(outputs, Quantized(outputs, pixels, memory.quantized),
-                   of_image);
+    if (IsDirect()) {
+      PackDirect(outputs, pixels, of_image);
+    } else {
+      const Pixels quantized = Quantized(outputs, pixels, memory.quantized);
+      if (layout_.kind == IntegerLayout::kSliding) {
+        PackSliding(outputs, quantized, of_image);
+      } else {
+        PackIm2row(outputs, quantized, of_image);
+      }
     }
     of_image.tile += TileBytes(1, outputs.rows);
     of_image.sources += sources;
@@ -191,7 +183,7 @@ void IntegerTile::PackDirect(const OutputRows& outputs, const Pixels& pixels,
   const uint8_t** source = memory.sources;
   for (int64_t row = 0; row < outputs.rows; ++row) {
     const uint8_t* from = first + row * geometry_.height.stride * layout_.pitch;
-    for (int64_t i = 0; i < geometry_.width.output; ++i) {
+    for (int64_t i = 0; i < layout_.sources_of_row(); ++i) {
       *source++ = from + i * geometry_.width.stride * layout_.pixel_bytes;
     }
   }

@@ -53,6 +53,11 @@ class IntegerTile {
             const TileMemory& memory) const;
 
  private:
+  bool IsDirect() const {
+    return layout_.kind == IntegerLayout::kDirect ||
+           layout_.kind == IntegerLayout::kRows;
+  }
+
   // The channels of a group of an image's pixels.
   struct Pixels {
     const uint8_t* first;

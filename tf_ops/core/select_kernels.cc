@@ -115,13 +115,17 @@ namespace {
 FusedKernels BestOfAvx512() {
   FusedKernels kernels = kFusedAvx512;
   const bool vnni = __builtin_cpu_supports("avx512vnni");
-  if (vnni) kernels.words = kVnniWords;
+  if (vnni) {
+    kernels.words = kVnniWords;
+    kernels.word_rows = kVnniWordRows;
+  }
   if (!__builtin_cpu_is("amd")) {
     kernels.sliding = kSaturatingSliding;
     kernels.bytes = kSaturatingBytes;
   } else if (vnni) {
     kernels.sliding = {};
     kernels.bytes = kVnniBytes;
+    kernels.byte_rows = kVnniByteRows;
   }
   return kernels;
 }

@@ -4,6 +4,10 @@ namespace keras_adder {
 
 const IntegerSums kVnniBytes =
     MakeSums<MaxBytesForm<SourcesOf<12, 12, 8, 6>>>();
+const IntegerRowSums kVnniByteRows =
+    MakeRowSums<MaxBytesForm<SourcesOf<0>>, kMaxRowOutputs>();
+const IntegerRowSums kVnniWordRows =
+    MakeRowSums<MaxWordsForm<SourcesOf<0>>, kMaxRowOutputs>();
 const IntegerSums kVnniWords =
     MakeSums<MaxWordsForm<SourcesOf<12, 12, 8, 6>>>();
 

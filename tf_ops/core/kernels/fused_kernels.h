@@ -61,19 +61,39 @@ struct IntegerSums {
   void (*run)(int sources, int panels, const SumParams& params);
 };
 
+// Sums for a run of neighbouring outputs, which each input of it meets under
+// kRowTaps columns of taps: it is broadcast once for all of them. A step is
+// some channels of these taps, whose filters follow each other.
+struct RowSumParams {
+  const uint8_t* source;  // of the first output
+  ptrdiff_t pixel_stride;
+  const StepRun* runs;
+  int64_t run_count;
+  ptrdiff_t step;
+  const uint8_t* filters;
+  int32_t* totals;
+};
+
+struct IntegerRowSums {
+  int max_outputs = 0;  // 0: there are none
+  void (*run)(int outputs, const RowSumParams& params) = nullptr;
+};
+
+constexpr int kRowTaps = 3;
+constexpr int kMaxRowOutputs = 20;
 constexpr int kSlidingTaps = 4;
 constexpr int kSlidingOutputs = 4;
 
 // Makes outputs of sums, for `pixels` of them and one panel:
 //
-//   distance = factor * total - pixel_sum - filter_sum
+//   distance = (total << shift) - pixel_sum - filter_sum
 //   y = -distance
 //
 // and so on, as fusion.h says.
 struct OutputParams {
   const int32_t* totals;
   int64_t pixels;
-  int32_t factor;
+  int32_t shift;
   const int32_t* pixel_sums;  // null: 0
   const int32_t* filter_sums;
   const float* multiplier;
@@ -116,9 +136,10 @@ constexpr int TypeIndex(DataType type) {
 constexpr int kNoResidual = 3;
 
 struct FusedKernels {
-  IntegerSums sliding;  // of uint8
-  IntegerSums bytes;    // of uint8
-  IntegerSums words;    // of int16
+  IntegerSums sliding;                  // of uint8
+  IntegerSums bytes;                    // of uint8
+  IntegerSums words;                    // of int16
+  IntegerRowSums byte_rows, word_rows;  // with the steps of bytes and of words
   void (*outputs[kResidualTypes][kOutputTypes])(const OutputParams& params);
   void (*float_outputs[kResidualTypes][kOutputTypes])(
       const FloatOutputParams& params);
@@ -149,6 +170,7 @@ extern const FusedKernels kFusedAvx2;
 extern const FusedKernels kFusedAvx512;
 // In place of AVX-512's own, where they are faster.
 extern const IntegerSums kVnniBytes, kVnniWords;
+extern const IntegerRowSums kVnniByteRows, kVnniWordRows;
 extern const IntegerSums kSaturatingSliding, kSaturatingBytes;
 #elif defined(__aarch64__)
 extern const FusedKernels kFusedNeon;

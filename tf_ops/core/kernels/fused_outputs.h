@@ -147,7 +147,6 @@ KERAS_ADDER_INLINE void OutputsOfLanes(const OutputParams& params) {
   char* output = static_cast<char*>(params.outputs);
   const int32_t* totals = params.totals;
   // Integers wrap around where sums of maxima do; distances fit.
-  const Ints factor = Ints{} + params.factor;
   [[maybe_unused]] Finish<
       R, std::conditional_t<std::is_same_v<O, int32_t>, float, O>> finish;
   if constexpr (!std::is_same_v<O, int32_t>) {
@@ -156,7 +155,7 @@ KERAS_ADDER_INLINE void OutputsOfLanes(const OutputParams& params) {
   for (int64_t i = 0; i < params.pixels; ++i) {
     Ints pixel_sum = {};
     if (params.pixel_sums != nullptr) pixel_sum += params.pixel_sums[i];
-    const Ints sum = filter_sums + pixel_sum - load(totals) * factor;
+    const Ints sum = filter_sums + pixel_sum - (load(totals) << params.shift);
     if constexpr (std::is_same_v<O, int32_t>) {
       StoreLanes<int32_t>(sum, count, output);
     } else {

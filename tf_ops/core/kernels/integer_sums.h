@@ -140,6 +140,59 @@ void SumPanels(int sources, int panels, const SumParams& params) {
   if constexpr (kSources > 0) SumUpTo<Form, kPanels, kSources>(sources, params);
 }
 
+// See RowSumParams. Of forms with one vector of lanes, whose sums always fit.
+template <typename Form, int kOutputs>
+__attribute__((noinline)) void SumRow(const RowSumParams& params) {
+  static_assert(Form::kVectors == 1 && Form::kMaxSteps > int64_t{1} << 32);
+  typename Form::Vector sums[kOutputs];
+#pragma GCC unroll 32
+  for (int i = 0; i < kOutputs; ++i) sums[i] = Form::Zero();
+  const uint8_t* filters = params.filters;
+  for (int64_t run = 0; run < params.run_count; ++run) {
+    const uint8_t* source = params.source + params.runs[run].shift;
+    for (int64_t left = params.runs[run].steps; left > 0; --left) {
+      const typename Form::Filters f[kRowTaps] = {
+          typename Form::Filters(filters),
+          typename Form::Filters(filters + Form::kFilterBytes),
+          typename Form::Filters(filters + 2 * Form::kFilterBytes)};
+      filters += kRowTaps * Form::kFilterBytes;
+      const uint8_t* from = source;
+#pragma GCC unroll 32
+      for (int column = 0; column < kOutputs + kRowTaps - 1; ++column) {
+        const auto x = Form::Broadcast(from);
+        from += params.pixel_stride;
+#pragma GCC unroll 8
+        for (int tap = 0; tap < kRowTaps; ++tap) {
+          const int i = column - tap;
+          if (i >= 0 && i < kOutputs) {
+            sums[i] = Form::Add(sums[i], x, f[tap][0]);
+          }
+        }
+      }
+      source += params.step;
+    }
+  }
+#pragma GCC unroll 32
+  for (int i = 0; i < kOutputs; ++i) {
+    Form::Flush(&sums[i], params.totals + i * 16, false);
+  }
+}
+
+template <typename Form, int kOutputs>
+void SumRowUpTo(int outputs, const RowSumParams& params) {
+  if constexpr (kOutputs > 1) {
+    if (outputs < kOutputs) {
+      return SumRowUpTo<Form, kOutputs - 1>(outputs, params);
+    }
+  }
+  SumRow<Form, kOutputs>(params);
+}
+
+template <typename Form, int kOutputs>
+constexpr IntegerRowSums MakeRowSums() {
+  return {kOutputs, &SumRowUpTo<Form, kOutputs>};
+}
+
 template <typename Form>
 constexpr IntegerSums MakeSums() {
   IntegerSums sums{};
