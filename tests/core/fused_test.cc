@@ -119,10 +119,9 @@ Buffer Outputs(const Problem& problem, const Tensors& tensors,
       using R = decltype(r);
       using O = decltype(o);
       for (int64_t i = 0; i < problem.geometry.output_size(); ++i) {
-        const R* residual =
-            tensors.residual == nullptr
-                ? nullptr
-                : static_cast<const R*>(tensors.residual) + i;
+        const R* residual = tensors.residual == nullptr
+                                ? nullptr
+                                : static_cast<const R*>(tensors.residual) + i;
         static_cast<O*>(output.data())[i] = reference::FusedOutput<R, O>(
             sums[i], ChannelOf(problem.geometry, i), residual, problem.fusion,
             *tensors.epilogue);
@@ -159,6 +158,29 @@ Buffer Expected(const Problem& problem, const Tensors& tensors) {
     });
   });
   return Outputs(problem, tensors, sums.data());
+}
+
+// All that a set may be given (select_kernels.cc), whatever this processor's
+// maker is.
+std::vector<FusedKernels> VariantsOf(const KernelSet& set) {
+  std::vector<FusedKernels> variants = {*set.fused};
+#if defined(__x86_64__)
+  if (set.fused != &kFusedAvx512) return variants;
+  FusedKernels saturating = kFusedAvx512;
+  saturating.sliding = kSaturatingSliding;
+  saturating.bytes = kSaturatingBytes;
+  variants.push_back(saturating);
+  if (!__builtin_cpu_supports("avx512vnni")) return variants;
+  FusedKernels vnni = kFusedAvx512;
+  vnni.sliding = {};
+  vnni.bytes = kVnniBytes;
+  vnni.words = kVnniWords;
+  variants.push_back(vnni);
+  vnni.byte_rows = kVnniByteRows;
+  vnni.word_rows = kVnniWordRows;
+  variants.push_back(vnni);
+#endif
+  return variants;
 }
 
 // Types by turns, so that all of them meet.
@@ -240,10 +262,14 @@ void CheckFused(const Geometry& geometry, int turn, const std::string& where,
     problem.kernels = set;
     if (!integers) expected = ExpectedOfFloats(problem, tensors);
     check(*MakeEngine(problem), set->name, expected);
-    // What its processor has beyond it is in what is selected.
-    if (integers && &FusedKernelsOf(*set) != set->fused &&
-        geometry.output_strides.channel == 1 && geometry.output_size() > 0) {
-      check(internal::IntegerForward(problem, *set->fused), "without more",
+    if (!integers || geometry.output_strides.channel != 1 ||
+        geometry.output_size() == 0) {
+      continue;
+    }
+    const auto variants = VariantsOf(*set);
+    for (size_t i = 0; i < variants.size(); ++i) {
+      check(internal::IntegerForward(problem, variants[i]),
+            (std::string(set->name) + " " + std::to_string(i)).c_str(),
             expected);
     }
   }

@@ -10,8 +10,14 @@ namespace keras_adder {
 namespace internal {
 namespace {
 
-// A tile stays in the second-level cache while all filters pass by.
-constexpr int64_t kTileBytes = 192 << 10;
+// What an item reads and writes stays in the second-level cache while all
+// filters pass by.
+constexpr int64_t kItemBytes = 256 << 10;
+
+// Totals become outputs when there are those of so many pixels, or almost.
+constexpr int64_t kBatch = 64;
+static_assert(kBatch >= kMaxRowOutputs && kBatch >= kMaxSources &&
+              kBatch >= 8 * kSlidingOutputs);
 
 // Items for each thread, so that one that is late does not matter much.
 constexpr int64_t kItemsPerThread = 4;
@@ -57,12 +63,11 @@ int64_t IntegerForward::panel_lanes(int64_t panel) const {
 void IntegerForward::ChooseItems(int threads) {
   const int64_t rows = geometry().height.output;
   int64_t most = rows;
-  while (most > 1 && layout_.TileBytes(most) > kTileBytes) {
+  while (most > 1 && ItemBytes(most) > kItemBytes) {
     most = CeilDiv(most, 2);
   }
   Split(rows, most, &rows_, &bands_);
-  const int64_t fit =
-      kTileBytes / std::max<int64_t>(1, layout_.TileBytes(rows));
+  const int64_t fit = kItemBytes / std::max<int64_t>(1, ItemBytes(rows));
   Split(geometry().batch, std::clamp<int64_t>(fit, 1, geometry().batch),
         &images_, &image_parts_);
   Split(panels_, panels_, &item_panels_, &panel_parts_);
@@ -71,6 +76,14 @@ void IntegerForward::ChooseItems(int threads) {
     }
   }
   threads_ = static_cast<int>(std::min<int64_t>(threads, items()));
+}
+
+// Of a tile and of outputs, for so many rows of an image.
+int64_t IntegerForward::ItemBytes(int64_t rows) const {
+  int64_t output = SizeOf(output_type_);
+  if (fusion_.has_residual) output += SizeOf(fusion_.residual_type);
+  return layout_.TileBytes(rows) +
+         rows * geometry().width.output * geometry().out_channels * output;
 }
 
 // Makes items smaller; false if they cannot be.
@@ -104,10 +117,7 @@ void IntegerForward::LayOutScratch() {
       tile_.has_pixel_sums() ? sources * layout_.outputs() * sizeof(int32_t)
                              : 0);
   scratch_.row_sums = place(tile_.RowSums(rows_) * sizeof(int32_t));
-  const int64_t most = layout_.kind == IntegerLayout::kRows
-                           ? kMaxRowOutputs
-                           : kMaxPanels * kMaxSources * layout_.outputs();
-  scratch_.totals = place(most * kLanes * sizeof(int32_t));
+  scratch_.totals = place(kMaxPanels * kBatch * kLanes * sizeof(int32_t));
   scratch_.end = PaddedSize(end, 1, threads_);
 }
 
@@ -248,22 +258,30 @@ void IntegerForward::RunPanels(const OutputRows& outputs, int64_t panel,
                                int64_t panels, const Shared& shared,
                                const Scratch& scratch) const {
   const int64_t of_all = outputs.group * panels_ + panel;
-  const uint8_t* filters = shared.filters + of_all * panel_bytes_;
+  const int64_t of_source = layout_.outputs() * kLanes;
   const int64_t sources = tile_.Sources(outputs.images, outputs.rows);
-  const int64_t chunks = CeilDiv(sources, layout_.sums.max_sources[panels - 1]);
-  for (int64_t chunk = 0, done = 0; chunk < chunks; ++chunk) {
+  const int64_t most = layout_.sums.max_sources[panels - 1];
+  const int64_t chunks = CeilDiv(sources, most);
+  int64_t done = 0, waiting = 0;  // sources; those whose totals are not written
+  const auto write = [&] {
+    for (int64_t p = 0; p < panels; ++p) {
+      WriteOutputs(outputs, panel + p, done - waiting, waiting,
+                   scratch.totals + p * kBatch * kLanes, shared, scratch);
+    }
+    waiting = 0;
+  };
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t count = CeilDiv(sources - done, chunks - chunk);
     layout_.sums.run(static_cast<int>(count), static_cast<int>(panels),
                      {scratch.tile.sources + done, layout_.runs.data(),
                       static_cast<int64_t>(layout_.runs.size()), layout_.step,
-                      filters, panel_bytes_, scratch.totals});
-    for (int64_t p = 0; p < panels; ++p) {
-      WriteOutputs(outputs, panel + p, done, count,
-                   scratch.totals + p * count * layout_.outputs() * kLanes,
-                   shared, scratch);
-    }
+                      shared.filters + of_all * panel_bytes_, panel_bytes_,
+                      scratch.totals + waiting * of_source, kBatch * kLanes});
     done += count;
+    waiting += count;
+    if ((waiting + most) * layout_.outputs() > kBatch) write();
   }
+  if (waiting > 0) write();
 }
 
 void IntegerForward::RunRows(const OutputRows& outputs, int64_t panel,
@@ -278,6 +296,14 @@ void IntegerForward::RunRows(const OutputRows& outputs, int64_t panel,
   const int64_t first = FirstRow(outputs) * columns;
   OutputParams params = ParamsOf(outputs.group, panel, shared);
   params.totals = scratch.totals;
+  int64_t done = 0;  // pixels; params.pixels of them are not written
+  const auto write = [&] {
+    const int64_t begin = done - params.pixels;
+    params.pixel_sums = scratch.tile.pixel_sums + begin;
+    Write(params, (first + begin) * params.pixel_stride + channel,
+          shared.tensors);
+    params.pixels = 0;
+  };
   for (int64_t row = 0; row < outputs.images * outputs.rows; ++row) {
     for (int64_t part = 0, column = 0; part < parts; ++part) {
       const int64_t count = CeilDiv(columns - column, parts - part);
@@ -286,15 +312,14 @@ void IntegerForward::RunRows(const OutputRows& outputs, int64_t panel,
           {scratch.tile.sources[row] + column * layout_.pixel_bytes,
            layout_.pixel_bytes, layout_.runs.data(),
            static_cast<int64_t>(layout_.runs.size()), layout_.step, filters,
-           scratch.totals});
-      params.pixels = count;
-      const int64_t pixel = row * columns + column;
-      params.pixel_sums = scratch.tile.pixel_sums + pixel;
-      Write(params, (first + pixel) * params.pixel_stride + channel,
-            shared.tensors);
+           scratch.totals + params.pixels * kLanes});
       column += count;
+      done += count;
+      params.pixels += count;
+      if (params.pixels + kMaxRowOutputs > kBatch) write();
     }
   }
+  if (params.pixels > 0) write();
 }
 
 // Outputs from an element of the tensor on.

@@ -62,6 +62,7 @@ class IntegerForward : public Engine {
   int64_t panel_lanes(int64_t panel) const;
   int64_t lanes() const { return panels_ * geometry().groups * kLanes; }
   void ChooseItems(int threads);
+  int64_t ItemBytes(int64_t rows) const;
   bool SplitItems();
   int64_t items() const {
     return image_parts_ * bands_ * panel_parts_ * geometry().groups;

@@ -11,6 +11,8 @@
 // Sums become totals, which are int32:
 //
 //     totals[panel][source][output of the source][lane]
+//
+// panels being `total_stride` apart.
 
 #ifndef KERAS_ADDER_CORE_KERNELS_FUSED_KERNELS_H_
 #define KERAS_ADDER_CORE_KERNELS_FUSED_KERNELS_H_
@@ -42,6 +44,7 @@ struct SumParams {
   const uint8_t* filters;
   ptrdiff_t panel_stride;  // of filters, in bytes
   int32_t* totals;
+  ptrdiff_t total_stride;
 };
 
 // A way to sum distances. Each says what it sums in `totals`:

@@ -31,7 +31,7 @@ using Ints = int32_t __attribute__((vector_size(kLanes * 4)));
 #define KERAS_ADDER_INLINE inline __attribute__((always_inline))
 
 // Adding it rounds a float of up to 2^22 to an integer, halves to even, which
-// then is what its bits are away from this one's.
+// then is what its bits are away from this one's. The lower half of these is 0.
 constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23
 
 // A quantization, for vectors.
@@ -44,14 +44,14 @@ struct Quantizer {
             static_cast<float>(range.lowest - zero_point),
             static_cast<float>(range.highest - zero_point), zero_point};
   }
+  // The integer, in the lower half of each lane.
   KERAS_ADDER_INLINE Ints operator()(const Floats& unscaled) const {
     Floats value = unscaled * inverse;
     // In this order a NaN becomes the lowest.
     const Floats least = Floats{} + lowest, most = Floats{} + highest;
     value = value > least ? value : least;
     value = value < most ? value : most;
-    const Floats rounder = Floats{} + kRounder;
-    return (Ints)(value + rounder) - (Ints)rounder + zero_point;
+    return (Ints)(value + kRounder) + zero_point;
   }
 
   float inverse, lowest, highest;

@@ -18,6 +18,7 @@
 #define KERAS_ADDER_CORE_KERNELS_INTEGER_SUMS_H_
 
 #include <cstdint>
+#include <utility>
 
 #include "core/kernels/fused_kernels.h"
 
@@ -41,14 +42,16 @@ struct Summing {
       }
     }
   }
-  inline __attribute__((always_inline)) void Flush(int32_t* totals,
+  inline __attribute__((always_inline)) void Flush(const SumParams& params,
                                                    bool add) const {
 #pragma GCC unroll 16
     for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 16
       for (int i = 0; i < kSources; ++i) {
-        Form::Flush(sums[p][i],
-                    totals + (p * kSources + i) * Form::kOutputs * 16, add);
+        Form::Flush(
+            sums[p][i],
+            params.totals + p * params.total_stride + i * Form::kOutputs * 16,
+            add);
       }
     }
   }
@@ -100,7 +103,7 @@ __attribute__((noinline)) void SumSources(const SumParams& params) {
     ptrdiff_t offset = params.runs[run].shift;
     for (int64_t left = params.runs[run].steps; left > 0;) {
       if (fit == 0) {
-        summing.Flush(params.totals, add);
+        summing.Flush(params, add);
         summing.Clear();
         add = true;
         fit = Form::kMaxSteps;
@@ -115,29 +118,30 @@ __attribute__((noinline)) void SumSources(const SumParams& params) {
       fit -= some;
     }
   }
-  summing.Flush(params.totals, add);
+  summing.Flush(params, add);
 }
 
-// The instance for so many sources and panels.
-template <typename Form, int kPanels, int kSources>
-void SumUpTo(int sources, const SumParams& params) {
-  if constexpr (kSources > 1) {
-    if (sources < kSources) {
-      return SumUpTo<Form, kPanels, kSources - 1>(sources, params);
-    }
-  }
-  SumSources<Form, kSources, kPanels>(params);
+// The instances of a form: for 1 ... n sources, of so many panels.
+template <typename Form, int kPanels, int... kIndices>
+void SumPanels(int sources, const SumParams& params,
+               std::integer_sequence<int, kIndices...>) {
+  static constexpr void (*kInstances[])(const SumParams&) = {
+      &SumSources<Form, kIndices + 1, kPanels>...};
+  kInstances[sources - 1](params);
 }
 
 template <typename Form, int kPanels = kMaxPanels>
-void SumPanels(int sources, int panels, const SumParams& params) {
+void SumUpTo(int sources, int panels, const SumParams& params) {
   if constexpr (kPanels > 1) {
     if (panels < kPanels) {
-      return SumPanels<Form, kPanels - 1>(sources, panels, params);
+      return SumUpTo<Form, kPanels - 1>(sources, panels, params);
     }
   }
   constexpr int kSources = Form::kMaxSourcesOf[kPanels - 1];
-  if constexpr (kSources > 0) SumUpTo<Form, kPanels, kSources>(sources, params);
+  if constexpr (kSources > 0) {
+    SumPanels<Form, kPanels>(sources, params,
+                             std::make_integer_sequence<int, kSources>());
+  }
 }
 
 // See RowSumParams. Of forms with one vector of lanes, whose sums always fit.
@@ -178,19 +182,20 @@ __attribute__((noinline)) void SumRow(const RowSumParams& params) {
   }
 }
 
-template <typename Form, int kOutputs>
-void SumRowUpTo(int outputs, const RowSumParams& params) {
-  if constexpr (kOutputs > 1) {
-    if (outputs < kOutputs) {
-      return SumRowUpTo<Form, kOutputs - 1>(outputs, params);
-    }
-  }
-  SumRow<Form, kOutputs>(params);
+template <typename Form, int... kIndices>
+void SumRowOf(int outputs, const RowSumParams& params,
+              std::integer_sequence<int, kIndices...>) {
+  static constexpr void (*kInstances[])(const RowSumParams&) = {
+      &SumRow<Form, kIndices + 1>...};
+  kInstances[outputs - 1](params);
 }
 
 template <typename Form, int kOutputs>
 constexpr IntegerRowSums MakeRowSums() {
-  return {kOutputs, &SumRowUpTo<Form, kOutputs>};
+  return {kOutputs, [](int outputs, const RowSumParams& params) {
+            SumRowOf<Form>(outputs, params,
+                           std::make_integer_sequence<int, kOutputs>());
+          }};
 }
 
 template <typename Form>
@@ -204,7 +209,7 @@ constexpr IntegerSums MakeSums() {
   for (int lane = 0; lane < 16; ++lane) {
     sums.positions[lane] = Form::PositionOf(lane);
   }
-  sums.run = &SumPanels<Form>;
+  sums.run = &SumUpTo<Form>;
   return sums;
 }
 
