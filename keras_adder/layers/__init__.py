@@ -1,6 +1,11 @@
-"""Adder layers: each mirrors the Keras layer of the same name."""
+"""Adder layers: each mirrors the Keras layer of the same name.
+
+The fused ones are what `keras_adder.inference` makes of them.
+"""
 
 from keras_adder.layers.adder_conv2d import AdderConv2D
 from keras_adder.layers.adder_dense import AdderDense
+from keras_adder.layers.fused_adder_conv2d import FusedAdderConv2D
+from keras_adder.layers.fused_adder_dense import FusedAdderDense
 
-__all__ = ["AdderConv2D", "AdderDense"]
+__all__ = ["AdderConv2D", "AdderDense", "FusedAdderConv2D", "FusedAdderDense"]
