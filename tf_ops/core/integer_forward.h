@@ -92,7 +92,6 @@ class IntegerForward : public Engine {
 
   const IntegerLayout layout_;
   const Fusion fusion_;
-  const FusedKernels& kernels_;
   const IntegerTile tile_;
   const DataType output_type_;
   void (*const write_)(const OutputParams& params);

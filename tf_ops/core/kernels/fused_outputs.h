@@ -14,16 +14,14 @@
 
 // Vectors wider than the instruction set's are passed to functions that are
 // always inlined, so that no ABI matters.
-#if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wpsabi"
-#endif
 
 namespace keras_adder {
 namespace {
 
 template <typename T>
 struct LanesOf {
-  typedef T type __attribute__((vector_size(kLanes * sizeof(T)), aligned(1)));
+  typedef T type __attribute__((vector_size(kLanes * sizeof(T))));
 };
 using Floats = float __attribute__((vector_size(kLanes * 4)));
 using Ints = int32_t __attribute__((vector_size(kLanes * 4)));
@@ -62,23 +60,22 @@ struct Quantizer {
 template <typename T>
 KERAS_ADDER_INLINE typename LanesOf<T>::type LoadLanes(const void* from,
                                                        int64_t count) {
-  using Lanes = typename LanesOf<T>::type;
-  if (count == kLanes) return *static_cast<const Lanes*>(from);
-  T lanes[kLanes] = {};
-  std::memcpy(lanes, from, count * sizeof(T));
-  return *reinterpret_cast<const Lanes*>(lanes);
+  typename LanesOf<T>::type lanes = {};
+  if (count == kLanes) {
+    std::memcpy(&lanes, from, sizeof(lanes));
+  } else {
+    std::memcpy(&lanes, from, count * sizeof(T));
+  }
+  return lanes;
 }
 
 template <typename T>
 KERAS_ADDER_INLINE void StoreLanes(const typename LanesOf<T>::type& value,
                                    int64_t count, void* to) {
-  using Lanes = typename LanesOf<T>::type;
   if (count == kLanes) {
-    *static_cast<Lanes*>(to) = value;
+    std::memcpy(to, &value, sizeof(value));
   } else {
-    T lanes[kLanes];
-    *reinterpret_cast<Lanes*>(lanes) = value;
-    std::memcpy(to, lanes, count * sizeof(T));
+    std::memcpy(to, &value, count * sizeof(T));
   }
 }
 
