@@ -6,13 +6,16 @@ out every difference run on fewer images.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 
+import measuring
 import numpy as np
 import tensorflow as tf
 
 from keras_adder.ops import adder_conv2d
+from keras_adder.ops import fused_adder_conv2d
 
 PASSES = ("forward", "backward", "step")
 
@@ -28,6 +31,23 @@ FORMULA_BYTES = 2**29
 class Work:
     run: Callable
     differences: int
+
+
+def measure(works, seconds, rounds, min_rounds=3, take=measuring.turn):
+    """Timings, and speeds in G differences/s; None among works is left out."""
+    works = {name: work for name, work in works.items() if work}
+    times = measuring.interleave(
+        {name: work.run for name, work in works.items()},
+        seconds,
+        rounds,
+        min_rounds,
+        take,
+    )
+    speeds = {
+        name: work.differences / times[name].seconds / 1e9
+        for name, work in works.items()
+    }
+    return times, speeds
 
 
 def data(shape, seed=0):
@@ -103,32 +123,141 @@ def tensorflow_work(operation, shape, what, traced=False):
     return Work(lambda: function(*arguments), WORK[what] * shape.differences)
 
 
+def integer_data(shape, dtype, seed=0):
+    """Arrays: inputs, filters, and multipliers and offsets for the outputs.
+
+    All of a type's values are as frequent as each other; sums are brought to a
+    mean of 0 and a deviation of 1.
+    """
+    generator = np.random.default_rng(seed)
+    limits = np.iinfo(dtype)
+    inputs, filters = (
+        generator.integers(limits.min, limits.max + 1, size, dtype)
+        for size in (shape.input_shape, shape.filter_shape)
+    )
+    # Of the distance of two numbers that are uniform between 0 and 1.
+    mean, deviation = 1 / 3, 1 / math.sqrt(18)
+    terms = math.prod(shape.filter_shape[:3])
+    width = limits.max - limits.min
+    multiplier = 1 / (deviation * width * math.sqrt(terms))
+    offset = mean * width * terms * multiplier
+    vectors = (np.float32([x] * shape.filters) for x in (multiplier, offset))
+    return inputs, filters, *vectors
+
+
+def integer_operation(shape, dtype):
+    """Ours of integers, from tensors to the same type, with a ReLU."""
+
+    def operation(*tensors):
+        return fused_adder_conv2d(
+            *tensors,
+            strides=shape.strides,
+            padding="same",
+            lower=0.0,
+            output_dtype=dtype,
+            # Four deviations are the largest integer.
+            output_scale=4 / np.iinfo(dtype).max,
+        )
+
+    return operation
+
+
+def integer(shape, dtype, traced=False):
+    """Ours of integers; in a tf.function all but the inputs is constant."""
+    arrays = integer_data(shape, dtype)
+    operation = integer_operation(shape, dtype)
+    inputs, *constants = map(tf.constant, arrays)
+    if traced:
+        function = tf.function(
+            lambda x: operation(x, *map(tf.constant, arrays[1:])),
+            autograph=False,
+        )
+        return Work(lambda: function(inputs), shape.differences)
+    return Work(lambda: operation(inputs, *constants), shape.differences)
+
+
+def integer_changing(shape, dtype, sets):
+    """Ours of integers, with the next of so many sets of filters each time."""
+    inputs, _, *vectors = map(tf.constant, integer_data(shape, dtype))
+    filters = itertools.cycle(
+        [tf.constant(integer_data(shape, dtype, i)[1]) for i in range(sets)]
+    )
+    operation = integer_operation(shape, dtype)
+    return Work(
+        lambda: operation(inputs, next(filters), *vectors), shape.differences
+    )
+
+
 def litert(shape, threads):
     """LiteRT's float32 convolution, which is XNNPACK's. None if not installed.
 
     The input lies in the interpreter's own memory, and so does the output.
     """
+    inputs, filters, _ = data(shape)
+
+    def operation(x):
+        return tf.nn.conv2d(x, filters, shape.strides, "SAME")
+
+    return litert_work(shape, operation, inputs.numpy(), threads)
+
+
+def litert_int8(shape, threads):
+    """LiteRT's int8 convolution with a ReLU. None if not installed.
+
+    The converter chooses the scales, one a filter.
+    """
+    inputs, filters, _ = data(shape)
+    inputs = inputs.numpy()
+
+    def operation(x):
+        return tf.nn.relu(tf.nn.conv2d(x, filters, shape.strides, "SAME"))
+
+    def quantize(converter):
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: [[inputs]]
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+        ]
+        converter.inference_input_type = tf.int8
+        converter.inference_output_type = tf.int8
+
+    generator = np.random.default_rng(0)
+    integers = generator.integers(-128, 128, inputs.shape, np.int8)
+    return litert_work(shape, operation, integers, threads, quantize)
+
+
+def litert_work(shape, operation, inputs, threads, prepare=None):
+    """An operation of inputs in LiteRT. None if not installed.
+
+    Args:
+        shape: `Shape`.
+        operation: Function of a float32 tensor.
+        inputs: Array, as the converted model takes it.
+        threads: Integer.
+        prepare: Function that sets a converter's options.
+    """
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         return None
-    inputs, filters, _ = data(shape)
 
     class Model(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec(inputs.shape)])
         def __call__(self, x):
-            return tf.nn.conv2d(x, filters, shape.strides, "SAME")
+            return operation(x)
 
     model = Model()
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [model.__call__.get_concrete_function()], model
     )
+    if prepare is not None:
+        prepare(converter)
     interpreter = Interpreter(
         model_content=converter.convert(), num_threads=threads
     )
     interpreter.allocate_tensors()
     (entry,) = interpreter.get_input_details()
-    interpreter.set_tensor(entry["index"], inputs.numpy())
+    interpreter.set_tensor(entry["index"], inputs)
     return Work(interpreter.invoke, shape.differences)
 
 

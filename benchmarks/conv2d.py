@@ -2,6 +2,7 @@
 
     python benchmarks/conv2d.py
     python benchmarks/conv2d.py --shape 16,28,28,128,128   # one 3x3, no files
+    python benchmarks/conv2d.py --parts integer            # uint8 and int16
 
 prints tables and writes them, the figures as JSON and a picture to
 `results/speed/`. Contenders take turns in one process, LiteRT with ours alone.
@@ -18,6 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import contenders  # noqa: E402
+import integers  # noqa: E402
 import measuring  # noqa: E402
 import report  # noqa: E402
 import roofline  # noqa: E402
@@ -28,7 +30,7 @@ import tensorflow as tf  # noqa: E402
 # Instruction sets by our names, and what limits oneDNN to the same.
 ISAS = {"baseline": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}
 
-PARTS = ("noise", "main", "configurations", "scaling", "memory")
+PARTS = ("noise", "main", "configurations", "scaling", "memory", "integer")
 
 
 def main():
@@ -43,17 +45,16 @@ def main():
         print("Warning: the machine is busy.", file=sys.stderr)
 
     if args.shape is not None:
-        plan = dataclasses.replace(plan, main=(args.shape,))
-        args.parts = ("main",)
+        plan = plan.of(args.shape)
     if args.self_check:
-        progress("self-check")
+        measuring.progress("self-check")
         noise = self_check(plan)
         print(noise_table(noise), end="")
         return
     if "noise" in args.parts:
-        progress("noise")
+        measuring.progress("noise")
         results["noise"] = self_check(plan)
-    progress("peak")
+    measuring.progress("peak")
     results["roofline"] = roofline.measure(isa, threads, *plan.peak)
     if "main" in args.parts:
         # XNNPACK cannot be held to an instruction set.
@@ -65,7 +66,7 @@ def main():
             for configuration in plan.configurations
         ]
     if "scaling" in args.parts:
-        progress("threads")
+        measuring.progress("threads")
         large = scaling.measure(
             plan.large, ("forward", "step"), threads, plan.seconds, plan.rounds
         )
@@ -74,9 +75,13 @@ def main():
         )
         results["scaling"] = large + small
     if "memory" in args.parts:
-        progress("memory")
+        measuring.progress("memory")
         results["memory"] = scaling.memory(plan.memory)
-    progress("peak")
+    if "integer" in args.parts:
+        results["integer"] = integers.measure(
+            plan, results["machine"], isa, others=not args.isa
+        )
+    measuring.progress("peak")
     results["roofline"] = roofline.better(
         results["roofline"], roofline.measure(isa, threads, *plan.peak)
     )
@@ -88,6 +93,8 @@ def main():
     results["load"].append(measuring.load())
 
     text = report.markdown(results)
+    if "integer" in results:
+        text += "\n" + integers.markdown(results)
     print(text, end="")
     if args.shape is not None:
         return
@@ -126,7 +133,12 @@ def parse():
         metavar="N,H,W,CI,CO",
         help="time this 3x3 convolution alone",
     )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        help="of a --shape main and integer (default: all, of a --shape main)",
+    )
     parser.add_argument(
         "--quick", action="store_true", help="tiny shapes; figures mean nothing"
     )
@@ -135,7 +147,10 @@ def parse():
         action="store_true",
         help="only time the stock op, and ours, beside themselves",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.parts is None:
+        args.parts = PARTS if args.shape is None else ("main",)
+    return args
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +168,10 @@ class Plan:
         *shapes.MAIN,
         shapes.Shape(1, 1024, 1024, 16, 16),
     )
+    integer: dict = dataclasses.field(default_factory=lambda: integers.GROUPS)
+    filters: tuple = shapes.FILTERS
     peak: tuple = (2048, 2.0)  # size of the matrices, seconds
+    trials: int = 15  # of each loop over registers
 
     @classmethod
     def quick(cls):
@@ -165,7 +183,22 @@ class Plan:
             large=shapes.QUICK[:1],
             small=shapes.SMALL[:1],
             memory=shapes.QUICK,
+            integer={
+                "3x3": [shapes.plain(shapes.QUICK[0])],
+                "1x1 and stride 2": shapes.QUICK_CONFIGURATIONS[:1],
+            },
+            filters=shapes.FILTERS[:1],
             peak=(256, 0.05),
+            trials=1,
+        )
+
+    def of(self, shape):
+        """This plan of one shape, for the parts that are about shapes."""
+        return dataclasses.replace(
+            self,
+            main=(shape,),
+            integer={"3x3": [shapes.plain(shape)]},
+            filters=(),
         )
 
 
@@ -177,10 +210,6 @@ def limit_isa(isa):
     if all(os.environ.get(name) == value for name, value in wanted.items()):
         return
     os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)
-
-
-def progress(what):
-    print(f"... {what}", file=sys.stderr, flush=True)
 
 
 def self_check(plan):
@@ -215,7 +244,7 @@ def noise_table(noise):
 
 def main_rows(plan, threads, others):
     for shape in plan.main:
-        progress(str(shape))
+        measuring.progress(str(shape))
         for what in contenders.PASSES:
             for call in report.CALLS:
                 if (what, call) != ("backward", "function"):
@@ -226,13 +255,15 @@ def main_row(shape, what, call, plan, threads, others):
     traced = call == "function"
     ours = contenders.ours(shape, what, traced)
     works = {"ours": ours, "stock": contenders.stock(shape, what, traced)}
-    times, speeds = measure(works, plan.seconds, plan.rounds)
+    times, speeds = contenders.measure(works, plan.seconds, plan.rounds)
     over_litert = None
     if what == "forward" and not traced and others:
         # Apart: its threads go on spinning for a while after each call, on the
         # cores of whoever comes next.
         pair = {"ours": ours, "litert": contenders.litert(shape, threads)}
-        beside_times, beside = measure(pair, plan.seconds, plan.rounds)
+        beside_times, beside = contenders.measure(
+            pair, plan.seconds, plan.rounds
+        )
         if "litert" in beside:
             over_litert = beside["ours"] / beside["litert"]
             times["litert"] = beside_times["litert"]
@@ -243,7 +274,9 @@ def main_row(shape, what, call, plan, threads, others):
             "broadcast": contenders.broadcast(shape, what),
             "im2col": contenders.im2col(shape, what, threads),
         }
-        slow_times, slow_speeds = measure(slow, 0, 2, 2, measuring.once)
+        slow_times, slow_speeds = contenders.measure(
+            slow, 0, 2, 2, measuring.once
+        )
         times |= slow_times
         speeds |= slow_speeds
     row = {
@@ -258,25 +291,8 @@ def main_row(shape, what, call, plan, threads, others):
     return row
 
 
-def measure(works, seconds, rounds, min_rounds=3, take=measuring.turn):
-    """Timings, and speeds in G differences/s; None among works is left out."""
-    works = {name: work for name, work in works.items() if work}
-    times = measuring.interleave(
-        {name: work.run for name, work in works.items()},
-        seconds,
-        rounds,
-        min_rounds,
-        take,
-    )
-    speeds = {
-        name: work.differences / times[name].seconds / 1e9
-        for name, work in works.items()
-    }
-    return times, speeds
-
-
 def configuration_row(configuration, plan):
-    progress(configuration.name)
+    measuring.progress(configuration.name)
     passes = {}
     for what in ("forward", "step"):
         works = {
@@ -289,7 +305,7 @@ def configuration_row(configuration, plan):
             works["stock"] = stock
         except (tf.errors.OpError, ValueError):
             pass  # it does not do all that ours does
-        times, speeds = measure(works, plan.seconds / 2, plan.rounds)
+        times, speeds = contenders.measure(works, plan.seconds / 2, plan.rounds)
         over_stock = None
         if "stock" in times:
             over_stock = times["ours"].seconds / times["stock"].seconds

@@ -86,6 +86,10 @@ def geometric_mean(values):
     return statistics.geometric_mean(values) if values else None
 
 
+def progress(what):
+    print(f"... {what}", file=sys.stderr, flush=True)
+
+
 def load():
     return round(os.getloadavg()[0], 2)
 

@@ -15,6 +15,7 @@ FLAGS = {
     "baseline": ["-msse2"],
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"],
+    "neon": [],
 }
 
 
@@ -53,10 +54,80 @@ def better(one, other):
     return max(one, other, key=lambda roofline: roofline["peak"])
 
 
+def integer_pairs(isa, threads, trials=15):
+    """How fast each way to sum integer distances is, from registers.
+
+    Args:
+        isa: String, an instruction set, or `None` for the best.
+        threads: Integer.
+        trials: Integer, of which the best counts.
+
+    Returns:
+        A list of dicts: `name`, the instructions; `type` of the integers;
+        `sliding`, whether one step sums at four neighbouring positions;
+        `speed` and `speed_one_thread`, in G differences/s, of a sliding one
+        those for filters of three columns. Empty without a compiler.
+    """
+    pairs = []
+    printed = _run(isa or measuring.best_isa(), threads, "integers", trials)
+    for line in printed.splitlines():
+        name, dtype, sliding, differences, speed, one = line.split()
+        pairs.append(
+            {
+                "name": name,
+                "type": dtype,
+                "sliding": sliding == "1",
+                "differences": int(differences),
+                "speed": float(speed),
+                "speed_one_thread": float(one),
+            }
+        )
+    return pairs
+
+
+def better_pairs(ones, others):
+    """Of two measurements of all pairs, those that were disturbed less."""
+    return [
+        max(pair, key=lambda measured: measured["speed"])
+        for pair in zip(ones, others)
+    ]
+
+
+def integer_limit(pairs, dtype, kernel, strides):
+    """What the best pair would make of filters of so many columns.
+
+    Returns:
+        G differences/s and the pair's name, or two times `None`.
+    """
+    limits = [
+        (pair["speed"] * _useful(pair, kernel, strides), pair["name"])
+        for pair in pairs
+        if pair["type"] == dtype
+    ]
+    return max(limits, default=(None, None))
+
+
+def _useful(pair, kernel, strides):
+    """What part of its speed is of use; 1 for three columns, stride 1."""
+    if not pair["sliding"]:
+        return 1
+    # Columns are taken by fours, at positions all of which are computed.
+    of_columns = kernel / (4 * -(-kernel // 4))
+    return of_columns / strides / (3 / 4)
+
+
 def _registers(isa, threads):
+    printed = _run(isa, threads)
+    if not printed:
+        return None, None, None
+    return tuple(float(word) for word in printed.split())
+
+
+def _run(isa, *arguments):
+    """What `peak.cc` prints, or nothing without a compiler."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or ""
     if not compiler:
-        return None, None, None
+        return ""
     with tempfile.TemporaryDirectory() as folder:
         program = os.path.join(folder, "peak")
         command = [compiler, "-O3", "-std=c++17", "-ffp-contract=fast"]
@@ -70,11 +141,11 @@ def _registers(isa, threads):
         try:
             subprocess.run(command, check=True, capture_output=True)
             done = subprocess.run(
-                [program, str(threads)],
+                [program, *map(str, arguments)],
                 check=True,
                 capture_output=True,
                 text=True,
             )
         except (OSError, subprocess.CalledProcessError):
-            return None, None, None
-    return tuple(float(word) for word in done.stdout.split())
+            return ""
+    return done.stdout

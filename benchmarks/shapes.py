@@ -98,6 +98,11 @@ LARGE = MAIN[3:6]
 SMALL = (Shape(1, 1, 1, 1, 1, kernel=1), Shape(1, 8, 8, 16, 16))
 
 
+def plain(shape):
+    """The configuration of a 3x3 that differs in nothing."""
+    return Configuration("3x3", shape, shape, None)
+
+
 def _configurations():
     """Every other configuration that the op accepts.
 
@@ -181,6 +186,18 @@ def _configurations():
 
 
 CONFIGURATIONS = tuple(_configurations())
+
+# What is measured in integers: the 3x3 ones, and those whose columns do not
+# slide over each other.
+INTEGER_MAIN = tuple(map(plain, MAIN))
+INTEGER_OTHERS = tuple(
+    configuration
+    for configuration in CONFIGURATIONS
+    if configuration.shape.kernel == 1 or configuration.shape.strides == 2
+)
+
+# Small images, next to which their filters are large.
+FILTERS = (Shape(1, 8, 8, 64, 64), Shape(1, 7, 7, 512, 512))
 
 QUICK_CONFIGURATIONS = (
     Configuration("1x1", QUICK[0].but(kernel=1), QUICK[0], 2.5),

@@ -13,6 +13,9 @@ sys.path += [str(ROOT / "benchmarks"), str(ROOT / "tests" / "cuda")]
 
 import bits  # noqa: E402
 import cases  # noqa: E402
+import contenders  # noqa: E402
+import roofline  # noqa: E402
+import shapes  # noqa: E402
 
 
 def run(script, *arguments):
@@ -70,6 +73,95 @@ def test_tables_and_json_say_the_same(measured):
     assert {row["contender"] for row in results["scaling"]} == {"ours", "stock"}
     for row in results["memory"]:
         assert row["forward"] > 0 and row["backward"] > 0
+
+
+@pytest.mark.slow
+def test_integers(measured):
+    printed, folder = measured
+    text = printed["conv2d.py"]
+    found = json.loads((folder / "conv2d.json").read_text("utf-8"))["integer"]
+    # Two shapes, of two types, eager and traced; and their means.
+    assert len(found["rows"]) == len(found["summary"]) == 2 * 2 * 2
+    for row in found["rows"]:
+        speeds = row["speeds"]
+        assert {row["type"], "float", "stock"} <= set(speeds)
+        assert row["over_float"] == speeds[row["type"]] / speeds["float"]
+        if found["pairs"]:
+            assert row["share"] == speeds[row["type"]] / row["limit"]
+        assert f"| {row['name']} | {row['shape']} |" in text
+    for pair in found["pairs"]:
+        assert pair["speed"] > 0 and pair["speed_one_thread"] > 0
+        assert f"| {pair['name']} | {pair['type']}" in text
+    for row in found["filters"]:
+        times = [row["times"][name]["seconds"] for name in ("changing", "same")]
+        assert row["ratio"] == times[0] / times[1]
+
+
+@pytest.mark.slow
+def test_inference(tmp_path):
+    flags = ("--quick", "--networks=lenet5", f"--output={tmp_path}")
+    done = run("inference.py", *flags)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "inference.md").read_text("utf-8") == done.stdout
+    results = json.loads((tmp_path / "inference.json").read_text("utf-8"))
+    assert results["machine"]["versions"]["keras"]
+    network = results["networks"]["lenet5"]
+    rows = network["rows"]
+    names = {"cnn", "adder", "fused", "int16", "int8", "bits4"}
+    assert names <= set(rows)
+    for name, row in rows.items():
+        assert 0 <= row["accuracy"] <= 100 and row["bytes"] > 0
+        calls = {"batches", "on_batch", "function"}
+        assert set(row["speeds"]) == (set() if name == "bits4" else calls)
+        assert all(speed > 0 for speed in row["speeds"].values())
+    assert rows["int8"]["bytes"] < rows["int16"]["bytes"]
+    for row in network["sets"]:
+        assert row["layers"] == 5 and not row["differing"]
+        assert f"| {row['isa']} | 5 of 5 | " in done.stdout
+
+
+def test_limits_of_integers_are_those_of_the_lanes_in_use():
+    def pair(name, dtype, speed, sliding=False):
+        return {
+            "name": name,
+            "type": dtype,
+            "sliding": sliding,
+            "speed": speed,
+        }
+
+    pairs = [
+        pair("slides", "uint8", 90.0, sliding=True),
+        pair("sums", "uint8", 61.0),
+        pair("words", "int16", 30.0),
+    ]
+    for kernel, strides, limit in (
+        (3, 1, (90.0, "slides")),
+        (7, 1, (105.0, "slides")),
+        (5, 1, (75.0, "slides")),
+        (7, 2, (61.0, "sums")),
+        (1, 1, (61.0, "sums")),
+    ):
+        speed, name = roofline.integer_limit(pairs, "uint8", kernel, strides)
+        assert (round(speed, 6), name) == limit
+    assert roofline.integer_limit(pairs, "int16", 3, 1) == (30.0, "words")
+    assert roofline.integer_limit([], "int16", 3, 1) == (None, None)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+def test_integers_that_are_measured_keep_to_their_range(dtype):
+    shape = shapes.Shape(2, 8, 8, 16, 16)
+    outputs = contenders.integer(shape, dtype).run().numpy()
+    assert outputs.dtype == dtype and outputs.shape == shape.output_shape
+    inside = outputs[:, 1:-1, 1:-1]
+    # A ReLU of values around zero; few reach the largest integer.
+    assert 0.3 < (inside == 0).mean() < 0.7
+    assert (outputs == outputs.max()).mean() < 0.01
+    again = contenders.integer(shape, dtype, traced=True).run().numpy()
+    assert (again == outputs).all()
+    changing = contenders.integer_changing(shape, dtype, 2)
+    first, second, third = (changing.run().numpy() for _ in range(3))
+    assert (first == outputs).all() and (third == first).all()
+    assert (second != first).any()
 
 
 @pytest.mark.slow

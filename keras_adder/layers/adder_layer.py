@@ -77,13 +77,17 @@ class AdderLayer(keras.layers.Layer):
         type_check: bool = True,
         config: Any = None,
     ) -> NoReturn:
-        # `keras.Model.quantize()` turns a `NotImplementedError` into a warning
-        # and passes over the layer. In these two modes it does not pass over:
-        # it then rewrites the kernel of every `keras.layers.Dense`.
-        error_type: type[Exception] = NotImplementedError
-        if mode in ("gptq", "awq"):
-            error_type = ValueError
-        raise error_type(self._unsupported("`quantize()`", mode=mode))
+        # Of a `NotImplementedError`, `keras.Model.quantize()` makes a warning,
+        # and passes over the layer.
+        raise ValueError(
+            f"`{type(self).__name__}` does not support `quantize()`, which is "
+            "for matrix products. `keras_adder.inference.optimize(model, "
+            '"int8", calibration=images)` makes a model with integers of one '
+            "with adder layers; to quantize other layers alone, pass "
+            "`filters=` to `model.quantize()`. The layers before this one may "
+            "have been quantized already. "
+            f"Received: mode={mode} (layer '{self.name}')"
+        )
 
     def quantized_build(self, *args: Any, **kwargs: Any) -> NoReturn:
         policy = self.dtype_policy.name

@@ -99,12 +99,15 @@ def test_dtype_policy_set_later(make, inputs, dtype):
     assert_unharmed(layer, inputs, before)
 
 
+OTHER_CALL = r"quantize\(\).*keras_adder\.inference\.optimize.*"
+
+
 @pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
 @pytest.mark.parametrize("type_check", [True, False])
 def test_quantize(make, inputs, mode, type_check):
     layer = make()
     before = layer(inputs)
-    with pytest.raises(NotImplementedError, match=f"quantize.*mode={mode}"):
+    with pytest.raises(ValueError, match=f"{OTHER_CALL}mode={mode}"):
         layer.quantize(mode, type_check=type_check)
     assert_unharmed(layer, inputs, before)
 
@@ -116,23 +119,31 @@ def test_quantize_by_config(make, inputs):
         keras.quantizers.Int8QuantizationConfig(),
         keras.quantizers.Int4QuantizationConfig(block_size=2),
     ):
-        with pytest.raises(NotImplementedError, match="quantize.*mode=int"):
+        with pytest.raises(ValueError, match=f"{OTHER_CALL}mode=int"):
             layer.quantize(config=config)
     assert_unharmed(layer, inputs, before)
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
 @pytest.mark.parametrize("type_check", [True, False])
-def test_quantizing_a_model_passes_over_with_a_warning(
-    make, inputs, mode, type_check
-):
+def test_quantizing_a_model_is_an_error(make, inputs, mode, type_check):
     layer = make(name="adder")
     model = keras.Sequential([layer, keras.layers.Dense(2)])
     model(inputs)
     before = layer(inputs)
-    with pytest.warns(UserWarning, match=f"quantize.*mode={mode}.*'adder'"):
+    with pytest.raises(ValueError, match=f"{OTHER_CALL}mode={mode}.*'adder'"):
         model.quantize(mode, type_check=type_check)
-    assert model.layers[-1].quantization_mode == mode
+    assert model.layers[-1].quantization_mode is None
+    assert_unharmed(layer, inputs, before)
+
+
+def test_quantizing_what_is_no_adder_layer(make, inputs):
+    layer = make(name="adder")
+    model = keras.Sequential([layer, keras.layers.Dense(2, name="last")])
+    model(inputs)
+    before = layer(inputs)
+    model.quantize("int8", filters="last")
+    assert model.layers[-1].quantization_mode == "int8"
     assert_unharmed(layer, inputs, before)
     assert np.all(np.isfinite(model(inputs)))
 

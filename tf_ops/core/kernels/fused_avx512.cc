@@ -68,13 +68,37 @@ struct SlidingForm : SourcesOf<8> {
   }
 };
 
+// The sums of eight pixels of 16 bytes each, which follow each other.
+inline void SumEightPixels(const uint8_t* pixels, int32_t* sums) {
+  const __m512i zero = _mm512_setzero_si512();
+  const __m512i first = _mm512_sad_epu8(LoadRegister(pixels), zero);
+  const __m512i last = _mm512_sad_epu8(LoadRegister(pixels + 64), zero);
+  // Pixels 0, 4, 1, 5, 2, 6, 3, 7.
+  const __m512i mixed = _mm512_add_epi64(_mm512_unpacklo_epi64(first, last),
+                                         _mm512_unpackhi_epi64(first, last));
+  const __m256i order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+  _mm256_storeu_si256(
+      reinterpret_cast<__m256i*>(sums),
+      _mm256_permutevar8x32_epi32(_mm512_cvtepi64_epi32(mixed), order));
+}
+
+// Few channels, as first stages have them, are many pixels.
+void SumFewBytes(const uint8_t* pixels, int64_t count, ptrdiff_t stride,
+                 int64_t channels, int32_t* sums) {
+  int64_t i = 0;
+  if (channels == 16 && stride == 16) {
+    for (; i + 8 <= count; i += 8) SumEightPixels(pixels + i * 16, sums + i);
+  }
+  SumBytes(pixels + i * stride, count - i, stride, channels, sums + i);
+}
+
 constexpr FusedKernels Make() {
   FusedKernels kernels = MakeFusedKernels();
   kernels.sliding = MakeSums<SlidingForm<WordAddition::kPlain>>();
   kernels.bytes = MakeSums<SadForm<SourcesOf<10, 6>>>();
   kernels.words = MakeSums<MaxWordsForm<SourcesOf<12, 12, 8, 6>>>();
   kernels.transpose_bytes = &TransposeBytes;
-  kernels.sum_bytes = &SumBytes;
+  kernels.sum_bytes = &SumFewBytes;
   return kernels;
 }
 

@@ -28,6 +28,9 @@ using Ints = int32_t __attribute__((vector_size(kLanes * 4)));
 
 #define KERAS_ADDER_INLINE inline __attribute__((always_inline))
 
+// The same in all lanes: to subtract zero changes nothing, not even -0.
+KERAS_ADDER_INLINE Floats Splat(float value) { return value - Floats{}; }
+
 // Adding it rounds a float of up to 2^22 to an integer, halves to even, which
 // then is what its bits are away from this one's. The lower half of these is 0.
 constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23
@@ -46,7 +49,7 @@ struct Quantizer {
   KERAS_ADDER_INLINE Ints operator()(const Floats& unscaled) const {
     Floats value = unscaled * inverse;
     // In this order a NaN becomes the lowest.
-    const Floats least = Floats{} + lowest, most = Floats{} + highest;
+    const Floats least = Splat(lowest), most = Splat(highest);
     value = value > least ? value : least;
     value = value < most ? value : most;
     return (Ints)(value + kRounder) + zero_point;
@@ -95,7 +98,7 @@ struct Finish {
            residual_scale;
     }
     // In this order a NaN stays one.
-    const Floats least = Floats{} + lower, most = Floats{} + upper;
+    const Floats least = Splat(lower), most = Splat(upper);
     y = least > y ? least : y;
     y = most < y ? most : y;
     if constexpr (std::is_same_v<O, float>) {
