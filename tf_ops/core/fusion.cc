@@ -1,6 +1,8 @@
 #include "core/fusion.h"
 
 #include <cmath>
+#include <limits>
+#include <sstream>
 #include <string>
 
 namespace keras_adder {
@@ -25,12 +27,13 @@ Error CheckQuantization(const std::string& name, DataType type,
            name + "_scale=" + std::to_string(scale) + ", " + name +
            "_zero_point=" + std::to_string(zero_point);
   }
-  // A scale whose reciprocal is not finite divides by nothing.
-  if (!(scale > 0) || !std::isfinite(scale) || !std::isfinite(1 / scale)) {
+  // A host may flush smaller numbers to zero, which has no reciprocal.
+  if (!(scale >= std::numeric_limits<float>::min()) || !std::isfinite(scale)) {
+    std::ostringstream received;
+    received << scale;
     return name +
-           "_scale must be positive and finite, and so must be its "
-           "reciprocal. Received: " +
-           name + "_scale=" + std::to_string(scale);
+           "_scale must be positive, finite and not subnormal. Received: " +
+           name + "_scale=" + received.str();
   }
   const IntegerRange range = RangeOf(type);
   if (zero_point < range.lowest || zero_point > range.highest) {

@@ -11,8 +11,9 @@
 //
 // Sums are int32, and exact, if filters are integers; else float32. Every other
 // operation is one of float32, rounded by itself, so that bits are the same on
-// every processor. `round` takes a half to the even neighbour; NaN becomes the
-// lowest integer, and stays NaN in an output of floats. Floats are not scaled.
+// every processor (but for subnormal numbers, which a host may flush to zero).
+// `round` takes a half to the even neighbour; NaN becomes the lowest integer,
+// and stays NaN in an output of floats. Floats are not scaled.
 //
 // Input and filters have one scale and zero point: then the difference of two
 // integers, times the scale, is that of the numbers which they stand for.
