@@ -4,6 +4,8 @@
 #ifndef KERAS_ADDER_CORE_EPILOGUE_H_
 #define KERAS_ADDER_CORE_EPILOGUE_H_
 
+#include <cstdint>
+#include <functional>
 #include <limits>
 
 namespace keras_adder {
@@ -18,6 +20,9 @@ struct Epilogue {
   const float* offset = nullptr;      // of each output channel; null: 0
   float lower = -std::numeric_limits<float>::infinity();
   float upper = std::numeric_limits<float>::infinity();
+  // What else there is to do with runs of neighbouring elements of the output,
+  // once they are written, on the thread that did it: they are in its caches.
+  const std::function<void(int64_t first, int64_t count)>* after = nullptr;
 };
 
 }  // namespace keras_adder

@@ -1,6 +1,6 @@
 #include "core/float_fused.h"
 
-#include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "core/engines.h"
@@ -25,8 +25,7 @@ class FloatFused : public Engine {
         fusion_(problem.fusion),
         kernels_(kernels),
         output_type_(problem.output_type),
-        elements_(problem.geometry.output_size()),
-        threads_(problem.threads) {}
+        elements_(problem.geometry.output_size()) {}
 
   int64_t workspace_bytes(bool filters_are_packed) const override {
     return ValueBytes() + forward_->workspace_bytes(filters_are_packed);
@@ -49,8 +48,12 @@ class FloatFused : public Engine {
     Tensors sums = tensors;
     sums.epilogue = &unbounded;
     if (ValueBytes() > 0) sums.output = memory;
+    const std::function<void(int64_t, int64_t)> finish = [&](int64_t first,
+                                                             int64_t count) {
+      Finish(tensors, static_cast<const float*>(sums.output), first, count);
+    };
+    unbounded.after = &finish;
     forward_->Run(pool, sums, memory + ValueBytes());
-    Finish(pool, tensors, static_cast<const float*>(sums.output));
   }
 
  private:
@@ -65,31 +68,24 @@ class FloatFused : public Engine {
                : RoundUp(elements_ * sizeof(float), kWorkspaceAlignment);
   }
 
-  void Finish(ThreadPool& pool, const Tensors& tensors,
-              const float* values) const {
-    constexpr int64_t kElements = 16 << 10;  // of an item
+  void Finish(const Tensors& tensors, const float* values, int64_t first,
+              int64_t count) const {
     const int residual =
         fusion_.has_residual ? TypeIndex(fusion_.residual_type) : kNoResidual;
-    const auto finish =
-        kernels_.float_outputs[residual][TypeIndex(output_type_)];
-    const auto run = [&](int64_t item, int) {
-      const int64_t first = item * kElements;
-      FloatOutputParams params{};
-      params.values = values + first;
-      params.count = std::min(kElements, elements_ - first);
-      params.lower = tensors.epilogue->lower;
-      params.upper = tensors.epilogue->upper;
-      params.residual = fusion_.residual;
-      params.output = fusion_.output;
-      if (fusion_.has_residual) {
-        params.residuals = static_cast<const char*>(tensors.residual) +
-                           first * SizeOf(fusion_.residual_type);
-      }
-      params.outputs =
-          static_cast<char*>(tensors.output) + first * SizeOf(output_type_);
-      finish(params);
-    };
-    RunTasks(pool, threads_, Task{CeilDiv(elements_, kElements), run});
+    FloatOutputParams params{};
+    params.values = values + first;
+    params.count = count;
+    params.lower = tensors.epilogue->lower;
+    params.upper = tensors.epilogue->upper;
+    params.residual = fusion_.residual;
+    params.output = fusion_.output;
+    if (fusion_.has_residual) {
+      params.residuals = static_cast<const char*>(tensors.residual) +
+                         first * SizeOf(fusion_.residual_type);
+    }
+    params.outputs =
+        static_cast<char*>(tensors.output) + first * SizeOf(output_type_);
+    kernels_.float_outputs[residual][TypeIndex(output_type_)](params);
   }
 
   const std::unique_ptr<const Engine> forward_;
@@ -97,7 +93,6 @@ class FloatFused : public Engine {
   const FusedKernels& kernels_;
   const DataType output_type_;
   const int64_t elements_;
-  const int threads_;
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The fused pass over floats: the forward pass with its epilogue, and a pass
-// over its output for what that has no place for.
+// The fused pass over floats: the forward pass with its epilogue; what that has
+// no place for is done to each run of outputs as it comes.
 
 #ifndef KERAS_ADDER_CORE_FLOAT_FUSED_H_
 #define KERAS_ADDER_CORE_FLOAT_FUSED_H_

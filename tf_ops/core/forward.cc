@@ -317,6 +317,9 @@ void ForwardPlan::Run(ThreadPool& pool, const TypedTensors<T, O>& tensors,
     if (item.empty()) return;
     RunItem<C>(item, tensors.input, filters, epilogue, tensors.output,
                WorkerAt(scratch + number * scratch_stride, &caches[number]));
+    if (tensors.epilogue != nullptr && tensors.epilogue->after != nullptr) {
+      ForEachRun(item, *tensors.epilogue->after);
+    }
   };
   const int64_t pack_items = are_packed ? 0 : shares.size();
   RunTasks(pool, threads, Task{pack_items, pack},
@@ -351,6 +354,33 @@ void ForwardPlan::RunItem(const WorkItem& item, const T* input,
              output_image(), item.rows->destination, item.columns->destination,
              item.at, item.blocks.first + results.blocks,
              item.blocks.count - results.blocks, block_stride, output);
+}
+
+// Calls visit(first, count) for runs of neighbouring elements that make up an
+// item's outputs.
+void ForwardPlan::ForEachRun(
+    const WorkItem& item,
+    const std::function<void(int64_t, int64_t)>& visit) const {
+  const Image& image = output_image();
+  const TileBounds& at = item.at;
+  const int64_t first_channel = item.blocks.first * kLanes;
+  const int64_t channels =
+      std::min(item.blocks.count * kLanes, image.channels - first_channel);
+  const bool channels_last = image.strides.channel == 1;
+  const bool whole = channels_last && channels == image.strides.width;
+  const int64_t runs = whole ? 1 : channels_last ? at.columns : channels;
+  const int64_t length = whole           ? at.columns * channels
+                         : channels_last ? channels
+                                         : at.columns;
+  const int64_t stride =
+      channels_last ? image.strides.width : image.strides.channel;
+  for (int64_t row = 0; row < at.images * at.rows; ++row) {
+    const int64_t first =
+        image.OffsetOf(
+            {at.image + row / at.rows, at.row + row % at.rows, at.column}) +
+        (at.group * image.channels + first_channel) * image.strides.channel;
+    for (int64_t i = 0; i < runs; ++i) visit(first + i * stride, length);
+  }
 }
 
 // Packs sources first, if they are not read in place.

@@ -12,6 +12,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "core/blocking.h"
@@ -135,6 +136,8 @@ class ForwardPlan {
   template <typename C>
   Worker<C> WorkerAt(C* scratch, std::vector<Indirection>* cache) const;
 
+  void ForEachRun(const WorkItem& item,
+                  const std::function<void(int64_t, int64_t)>& visit) const;
   template <typename C, typename T, typename O>
   void RunItem(const WorkItem& item, const T* input, const Filters<C>& filters,
                const PackedEpilogue<C>& epilogue, O* output,

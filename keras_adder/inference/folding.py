@@ -1,0 +1,408 @@
+"""What goes into a fused layer with an adder layer, and what does not.
+
+Between an adder layer's distance and what it hands on there are, in this order,
+
+    y = distance * multiplier + offset      biases and batch normalizations
+    y = y + residual                        the sum at the end of a block
+    y = min(max(y, lower), upper)           ReLU, ReLU6
+
+each at most once, but for the first, which are one when there are several.
+Folding follows an adder layer's output as long as one layer alone takes it, and
+ends at what has no place left.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_adder.inference.graph import Graph
+from keras_adder.inference.graph import Node
+from keras_adder.inference.graph import Value
+from keras_adder.inference.graph import values_in
+from keras_adder.layers import AdderConv2D
+from keras_adder.layers import AdderDense
+
+_SHARED = "what it takes goes elsewhere, too"
+_TOO_LATE = "what it takes has passed a residual sum or a ReLU already"
+
+
+@dataclasses.dataclass(eq=False)
+class Fused:
+    """An adder layer and what is folded into it.
+
+    Attributes:
+        node: `Node` of the adder layer.
+        kernel: float64 array, its filters.
+        folded: list of `Node`, it and those behind it that are folded.
+        source: `Value`, what it takes; before a padding layer that is folded.
+        padding: `"valid"`, `"same"` or a pair of pairs; of convolutions.
+        multiplier, offset: float64 arrays, a number for each filter.
+        residual: `Value` or `None`.
+        lower, upper: float.
+        activation: function that is left for a layer of its own, or `None`.
+        output: `Value`, what it hands on.
+    """
+
+    node: Node
+    kernel: np.ndarray
+    folded: list[Node]
+    source: Value
+    padding: Any
+    multiplier: np.ndarray
+    offset: np.ndarray
+    residual: Value | None = None
+    lower: float = -math.inf
+    upper: float = math.inf
+    activation: Any = None
+    output: Any = None
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def layer(self) -> Any:
+        return self.node.layer
+
+    @property
+    def is_bounded(self) -> bool:
+        return self.lower != -math.inf or self.upper != math.inf
+
+
+@dataclasses.dataclass
+class Folding:
+    """How a graph is folded.
+
+    Attributes:
+        fused: list of `Fused`, in the order in which they can be computed.
+        kept: list of `Node`, those that stay.
+        reasons: dict of strings by `Node`, why those stay.
+        users: as of `Graph.users`, of the folded graph: lists of `Fused`,
+            `Node` and `None`.
+    """
+
+    fused: list[Fused]
+    kept: list[Node]
+    reasons: dict[Node, str]
+    users: dict[Value, list]
+
+
+def fold(graph: Graph, reason_to_keep: Callable[[Node], str | None]) -> Folding:
+    """Folds what belongs to adder layers into them.
+
+    Args:
+        graph: `Graph`.
+        reason_to_keep: function of the node of an adder layer that returns why
+            it stays as it is, or `None` if it does not.
+    """
+    folder = _Folder(graph)
+    adders = [
+        node
+        for node in graph.nodes
+        if type(node.layer) in (AdderConv2D, AdderDense)
+    ]
+    # The deepest first: of two adder layers whose sum is taken, the one at the
+    # end of the longer branch computes it, and the shortcut is its residual.
+    depths = folder.depths()
+    for node in sorted(adders, key=depths.__getitem__, reverse=True):
+        reason = reason_to_keep(node)
+        if reason is None:
+            folder.fold(node)
+        else:
+            folder.reasons[node] = reason
+    return folder.result()
+
+
+class _Folder:
+    def __init__(self, graph):
+        self._graph = graph
+        self._users = graph.users()
+        self._producers = {
+            value: node
+            for node in graph.nodes
+            for value in values_in(node.outputs)
+        }
+        self._fused = []
+        self._taken = {}
+        self.reasons = {}
+
+    def depths(self):
+        """Of each node, how many nodes the longest way to it has."""
+        depths: dict[Node, int] = {}
+        for node in self._graph.nodes:
+            before = {self._producers.get(value) for value in node.inputs}
+            depths[node] = 1 + max(
+                (depths[other] for other in before if other), default=0
+            )
+        return depths
+
+    def fold(self, node):
+        layer = node.layer
+        source, padding = self._fold_padding(node)
+        bias = np.zeros(_filters(layer))
+        if layer.use_bias:
+            bias = _numbers(layer.bias)
+        fused = Fused(
+            node,
+            _numbers(layer.kernel),
+            [node],
+            source,
+            padding,
+            multiplier=np.ones(_filters(layer)),
+            offset=bias,
+            output=_only_output(node),
+        )
+        bounds = _bounds_of_function(layer.activation)
+        if bounds is None:
+            fused.activation = layer.activation
+        else:
+            fused.lower, fused.upper = bounds
+            while self._fold_next(fused):
+                pass
+        self._fused.append(fused)
+        self._taken |= dict.fromkeys(fused.folded, fused)
+
+    def result(self):
+        position = {node: i for i, node in enumerate(self._graph.nodes)}
+        self._fused.sort(key=lambda fused: position[fused.folded[-1]])
+        users = self._users_after_folding()
+        # A padding layer may be left without anyone who takes what it gives.
+        kept = [
+            node
+            for node in self._graph.nodes
+            if node not in self._taken
+            and any(users[value] for value in values_in(node.outputs))
+        ]
+        for node in kept:
+            self.reasons.setdefault(node, _reason(node))
+        reasons = {node: self.reasons[node] for node in kept}
+        return Folding(self._fused, kept, reasons, users)
+
+    def _users_after_folding(self):
+        users: dict[Value, list] = {value: [] for value in self._users}
+        for fused in self._fused:
+            users[fused.source].append(fused)
+            if fused.residual is not None:
+                users[fused.residual].append(fused)
+        for value in self._graph.outputs:
+            users[value].append(None)
+        # Backwards, so that who takes a node's outputs is known before it.
+        for node in reversed(self._graph.nodes):
+            if node in self._taken:
+                continue
+            if any(users[value] for value in values_in(node.outputs)):
+                for value in node.inputs:
+                    users[value].append(node)
+        return users
+
+    def _fold_padding(self, node):
+        """What a layer takes before it is padded, and its padding."""
+        (source,) = values_in(node.args)
+        if type(node.layer) is AdderDense:
+            return source, None
+        padding = node.layer.padding
+        while True:
+            before = self._producers.get(source)
+            if before is None or not _pads(before, node.layer):
+                return source, padding
+            wider = _add_paddings(padding, before.layer.padding, node.layer)
+            if wider is None:
+                self.reasons[before] = (
+                    "the layer behind it cannot pad so much, or in this way"
+                )
+                return source, padding
+            padding = wider
+            (source,) = before.inputs
+
+    def _fold_next(self, fused):
+        """Folds one layer more, if there is one that can be folded."""
+        users = self._users[fused.output]
+        if len(users) != 1 or users[0] is None:
+            for user in users:
+                if user is not None and _is_foldable(user):
+                    self.reasons.setdefault(user, _SHARED)
+            return False
+        (node,) = users
+        if node in self._taken:
+            return False
+        rule = _rule(node)
+        if rule is None:
+            return False
+        reason = rule(fused, node)
+        if reason is not None:
+            self.reasons[node] = reason
+            return False
+        self.reasons.pop(node, None)
+        fused.folded.append(node)
+        fused.output = _only_output(node)
+        return True
+
+
+def _rule(node):
+    """The function that folds a node, or says why not; `None` if none does."""
+    layer = node.layer
+    if node.in_training:
+        return None
+    if type(layer) is keras.layers.BatchNormalization:
+        return _fold_normalization
+    if _is_add(node):
+        return _fold_add
+    if _bounds(node) is not None:
+        return _fold_bounds
+    return None
+
+
+def _is_foldable(node):
+    return _rule(node) is not None
+
+
+def _fold_normalization(fused, node):
+    layer = node.layer
+    if fused.residual is not None or fused.is_bounded:
+        return _TOO_LATE
+    if layer.axis % len(fused.output.shape) != _channel_axis(fused):
+        return "it does not normalize channels"
+    factor = 1 / np.sqrt(_numbers(layer.moving_variance) + layer.epsilon)
+    if layer.scale:
+        factor *= _numbers(layer.gamma)
+    fused.multiplier = fused.multiplier * factor
+    fused.offset = (fused.offset - _numbers(layer.moving_mean)) * factor
+    if layer.center:
+        fused.offset += _numbers(layer.beta)
+    return None
+
+
+def _fold_add(fused, node):
+    if fused.residual is not None or fused.is_bounded:
+        return _TOO_LATE
+    terms = node.inputs
+    if len(terms) != 2:
+        return "it adds more than two tensors"
+    (other,) = (term for term in terms if term is not fused.output)
+    if other.shape != fused.output.shape:
+        return "it adds tensors of different shapes"
+    fused.residual = other
+    return None
+
+
+def _fold_bounds(fused, node):
+    if fused.is_bounded:
+        return _TOO_LATE
+    fused.lower, fused.upper = _bounds(node)
+    return None
+
+
+def _is_add(node):
+    """Whether it is a sum: a layer, or `keras.ops.add`."""
+    if type(node.layer) is keras.layers.Add:
+        return True
+    return (
+        not isinstance(node.layer, keras.layers.Layer)
+        and type(node.layer).__name__ == "Add"
+        and len(node.inputs) == 2
+    )
+
+
+def _bounds(node):
+    """Bounds of a ReLU, ReLU6 and their like, or `None`."""
+    layer = node.layer
+    if type(layer) is keras.layers.Activation:
+        return _bounds_of_function(layer.activation)
+    if not isinstance(layer, keras.layers.Layer):
+        names = {"Relu": math.inf, "Relu6": 6.0}
+        upper = names.get(type(layer).__name__)
+        return None if upper is None else (0.0, upper)
+    if type(layer) is keras.layers.ReLU:
+        if layer.negative_slope or layer.threshold:
+            return None
+        upper = math.inf if layer.max_value is None else float(layer.max_value)
+        return 0.0, upper
+    return None
+
+
+def _bounds_of_function(function):
+    if function in (None, keras.activations.linear):
+        return -math.inf, math.inf
+    if function is keras.activations.relu:
+        return 0.0, math.inf
+    if function is keras.activations.relu6:
+        return 0.0, 6.0
+    return None
+
+
+def _pads(node, layer):
+    return (
+        type(node.layer) is keras.layers.ZeroPadding2D
+        and node.layer.data_format == layer.data_format
+    )
+
+
+def _add_paddings(padding, more, layer):
+    """Two paddings as one, or `None` if the fused layer has no such."""
+    dilated = [
+        (size - 1) * rate + 1
+        for size, rate in zip(layer.kernel_size, layer.dilation_rate)
+    ]
+    if padding == "valid":
+        padding = ((0, 0), (0, 0))
+    elif padding == "same":
+        # With strides it depends on the size of the images.
+        if max(layer.strides) > 1:
+            return None
+        padding = tuple(
+            ((size - 1) // 2, size - 1 - (size - 1) // 2) for size in dilated
+        )
+    total = tuple(
+        tuple(a + b for a, b in zip(*sides)) for sides in zip(padding, more)
+    )
+    fits = all(max(sides) <= size for sides, size in zip(total, dilated))
+    return total if fits else None
+
+
+def _channel_axis(fused):
+    if getattr(fused.layer, "data_format", None) == "channels_first":
+        return 1
+    return len(fused.output.shape) - 1
+
+
+def _only_output(node):
+    (output,) = values_in(node.outputs)
+    return output
+
+
+def _filters(layer):
+    return layer.units if type(layer) is AdderDense else layer.filters
+
+
+def _numbers(variable):
+    return keras.ops.convert_to_numpy(variable).astype("float64")
+
+
+_WEIGHTED = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Dense,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv2D,
+)
+
+
+def _reason(node):
+    """Why a node stays that no adder layer has been asked about."""
+    layer = node.layer
+    if isinstance(layer, (AdderConv2D, AdderDense)):
+        return f"a subclass of an adder layer ({type(layer).__name__})"
+    if isinstance(layer, keras.Model):
+        return "a model whose layers' calls are not known"
+    if isinstance(layer, _WEIGHTED):
+        return "not an adder layer"
+    if _is_foldable(node):
+        return "not behind an adder layer"
+    if type(layer) is keras.layers.ZeroPadding2D:
+        return "not before an adder layer"
+    return "there is no fused form of it"

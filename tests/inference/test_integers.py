@@ -1,0 +1,261 @@
+"""Integer networks: bit by bit against NumPy, and against a simulation."""
+
+import fused_oracle
+import keras
+import numpy as np
+import pytest
+from inference import simulation
+from inference.networks import SHAPE
+from inference.networks import block
+from inference.networks import dense
+from inference.networks import difference
+from inference.networks import images
+from inference.networks import outputs_of
+from inference.networks import ready
+
+from keras_adder import AdderConv2D
+from keras_adder import AdderDense
+from keras_adder import inference
+from keras_adder.inference.requantize import Requantize
+
+# Of each fused layer of `residual()`: what it takes, and what it adds.
+SOURCES = {
+    "a0": ("stem_relu", None),
+    "a1": ("stem_relu", None),
+    "a2": ("a1", "a0"),
+    "b1": ("a2", None),
+    "b2": ("b1", "a2"),
+}
+# The layers of the original that hand on the same.
+SAME = {
+    "a0": "a0_bn",
+    "a1": "re_lu",
+    "a2": "a_relu",
+    "b1": "re_lu_1",
+    "b2": "b_relu",
+    "stem_relu": "stem_relu",
+}
+
+
+@pytest.fixture(scope="module", params=["int8", "int16"])
+def fast(request, model):
+    return inference.optimize(model, request.param, images())
+
+
+def behind(layer):
+    """The arguments of NumPy's epilogue."""
+    names = ("lower", "upper", "residual_scale", "residual_zero_point")
+    names += ("output_dtype", "output_scale", "output_zero_point")
+    return {name: getattr(layer, name) for name in names} | {
+        "multiplier": np.asarray(layer.multiplier),
+        "offset": np.asarray(layer.offset),
+    }
+
+
+def test_every_layer_is_numpys(fast):
+    x = images(4, seed=5)
+    found = outputs_of(fast, ["stem_relu", *SOURCES], x)
+    for name, (source, added) in SOURCES.items():
+        layer = fast.get_layer(name)
+        np.testing.assert_array_equal(
+            found[name],
+            fused_oracle.fused_adder_conv2d(
+                found[source],
+                np.asarray(layer.kernel),
+                strides=layer.strides,
+                padding=layer.padding.upper(),
+                input_scale=layer.input_scale,
+                input_zero_point=layer.input_zero_point,
+                residual=None if added is None else found[added],
+                **behind(layer),
+            ),
+            err_msg=name,
+        )
+
+
+def test_types(fast):
+    integers = {"uint8", "int16"} & {
+        fast.get_layer(name).output_dtype for name in SOURCES
+    }
+    (dtype,) = integers
+    assert all(fast.get_layer(name).filter_dtype == dtype for name in SOURCES)
+    found = {name: fast.get_layer(name).output_dtype for name in SOURCES}
+    # The last one goes to a pooling.
+    assert found == dict.fromkeys(["a0", "a1", "a2", "b1"], dtype) | {
+        "b2": "float32"
+    }
+
+
+def test_one_tensor_has_one_quantization(fast):
+    def scales(name, kind):
+        layer = fast.get_layer(name)
+        return tuple(
+            getattr(layer, f"{kind}_{x}") for x in ("scale", "zero_point")
+        )
+
+    assert scales("a0", "input") == scales("a1", "input")
+    assert scales("a1", "output") == scales("a2", "input")
+    assert scales("a0", "output") == scales("a2", "residual")
+    block_output = scales("a2", "output")
+    assert block_output == scales("b1", "input") == scales("b2", "residual")
+
+
+def real(array, layer):
+    if array.dtype.kind == "f":
+        return array.astype("float64")
+    steps = array.astype("float64") - layer.output_zero_point
+    return steps * layer.output_scale
+
+
+def test_every_layer_is_its_simulation(model, fast):
+    """From the original's weights, with rounded inputs and filters.
+
+    And with the mean of what rounding does to the calibration's images.
+    """
+    x = images(8, seed=5)
+    found = outputs_of(fast, ["stem_relu", *SOURCES], x)
+    seen = outputs_of(model, list(SAME.values()), images())
+    for name, (source, added) in SOURCES.items():
+        layer, original = fast.get_layer(name), model.get_layer(name)
+        kernel = np.asarray(original.kernel)
+        geometry = {"strides": original.strides, "padding": "SAME"}
+        calibrated = seen[SAME[source]]
+        errors = simulation.oracle.adder_conv2d(calibrated, kernel, **geometry)
+        errors -= simulation.distance(calibrated, kernel, layer, **geometry)
+        inputs = real(found[source], fast.get_layer(source))
+        y = simulation.distance(inputs, kernel, layer, **geometry)
+        y = simulation.normalize(
+            y + errors.mean((0, 1, 2)), model.get_layer(f"{name}_bn")
+        )
+        if added is not None:
+            y = y + real(found[added], fast.get_layer(added))
+        if name != "a0":
+            y = np.maximum(y, 0)
+        expected = simulation.stored(y, layer)
+        off = np.abs(expected - real(found[name], layer))
+        if layer.output_dtype == "float32":
+            assert off.max() < 1e-4 * np.ptp(expected)
+        else:
+            # Between two integers, float32 and float64 may take either.
+            assert off.max() < layer.output_scale + 2e-5 * np.ptp(expected)
+            few = 0.002 if layer.output_dtype == "uint8" else 0.2
+            assert np.mean(off > 0.5 * layer.output_scale) < few
+
+
+@pytest.mark.parametrize(
+    "precision, kwargs, bound",
+    [
+        ("float32", {}, 1e-5),
+        ("int16", {}, 1e-3),
+        ("int8", {}, 0.05),
+        ("int8", {"percentile": 99.9}, 0.1),
+        ("int8", {"bits": 6}, 0.15),
+    ],
+)
+def test_errors_are_small(model, precision, kwargs, bound):
+    x = images()
+    fast = inference.optimize(model, precision, x, **kwargs)
+    assert difference(fast, model, x) < bound
+    # Unless there are integers, nothing is off.
+    assert (difference(fast, model, x) > 0) or precision == "float32"
+
+
+def test_dense():
+    model = dense()
+    x = images(64, (12,))
+    fast = inference.optimize(model, "int8", x)
+    assert difference(fast, model, x) < 0.05
+    layers = [fast.get_layer(name) for name in ("d1", "d2", "d3")]
+    assert [i.output_dtype for i in layers] == ["uint8", "uint8", "float32"]
+    assert layers[0].input_zero_point > 0  # signed
+    assert layers[2].input_zero_point == 0 and layers[1].upper == 6.0
+    x, added = x[:, None, None], None
+    for layer in layers:
+        x = fused_oracle.fused_adder_conv2d(
+            x,
+            np.asarray(layer.kernel)[None, None],
+            input_scale=layer.input_scale,
+            input_zero_point=layer.input_zero_point,
+            residual=added,
+            **behind(layer),
+        )
+    found = fast(images(64, (12,)))
+    np.testing.assert_array_equal(x[:, 0, 0], found)
+
+
+def test_signed_inputs():
+    """Without a ReLU, and of negative values alone."""
+    inputs = keras.Input(SHAPE)
+    x = block(inputs, name="c1", relu=False)
+    x = AdderConv2D(4, 3, padding="same", name="c2")(x)
+    x = AdderConv2D(4, 1, name="c3", use_bias=False)(x)
+    x = AdderConv2D(4, 1, name="c4", use_bias=False)(x)
+    model = ready(keras.Model(inputs, x))
+    fast = inference.optimize(model, "int8", images())
+    points = [fast.get_layer(f"c{i}").input_zero_point for i in range(1, 5)]
+    assert 0 < points[0] < 255 and 0 < points[1] < 255
+    assert points[3] == 255
+    assert difference(fast, model, images()) < 0.05
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 7])
+def test_few_bits(model, bits):
+    levels = 2**bits - 1
+    fast = inference.optimize(model, "int8", images(), bits=bits)
+    added = [i for i in fast.layers if isinstance(i, Requantize)]
+    # Inputs that are float, or residuals as well.
+    assert [i.name for i in added] == ["a1_input", "b1_input"]
+    found = outputs_of(
+        fast, [*SOURCES, *(i.name for i in added)], 3 * images(seed=5)
+    )
+    taken = {"a0": "a1_input", "a1": "a1_input", "a2": "a1"}
+    for name, source in (taken | {"b1": "b1_input", "b2": "b1"}).items():
+        layer = fast.get_layer(name)
+        assert np.asarray(layer.kernel).max() <= levels
+        assert found[source].dtype == "uint8"
+        assert found[source].min() == 0 and found[source].max() == levels
+    # The skip path has 8 bits.
+    assert found["a2"].max() == 255 and found["a0"].max() == 255
+
+
+def test_few_bits_of_what_is_stored(model):
+    """They are those that NumPy makes of what is stored with 8 bits."""
+    fast = inference.optimize(model, "int8", images(), bits=4, percentile=99.0)
+    layer = fast.get_layer("b1_input")
+    found = outputs_of(fast, ["a2", "b1_input"], images(seed=5))
+    numbers = real(found["a2"], fast.get_layer("a2"))
+    expected = np.clip(np.rint(numbers / layer.scale), 0, 15)
+    off = found["b1_input"] - expected
+    assert np.abs(off).max() <= 1 and np.mean(off != 0) < 0.002
+    full = fast.get_layer("a2")
+    # Residuals keep all of their range.
+    assert 255 * full.output_scale > 1.05 * 15 * layer.scale
+
+
+def test_int16_that_would_leave_32_bits():
+    """33 thousand taps are too many; the layer computes in float32."""
+    model = ready(
+        keras.Sequential(
+            [
+                keras.Input((6,)),
+                keras.layers.Dense(33_000, activation="relu"),
+                AdderDense(3, use_bias=False, name="wide"),
+                keras.layers.BatchNormalization(),
+                keras.layers.ReLU(),
+                AdderDense(4, use_bias=False, name="narrow"),
+                keras.layers.BatchNormalization(),
+            ]
+        )
+    )
+    x = images(shape=(6,))
+    fast = inference.optimize(model, "int16", x)
+    assert fast.get_layer("wide").filter_dtype == "float32"
+    assert fast.get_layer("wide").output_dtype == "int16"
+    assert fast.get_layer("narrow").filter_dtype == "int16"
+    assert difference(fast, model, x) < 1e-2
+    report = inference.report(model, fast, print_fn=lambda text: None)
+    assert {i.name: i.reason for i in report.kept}["wide"] == (
+        "its sums might leave 32 bits"
+    )
+    fast = inference.optimize(model, "int8", x)
+    assert fast.get_layer("wide").filter_dtype == "uint8"
