@@ -14,10 +14,12 @@ namespace {
 // filters pass by.
 constexpr int64_t kItemBytes = 256 << 10;
 
+// What fits into the first-level cache, almost.
+constexpr int64_t kFewBytes = 32 << 10;
+
 // Totals become outputs when there are those of so many pixels, or almost.
 constexpr int64_t kBatch = 64;
-static_assert(kBatch >= kMaxRowOutputs && kBatch >= kMaxSources &&
-              kBatch >= 8 * kSlidingOutputs);
+static_assert(kBatch >= kMaxSources && kBatch >= 8 * kSlidingOutputs);
 
 // Items for each thread, so that one that is late does not matter much.
 constexpr int64_t kItemsPerThread = 4;
@@ -66,7 +68,10 @@ void IntegerForward::ChooseItems(int threads) {
     most = CeilDiv(most, 2);
   }
   Split(rows, most, &rows_, &bands_);
-  const int64_t fit = kItemBytes / std::max<int64_t>(1, ItemBytes(rows));
+  // Several images save nothing but the way of filters through the caches.
+  const int64_t budget =
+      std::clamp(packed_filters_bytes(), kFewBytes, kItemBytes);
+  const int64_t fit = budget / std::max<int64_t>(1, ItemBytes(rows));
   Split(geometry().batch, std::clamp<int64_t>(fit, 1, geometry().batch),
         &images_, &image_parts_);
   Split(panels_, panels_, &item_panels_, &panel_parts_);
@@ -233,15 +238,17 @@ void IntegerForward::Run(ThreadPool& pool, const Tensors& tensors,
 void IntegerForward::RunItem(const WorkItem& item, const Shared& shared,
                              const Scratch& scratch) const {
   tile_.Pack(item.outputs, shared.tensors.input, scratch.tile);
-  if (layout_.kind == IntegerLayout::kRows) {
-    for (int64_t i = 0; i < item.panels; ++i) {
-      RunRows(item.outputs, item.first_panel + i, shared, scratch);
-    }
-    return;
-  }
+  const bool by_rows = layout_.kind == IntegerLayout::kRows;
   for (int64_t done = 0; done < item.panels;) {
-    const int64_t some = PanelsAtOnce(item.panels - done);
-    RunPanels(item.outputs, item.first_panel + done, some, shared, scratch);
+    const int64_t left = item.panels - done;
+    const int64_t some =
+        by_rows ? std::min<int64_t>(left, kMaxRowPanels) : PanelsAtOnce(left);
+    const int64_t first = item.first_panel + done;
+    if (by_rows) {
+      RunRows(item.outputs, first, some, shared, scratch);
+    } else {
+      RunPanels(item.outputs, first, some, shared, scratch);
+    }
     done += some;
   }
 }
@@ -284,58 +291,37 @@ void IntegerForward::RunPanels(const OutputRows& outputs, int64_t panel,
 }
 
 void IntegerForward::RunRows(const OutputRows& outputs, int64_t panel,
-                             const Shared& shared,
+                             int64_t panels, const Shared& shared,
                              const Scratch& scratch) const {
   const int64_t of_all = outputs.group * panels_ + panel;
-  const uint8_t* filters = shared.filters + of_all * panel_bytes_;
   const int64_t columns = geometry().width.output;
-  const int64_t parts = CeilDiv(columns, layout_.row_sums.max_outputs);
-  const int64_t channel =
-      outputs.group * geometry().group_out() + panel * kLanes;
-  const int64_t first = FirstRow(outputs) * columns;
-  OutputParams params = ParamsOf(outputs.group, panel, shared);
-  params.totals = scratch.totals;
-  int64_t done = 0;  // pixels; params.pixels of them are not written
+  const int64_t most = layout_.row_sums.max_outputs[panels - 1];
+  const int64_t parts = CeilDiv(columns, most);
+  int64_t done = 0, waiting = 0;  // pixels; those whose totals are not written
   const auto write = [&] {
-    const int64_t begin = done - params.pixels;
-    params.pixel_sums = scratch.tile.pixel_sums + begin;
-    Write(params, (first + begin) * params.pixel_stride + channel,
-          shared.tensors);
-    params.pixels = 0;
+    for (int64_t p = 0; p < panels; ++p) {
+      WritePixels(outputs, panel + p, done - waiting, waiting,
+                  scratch.totals + p * kBatch * kLanes, shared, scratch);
+    }
+    waiting = 0;
   };
   for (int64_t row = 0; row < outputs.images * outputs.rows; ++row) {
     for (int64_t part = 0, column = 0; part < parts; ++part) {
       const int64_t count = CeilDiv(columns - column, parts - part);
       layout_.row_sums.run(
-          static_cast<int>(count),
+          static_cast<int>(count), static_cast<int>(panels),
           {scratch.tile.sources[row] + column * layout_.pixel_bytes,
            layout_.pixel_bytes, layout_.runs.data(),
-           static_cast<int64_t>(layout_.runs.size()), layout_.step, filters,
-           scratch.totals + params.pixels * kLanes});
+           static_cast<int64_t>(layout_.runs.size()), layout_.step,
+           shared.filters + of_all * panel_bytes_, panel_bytes_,
+           scratch.totals + waiting * kLanes, kBatch * kLanes});
       column += count;
       done += count;
-      params.pixels += count;
-      if (params.pixels + kMaxRowOutputs > kBatch) write();
+      waiting += count;
+      if (waiting + most > kBatch) write();
     }
   }
-  if (params.pixels > 0) write();
-}
-
-// Outputs from an element of the tensor on.
-void IntegerForward::Write(OutputParams params, int64_t element,
-                           const Tensors& tensors) const {
-  if (tensors.residual != nullptr) {
-    params.residuals = static_cast<const uint8_t*>(tensors.residual) +
-                       element * SizeOf(fusion_.residual_type);
-  }
-  params.outputs =
-      static_cast<uint8_t*>(tensors.output) + element * SizeOf(output_type_);
-  write_(params);
-}
-
-// Among the rows of all images.
-int64_t IntegerForward::FirstRow(const OutputRows& outputs) const {
-  return outputs.first_image * geometry().height.output + outputs.first;
+  if (waiting > 0) write();
 }
 
 OutputParams IntegerForward::ParamsOf(int64_t group, int64_t panel,
@@ -365,28 +351,53 @@ void IntegerForward::WriteOutputs(const OutputRows& outputs, int64_t panel,
   const int64_t of_row = layout_.sources_of_row();
   const int64_t of_source = layout_.outputs();
   const int64_t columns = geometry().width.output;
-  const int64_t first_row = FirstRow(outputs);
-  const int64_t channel =
-      outputs.group * geometry().group_out() + panel * kLanes;
-  OutputParams params = ParamsOf(outputs.group, panel, shared);
-  for (int64_t i = 0; i < count;) {
-    const int64_t row = (first + i) / of_row;
-    const int64_t column = (first + i) % of_row * of_source;
-    // Sources of other rows follow where rows end with a source.
-    const bool all = columns % of_source == 0;
-    const int64_t pixels =
-        all ? (count - i) * of_source
-            : std::min((count - i) * of_source, columns - column);
-    const int64_t element =
-        ((first_row + row) * columns + column) * params.pixel_stride + channel;
-    params.totals = totals + i * of_source * kLanes;
-    params.pixels = pixels;
-    if (tile_.has_pixel_sums()) {
-      params.pixel_sums = scratch.tile.pixel_sums + (first + i) * of_source;
-    }
-    Write(params, element, shared.tensors);
-    i += CeilDiv(pixels, of_source);
+  if (columns % of_source == 0) {
+    return WritePixels(outputs, panel, first * of_source, count * of_source,
+                       totals, shared, scratch);
   }
+  // A row's last source has fewer outputs.
+  for (int64_t i = 0; i < count;) {
+    const int64_t at = (first + i) % of_row;
+    const int64_t some = std::min(count - i, of_row - at);
+    const int64_t pixels = std::min(some * of_source, columns - at * of_source);
+    WriteRun(outputs, panel, (first + i) / of_row * columns + at * of_source,
+             pixels, totals + i * of_source * kLanes,
+             scratch.tile.pixel_sums + (first + i) * of_source, shared);
+    i += some;
+  }
+}
+
+void IntegerForward::WritePixels(const OutputRows& outputs, int64_t panel,
+                                 int64_t first, int64_t count,
+                                 const int32_t* totals, const Shared& shared,
+                                 const Scratch& scratch) const {
+  WriteRun(outputs, panel, first, count, totals,
+           scratch.tile.pixel_sums + first, shared);
+}
+
+// Of pixels that follow each other, first ... first + count - 1 of an item.
+void IntegerForward::WriteRun(const OutputRows& outputs, int64_t panel,
+                              int64_t first, int64_t count,
+                              const int32_t* totals, const int32_t* pixel_sums,
+                              const Shared& shared) const {
+  const Tensors& tensors = shared.tensors;
+  OutputParams params = ParamsOf(outputs.group, panel, shared);
+  params.totals = totals;
+  params.pixels = count;
+  if (tile_.has_pixel_sums()) params.pixel_sums = pixel_sums;
+  const int64_t first_pixel =
+      (outputs.first_image * geometry().height.output + outputs.first) *
+      geometry().width.output;
+  const int64_t element = (first_pixel + first) * geometry().out_channels +
+                          outputs.group * geometry().group_out() +
+                          panel * kLanes;
+  if (tensors.residual != nullptr) {
+    params.residuals = static_cast<const uint8_t*>(tensors.residual) +
+                       element * SizeOf(fusion_.residual_type);
+  }
+  params.outputs =
+      static_cast<uint8_t*>(tensors.output) + element * SizeOf(output_type_);
+  write_(params);
 }
 
 }  // namespace internal

@@ -54,8 +54,8 @@ IntegerLayout::Kind IntegerLayout::ChooseKind(const FusedKernels& kernels,
   const Axis& width = geometry.width;
   if (Slides(geometry, type, kernels)) return kSliding;
   if (geometry.group_in() % sums.step_elements != 0) return kIm2row;
-  if (row_sums.max_outputs > 0 && width.kernel == kRowTaps && IsDense(width) &&
-      width.output >= kFewOutputs) {
+  if (row_sums.max_outputs[0] > 0 && width.kernel == kRowTaps &&
+      IsDense(width) && width.output >= kFewOutputs) {
     return kRows;
   }
   return kDirect;

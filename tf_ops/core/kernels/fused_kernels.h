@@ -28,6 +28,7 @@ namespace keras_adder {
 // The most sources and panels that sums are made for at once.
 constexpr int kMaxSources = 16;
 constexpr int kMaxPanels = 4;
+constexpr int kMaxRowPanels = 2;
 
 // Steps of inputs that lie `step` bytes apart, the first of them `shift` bytes
 // from where a source begins.
@@ -67,6 +68,10 @@ struct IntegerSums {
 // Sums for a run of neighbouring outputs, which each input of it meets under
 // kRowTaps columns of taps: it is broadcast once for all of them. A step is
 // some channels of these taps, whose filters follow each other.
+//
+//     totals[panel][output][lane]
+//
+// panels being `total_stride` apart.
 struct RowSumParams {
   const uint8_t* source;  // of the first output
   ptrdiff_t pixel_stride;
@@ -74,16 +79,17 @@ struct RowSumParams {
   int64_t run_count;
   ptrdiff_t step;
   const uint8_t* filters;
+  ptrdiff_t panel_stride;  // of filters, in bytes
   int32_t* totals;
+  ptrdiff_t total_stride;
 };
 
 struct IntegerRowSums {
-  int max_outputs = 0;  // 0: there are none
-  void (*run)(int outputs, const RowSumParams& params) = nullptr;
+  int max_outputs[kMaxRowPanels] = {};  // 0: there are none
+  void (*run)(int outputs, int panels, const RowSumParams& params) = nullptr;
 };
 
 constexpr int kRowTaps = 3;
-constexpr int kMaxRowOutputs = 20;
 constexpr int kSlidingTaps = 4;
 constexpr int kSlidingOutputs = 4;
 

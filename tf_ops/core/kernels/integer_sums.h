@@ -145,20 +145,28 @@ void SumUpTo(int sources, int panels, const SumParams& params) {
 }
 
 // See RowSumParams. Of forms with one vector of lanes, whose sums always fit.
-template <typename Form, int kOutputs>
+template <typename Form, int kPanels, int kOutputs>
 __attribute__((noinline)) void SumRow(const RowSumParams& params) {
   static_assert(Form::kVectors == 1 && Form::kMaxSteps > int64_t{1} << 32);
-  typename Form::Vector sums[kOutputs];
+  typename Form::Vector sums[kPanels][kOutputs];
+#pragma GCC unroll 8
+  for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 32
-  for (int i = 0; i < kOutputs; ++i) sums[i] = Form::Zero();
+    for (int i = 0; i < kOutputs; ++i) sums[p][i] = Form::Zero();
+  }
   const uint8_t* filters = params.filters;
   for (int64_t run = 0; run < params.run_count; ++run) {
     const uint8_t* source = params.source + params.runs[run].shift;
     for (int64_t left = params.runs[run].steps; left > 0; --left) {
-      const typename Form::Filters f[kRowTaps] = {
-          typename Form::Filters(filters),
-          typename Form::Filters(filters + Form::kFilterBytes),
-          typename Form::Filters(filters + 2 * Form::kFilterBytes)};
+      typename Form::Vector f[kPanels][kRowTaps];
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 8
+        for (int tap = 0; tap < kRowTaps; ++tap) {
+          f[p][tap] = typename Form::Filters(filters + p * params.panel_stride +
+                                             tap * Form::kFilterBytes)[0];
+        }
+      }
       filters += kRowTaps * Form::kFilterBytes;
       const uint8_t* from = source;
 #pragma GCC unroll 32
@@ -168,33 +176,46 @@ __attribute__((noinline)) void SumRow(const RowSumParams& params) {
 #pragma GCC unroll 8
         for (int tap = 0; tap < kRowTaps; ++tap) {
           const int i = column - tap;
-          if (i >= 0 && i < kOutputs) {
-            sums[i] = Form::Add(sums[i], x, f[tap][0]);
+          if (i < 0 || i >= kOutputs) continue;
+#pragma GCC unroll 8
+          for (int p = 0; p < kPanels; ++p) {
+            sums[p][i] = Form::Add(sums[p][i], x, f[p][tap]);
           }
         }
       }
       source += params.step;
     }
   }
+#pragma GCC unroll 8
+  for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 32
-  for (int i = 0; i < kOutputs; ++i) {
-    Form::Flush(&sums[i], params.totals + i * 16, false);
+    for (int i = 0; i < kOutputs; ++i) {
+      Form::Flush(&sums[p][i], params.totals + p * params.total_stride + i * 16,
+                  false);
+    }
   }
 }
 
-template <typename Form, int... kIndices>
+template <typename Form, int kPanels, int... kIndices>
 void SumRowOf(int outputs, const RowSumParams& params,
               std::integer_sequence<int, kIndices...>) {
   static constexpr void (*kInstances[])(const RowSumParams&) = {
-      &SumRow<Form, kIndices + 1>...};
+      &SumRow<Form, kPanels, kIndices + 1>...};
   kInstances[outputs - 1](params);
 }
 
-template <typename Form, int kOutputs>
+// Up to so many outputs with one panel, and with two.
+template <typename Form, int kOfOne, int kOfTwo>
 constexpr IntegerRowSums MakeRowSums() {
-  return {kOutputs, [](int outputs, const RowSumParams& params) {
-            SumRowOf<Form>(outputs, params,
-                           std::make_integer_sequence<int, kOutputs>());
+  return {{kOfOne, kOfTwo},
+          [](int outputs, int panels, const RowSumParams& params) {
+            if (panels == 1) {
+              SumRowOf<Form, 1>(outputs, params,
+                                std::make_integer_sequence<int, kOfOne>());
+            } else {
+              SumRowOf<Form, 2>(outputs, params,
+                                std::make_integer_sequence<int, kOfTwo>());
+            }
           }};
 }
 
