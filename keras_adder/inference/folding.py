@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_adder.inference.convolutions import factor_and_offset
 from keras_adder.inference.graph import Graph
 from keras_adder.inference.graph import Node
 from keras_adder.inference.graph import Value
@@ -266,13 +267,9 @@ def _fold_normalization(fused, node):
         return _TOO_LATE
     if layer.axis % len(fused.output.shape) != _channel_axis(fused):
         return "it does not normalize channels"
-    factor = 1 / np.sqrt(_numbers(layer.moving_variance) + layer.epsilon)
-    if layer.scale:
-        factor *= _numbers(layer.gamma)
+    factor, offset = factor_and_offset(layer)
     fused.multiplier = fused.multiplier * factor
-    fused.offset = (fused.offset - _numbers(layer.moving_mean)) * factor
-    if layer.center:
-        fused.offset += _numbers(layer.beta)
+    fused.offset = fused.offset * factor + offset
     return None
 
 

@@ -9,6 +9,7 @@ import keras
 
 from keras_adder.inference import building
 from keras_adder.inference import calibration as calibrating
+from keras_adder.inference import convolutions
 from keras_adder.inference import correction
 from keras_adder.inference import folding
 from keras_adder.inference import graph as graphs
@@ -37,8 +38,9 @@ def optimize(
     - the `keras.layers.ZeroPadding2D` before it.
 
     All else stays, in floating point, but for what does nothing at inference,
-    such as `Dropout`. Nested models are taken apart. A layer that is called
-    more than once becomes as many fused layers.
+    such as `Dropout`, and batch normalizations behind convolutions and dense
+    layers, which go into the weights of these. Nested models are taken apart.
+    A layer that is called more than once becomes as many fused layers.
 
     An AdderNet takes to integers without retraining. The distance |x - f| stays
     what it is when an offset is added to both sides, so that inputs and filters
@@ -102,7 +104,7 @@ def optimize(
     >>> fast.get_layer("fc2_dense").kernel.dtype
     'uint8'
     """
-    graph = graphs.read(model)
+    graph = convolutions.fold_normalizations(graphs.read(model))
     bits = _check(precision, calibration, percentile, bits, keep_float)
 
     def reason_to_keep(node):

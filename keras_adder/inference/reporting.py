@@ -16,6 +16,7 @@ import rich.table
 import tensorflow as tf
 
 from keras_adder._printing import print_text
+from keras_adder.inference import convolutions
 from keras_adder.inference import folding
 from keras_adder.inference import graph as graphs
 from keras_adder.inference.calibration import batches
@@ -178,7 +179,8 @@ def report(
     report.plot("layers.png")
     ```
     """
-    graph, fast_graph = graphs.read(model), graphs.read(fast)
+    graph = convolutions.fold_normalizations(graphs.read(model))
+    fast_graph = graphs.read(fast)
     nodes = {
         node.name: node
         for node in fast_graph.nodes

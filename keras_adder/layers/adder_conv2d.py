@@ -134,7 +134,9 @@ class AdderConv2D(AdderLayer, keras.layers.Conv2D):
     Raises:
         ValueError: when both `strides > 1` and `dilation_rate > 1`, and when
             `filter_gradient`, `padding` or `dtype` is not one of those above.
-        NotImplementedError: from `quantize()` and `enable_lora()`.
+            And from `quantize()`, which is for matrix products: see
+            `keras_adder.inference.optimize`.
+        NotImplementedError: from `enable_lora()`.
 
     Example:
 

@@ -104,8 +104,9 @@ class AdderDense(AdderLayer, keras.layers.Dense):
     Raises:
         ValueError: when `lora_rank`, `lora_alpha` or `quantization_config` is
             given, and when `filter_gradient` or `dtype` is not one of those
-            above.
-        NotImplementedError: from `quantize()` and `enable_lora()`.
+            above. And from `quantize()`, which is for matrix products: see
+            `keras_adder.inference.optimize`.
+        NotImplementedError: from `enable_lora()`.
 
     Example:
 

@@ -61,10 +61,8 @@ def test_builders(name):
     # So deep, and of random weights, float32 itself is 3e-4 off float64.
     assert difference(fast, model, x) < (2e-3 if name == "resnet50" else 1e-4)
     assert len(fused(fast)) == count
-    left = {kind for kind in kinds(fast).values()}
-    assert "Add" not in left and "AdderConv2D" not in left
-    normal = sum(isinstance(i, layers.BatchNormalization) for i in fast.layers)
-    assert normal == (0 if "lenet" in name else 2)
+    left = set(kinds(fast).values())
+    assert not left & {"Add", "AdderConv2D", "BatchNormalization"}
     for padding in (i for i in fast.layers if "pad" in i.name):
         assert padding.name in ("conv1_pad", "pool1_pad")
 

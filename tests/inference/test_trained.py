@@ -73,7 +73,7 @@ def test_resnet20(photos):
         assert np.mean(classes == wanted) > 0.95
     # What is left is the stem, the top, and twenty layers of bytes.
     assert list(kinds(fast).values()).count("FusedAdderConv2D") == 20
-    assert len(fast.layers) == 20 + 8
+    assert len(fast.layers) == 20 + 6
     names = [name for name in kinds(fast) if name.endswith("_2_conv")]
     found = outputs_of(fast, names, photos[:2])
     assert [str(y.dtype) for y in found.values()] == 8 * ["uint8"] + ["float32"]
