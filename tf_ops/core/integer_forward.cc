@@ -75,6 +75,12 @@ void IntegerForward::ChooseItems(int threads) {
   Split(geometry().batch, std::clamp<int64_t>(fit, 1, geometry().batch),
         &images_, &image_parts_);
   Split(panels_, panels_, &item_panels_, &panel_parts_);
+  // Columns of outputs follow each other in one row alone.
+  if (layout_.columns < geometry().width.output) {
+    Split(rows, 1, &rows_, &bands_);
+    Split(geometry().batch, 1, &images_, &image_parts_);
+  }
+  column_parts_ = CeilDiv(geometry().width.output, layout_.columns);
   if (threads > 1) {
     while (items() < kItemsPerThread * threads && SplitItems()) {
     }
@@ -87,7 +93,7 @@ int64_t IntegerForward::ItemBytes(int64_t rows) const {
   int64_t output = SizeOf(output_type_);
   if (fusion_.has_residual) output += SizeOf(fusion_.residual_type);
   return layout_.TileBytes(rows) +
-         rows * geometry().width.output * geometry().out_channels * output;
+         rows * layout_.columns * geometry().out_channels * output;
 }
 
 // Makes items smaller; false if they cannot be.
@@ -113,7 +119,8 @@ void IntegerForward::LayOutScratch() {
     end += RoundUp(bytes, kWorkspaceAlignment);
     return begin;
   };
-  const int64_t sources = tile_.Sources(images_, rows_);
+  const int64_t sources =
+      tile_.Sources({0, 0, images_, 0, rows_, 0, layout_.columns});
   scratch_.quantized = place(tile_.QuantizedBytes(rows_));
   scratch_.tile = place(tile_.TileBytes(images_, rows_));
   scratch_.sources = place(sources * sizeof(uint8_t*));
@@ -143,6 +150,8 @@ int64_t IntegerForward::workspace_bytes(bool filters_are_packed) const {
 
 IntegerForward::WorkItem IntegerForward::ItemAt(int64_t index) const {
   // Neighbours share their filters.
+  const int64_t column = index % column_parts_ * layout_.columns;
+  index /= column_parts_;
   const int64_t band = index % bands_;
   index /= bands_;
   const int64_t image = index % image_parts_ * images_;
@@ -155,6 +164,9 @@ IntegerForward::WorkItem IntegerForward::ItemAt(int64_t index) const {
   item.outputs.first = band * rows_;
   item.outputs.rows =
       std::min(rows_, geometry().height.output - item.outputs.first);
+  item.outputs.first_column = column;
+  item.outputs.columns =
+      std::min(layout_.columns, geometry().width.output - column);
   item.first_panel = panel;
   item.panels = std::min(item_panels_, panels_ - panel);
   return item;
@@ -265,7 +277,7 @@ void IntegerForward::RunPanels(const OutputRows& outputs, int64_t panel,
                                const Scratch& scratch) const {
   const int64_t of_all = outputs.group * panels_ + panel;
   const int64_t of_source = layout_.outputs() * kLanes;
-  const int64_t sources = tile_.Sources(outputs.images, outputs.rows);
+  const int64_t sources = tile_.Sources(outputs);
   const int64_t most = layout_.sums.max_sources[panels - 1];
   const int64_t chunks = CeilDiv(sources, most);
   int64_t done = 0, waiting = 0;  // sources; those whose totals are not written
@@ -294,7 +306,7 @@ void IntegerForward::RunRows(const OutputRows& outputs, int64_t panel,
                              int64_t panels, const Shared& shared,
                              const Scratch& scratch) const {
   const int64_t of_all = outputs.group * panels_ + panel;
-  const int64_t columns = geometry().width.output;
+  const int64_t columns = outputs.columns;
   const int64_t most = layout_.row_sums.max_outputs[panels - 1];
   const int64_t parts = CeilDiv(columns, most);
   int64_t done = 0, waiting = 0;  // pixels; those whose totals are not written
@@ -348,9 +360,9 @@ void IntegerForward::WriteOutputs(const OutputRows& outputs, int64_t panel,
                                   int64_t first, int64_t count,
                                   const int32_t* totals, const Shared& shared,
                                   const Scratch& scratch) const {
-  const int64_t of_row = layout_.sources_of_row();
+  const int64_t of_row = layout_.SourcesOf(outputs.columns);
   const int64_t of_source = layout_.outputs();
-  const int64_t columns = geometry().width.output;
+  const int64_t columns = outputs.columns;
   if (columns % of_source == 0) {
     return WritePixels(outputs, panel, first * of_source, count * of_source,
                        totals, shared, scratch);
@@ -387,7 +399,8 @@ void IntegerForward::WriteRun(const OutputRows& outputs, int64_t panel,
   if (tile_.has_pixel_sums()) params.pixel_sums = pixel_sums;
   const int64_t first_pixel =
       (outputs.first_image * geometry().height.output + outputs.first) *
-      geometry().width.output;
+          geometry().width.output +
+      outputs.first_column;
   const int64_t element = (first_pixel + first) * geometry().out_channels +
                           outputs.group * geometry().group_out() +
                           panel * kLanes;

@@ -65,7 +65,8 @@ class IntegerForward : public Engine {
   int64_t ItemBytes(int64_t rows) const;
   bool SplitItems();
   int64_t items() const {
-    return image_parts_ * bands_ * panel_parts_ * geometry().groups;
+    return image_parts_ * bands_ * column_parts_ * panel_parts_ *
+           geometry().groups;
   }
   void LayOutScratch();
   WorkItem ItemAt(int64_t index) const;
@@ -102,7 +103,7 @@ class IntegerForward : public Engine {
   const int64_t panel_bytes_;
   // Of an item, and how many of these there are.
   int64_t images_, rows_, item_panels_;
-  int64_t image_parts_, bands_, panel_parts_;
+  int64_t image_parts_, bands_, panel_parts_, column_parts_ = 1;
   int threads_ = 1;
   ScratchOffsets scratch_{};
 };

@@ -8,6 +8,9 @@ namespace keras_adder {
 namespace internal {
 namespace {
 
+// What a tile of one row may take of the second-level cache.
+constexpr double kMaxRowBytes = 256 << 10;
+
 // Runs of fewer outputs keep a processor waiting for their sums.
 constexpr int64_t kFewOutputs = 6;
 
@@ -35,18 +38,56 @@ IntegerLayout::IntegerLayout(const Geometry& all, DataType input_type,
                                                : kernels.word_rows),
       kind(ChooseKind(kernels, filter_type)),
       element_bytes(SizeOf(filter_type)),
+      columns(geometry.width.output),
       in_place((kind == kDirect || kind == kRows) &&
                input_type == filter_type && !MeetsPadding()),
-      pitch(steps() * step_bytes()),
       pixel_bytes(geometry.group_in() * element_bytes),
       step(step_bytes()) {
+  if (!in_place) {
+    ChooseColumns(filter_type == DataType::kUint8 ? kernels.bytes
+                                                  : kernels.words);
+  }
   if (kind == kSliding) {
     Slide();
   } else if (kind == kIm2row) {
+    pitch = steps() * step_bytes();
     runs.push_back({0, steps()});
   } else {
     LieDirectly();
   }
+}
+
+// Few enough for a tile of one row; window by window where even one output
+// meets too much, as with large dilations, most of which is not its own.
+void IntegerLayout::ChooseColumns(const IntegerSums& of_windows) {
+  const int64_t least = kind == kIm2row ? 1 : kFewOutputs;
+  const auto halve = [&] {
+    while (columns > least && RowBytes() > kMaxRowBytes) {
+      columns = std::max(CeilDiv(columns, 2), least);
+    }
+  };
+  halve();
+  if (kind == kIm2row || RowBytes() <= kMaxRowBytes) return;
+  const double windows =
+      static_cast<double>(columns) * geometry.kernel_taps() * pixel_bytes;
+  if (RowBytes() <= 2 * windows) return;
+  sums = of_windows;
+  kind = kIm2row;
+  step = step_bytes();
+  columns = geometry.width.output;
+  ChooseColumns(of_windows);
+}
+
+// Of a tile of one row of outputs, whatever its size.
+double IntegerLayout::RowBytes() const {
+  const auto met = [](const Axis& axis, int64_t outputs) {
+    return (outputs - 1.0) * axis.stride + (axis.kernel - 1.0) * axis.dilation +
+           1;
+  };
+  if (kind == kIm2row) {
+    return static_cast<double>(columns) * steps() * step_bytes();
+  }
+  return met(geometry.height, 1) * met(geometry.width, columns) * pixel_bytes;
 }
 
 IntegerLayout::Kind IntegerLayout::ChooseKind(const FusedKernels& kernels,
@@ -75,8 +116,10 @@ void IntegerLayout::Slide() {
   const int64_t channels = geometry.group_in();
   // The last source's last step reads eight bytes; transposing writes whole
   // groups of eight columns.
-  pitch = std::max(RoundUp(width.output, kSlidingOutputs) + sliding_columns(),
-                   width.pad_before + RoundUp(width.input, 8));
+  pitch = RoundUp(columns, kSlidingOutputs) + sliding_columns();
+  pitch = columns == width.output
+              ? std::max(pitch, width.pad_before + RoundUp(width.input, 8))
+              : pitch + 7;
   step = pitch;
   const bool in_one = height.dilation == 1;
   for (int64_t column = 0; column < sliding_columns(); column += kSlidingTaps) {
@@ -90,12 +133,8 @@ void IntegerLayout::Slide() {
 void IntegerLayout::LieDirectly() {
   const Axis& width = geometry.width;
   const int64_t channel_bytes = pixel_bytes;
-  int64_t columns = input_columns();
-  if (in_place) {
-    pixel_bytes = geometry.in_channels * element_bytes;
-    columns = width.input;
-  }
-  pitch = columns * pixel_bytes;
+  if (in_place) pixel_bytes = geometry.in_channels * element_bytes;
+  pitch = (in_place ? width.input : InputColumns(columns)) * pixel_bytes;
   // Columns of taps that are neighbours are in one run. A step of rows has all.
   const bool in_one =
       kind == kDirect && width.dilation == 1 && pixel_bytes == channel_bytes;
@@ -152,7 +191,7 @@ int64_t IntegerLayout::TileBytes(int64_t rows) const {
     case kSliding:
       return InputRows(rows) * geometry.group_in() * pitch;
     case kIm2row:
-      return rows * geometry.width.output * pitch;
+      return rows * columns * pitch;
     default:
       return InputRows(rows) * pitch;
   }

@@ -13,6 +13,9 @@
 //   kIm2row   [output][tap][channel]: a step is some neighbours of those, with
 //             zeros behind the last. For all others.
 //
+// A tile holds what some rows of outputs meet, or `columns` outputs of one row
+// where a whole one would be too large.
+//
 // A sliding step meets columns that its filters do not have, where these are
 // zero: it adds what inputs hold there, |x - 0|. That is an output's `excess`.
 
@@ -42,14 +45,12 @@ struct IntegerLayout {
 
   int64_t steps() const;
   int64_t step_bytes() const { return sums.step_elements * element_bytes; }
-  // Outputs of a source.
+  // Outputs of a source, and sources of so many outputs of a row.
   int64_t outputs() const {
-    return kind == kSliding ? kSlidingOutputs
-           : kind == kRows  ? geometry.width.output
-                            : 1;
+    return kind == kSliding ? kSlidingOutputs : kind == kRows ? columns : 1;
   }
-  int64_t sources_of_row() const {
-    return (geometry.width.output + outputs() - 1) / outputs();
+  int64_t SourcesOf(int64_t outputs_of_row) const {
+    return (outputs_of_row + outputs() - 1) / outputs();
   }
   // Columns of taps that sliding steps take, and how many filters have not.
   int64_t sliding_columns() const;
@@ -59,8 +60,8 @@ struct IntegerLayout {
   // Rows of the input that so many rows of outputs meet, padding included, and
   // the same of columns.
   int64_t InputRows(int64_t rows) const { return Met(geometry.height, rows); }
-  int64_t input_columns() const {
-    return Met(geometry.width, geometry.width.output);
+  int64_t InputColumns(int64_t outputs_of_row) const {
+    return Met(geometry.width, outputs_of_row);
   }
   // Bytes of a tile for so many rows of an image's outputs.
   int64_t TileBytes(int64_t rows) const;
@@ -70,7 +71,8 @@ struct IntegerLayout {
   IntegerRowSums row_sums;
   Kind kind;
   int64_t element_bytes;
-  bool in_place;  // a direct one, or of rows, that is the tensor itself
+  int64_t columns;  // outputs of a row that a tile has at most
+  bool in_place;    // a direct one, or of rows, that is the tensor itself
   // From a row to the next: of a sliding tile's channel, of an image, or from
   // one output to the next of im2row. In bytes.
   int64_t pitch;
@@ -84,6 +86,8 @@ struct IntegerLayout {
   }
   Kind ChooseKind(const FusedKernels& kernels, DataType type) const;
   bool MeetsPadding() const;
+  void ChooseColumns(const IntegerSums& of_windows);
+  double RowBytes() const;
   void Slide();
   void LieDirectly();
 };

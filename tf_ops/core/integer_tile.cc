@@ -23,23 +23,24 @@ int64_t IntegerTile::QuantizedBytes(int64_t rows) const {
   if (input_type_ == filter_type_ || IsDirect()) return 0;
   const int64_t input_rows =
       std::min(layout_.InputRows(rows), geometry_.height.input);
-  return input_rows * geometry_.width.input * geometry_.group_in() *
-         layout_.element_bytes;
+  const int64_t columns =
+      std::min(layout_.InputColumns(layout_.columns), geometry_.width.input);
+  return input_rows * columns * geometry_.group_in() * layout_.element_bytes;
 }
 
 int64_t IntegerTile::RowSums(int64_t rows) const {
   if (!has_pixel_sums()) return 0;
   if (layout_.kind == IntegerLayout::kIm2row) return 0;
   const int64_t input_rows = layout_.InputRows(rows);
-  return IsDirect()
-             ? input_rows * geometry_.width.output + layout_.input_columns()
-             : input_rows * layout_.pitch;
+  return IsDirect() ? input_rows * layout_.columns +
+                          layout_.InputColumns(layout_.columns)
+                    : input_rows * layout_.pitch;
 }
 
 void IntegerTile::Pack(const OutputRows& outputs, const void* input,
                        const TileMemory& memory) const {
   TileMemory of_image = memory;
-  const int64_t sources = Sources(1, outputs.rows);
+  const int64_t sources = outputs.rows * layout_.SourcesOf(outputs.columns);
   for (int64_t i = 0; i < outputs.images; ++i) {
     const Pixels pixels = PixelsOf(outputs, outputs.first_image + i, input);
     if (IsDirect()) {
@@ -54,7 +55,8 @@ void IntegerTile::Pack(const OutputRows& outputs, const void* input,
     }
     of_image.tile += TileBytes(1, outputs.rows);
     of_image.sources += sources;
-    of_image.pixel_sums += sources * layout_.outputs();
+    of_image.pixel_sums += IsDirect() ? outputs.rows * outputs.columns
+                                      : sources * layout_.outputs();
   }
 }
 
@@ -74,17 +76,28 @@ IntegerTile::Pixels IntegerTile::Quantized(const OutputRows& outputs,
                                            const Pixels& pixels,
                                            uint8_t* memory) const {
   if (input_type_ == filter_type_) return pixels;
+  const Columns columns = ColumnsOf(outputs);
   const int64_t pixel_bytes = geometry_.group_in() * layout_.element_bytes;
-  const int64_t row_bytes = geometry_.width.input * pixel_bytes;
+  const int64_t row_bytes = columns.inside * pixel_bytes;
   const int64_t above = geometry_.height.Position(outputs.first, 0);
   const int64_t below = above + layout_.InputRows(outputs.rows);
   const int64_t first = std::max<int64_t>(above, 0);
   for (int64_t row = first; row < std::min(below, geometry_.height.input);
        ++row) {
-    QuantizePixels(pixels.at(row, 0), geometry_.width.input,
+    QuantizePixels(pixels.at(row, columns.first), columns.inside,
                    memory + (row - first) * row_bytes);
   }
-  return {memory - first * row_bytes, row_bytes, pixel_bytes};
+  return {memory - first * row_bytes - columns.first * pixel_bytes, row_bytes,
+          pixel_bytes};
+}
+
+IntegerTile::Columns IntegerTile::ColumnsOf(const OutputRows& outputs) const {
+  const int64_t input = geometry_.width.input;
+  const int64_t begin = geometry_.width.Position(outputs.first_column, 0);
+  const int64_t met = layout_.InputColumns(outputs.columns);
+  const int64_t first = std::clamp<int64_t>(begin, 0, input);
+  const int64_t end = std::clamp<int64_t>(begin + met, first, input);
+  return {met, std::min(first - begin, met), first, end - first};
 }
 
 void IntegerTile::QuantizePixels(const uint8_t* from, int64_t pixels,
@@ -119,7 +132,7 @@ void IntegerTile::FillPadding(uint8_t* to, int64_t elements) const {
 
 void IntegerTile::PackSliding(const OutputRows& outputs, const Pixels& pixels,
                               const TileMemory& memory) const {
-  const Axis& width = geometry_.width;
+  const Columns columns = ColumnsOf(outputs);
   const int64_t channels = geometry_.group_in();
   const int64_t pitch = layout_.pitch;
   const int64_t first = geometry_.height.Position(outputs.first, 0);
@@ -128,33 +141,35 @@ void IntegerTile::PackSliding(const OutputRows& outputs, const Pixels& pixels,
     FillPadding(to, channels * pitch);
     const int64_t input_row = first + row;
     if (input_row < 0 || input_row >= geometry_.height.input) continue;
-    kernels_.transpose_bytes(pixels.at(input_row, 0), width.input, channels,
-                             pixels.pixel_bytes, to + width.pad_before, pitch,
+    kernels_.transpose_bytes(pixels.at(input_row, columns.first),
+                             columns.inside, channels, pixels.pixel_bytes,
+                             to + columns.before, pitch,
                              static_cast<uint8_t>(quantization_.zero_point));
   }
   const uint8_t** source = memory.sources;
   const int64_t row_bytes = geometry_.height.stride * channels * pitch;
   for (int64_t row = 0; row < outputs.rows; ++row) {
-    for (int64_t i = 0; i < layout_.sources_of_row(); ++i) {
+    for (int64_t i = 0; i < layout_.SourcesOf(outputs.columns); ++i) {
       *source++ = memory.tile + row * row_bytes + i * kSlidingOutputs;
     }
   }
-  if (has_pixel_sums()) SumExcess(outputs.rows, memory);
+  if (has_pixel_sums()) SumExcess(outputs, memory);
 }
 
 // What the columns that filters do not have add to each output.
-void IntegerTile::SumExcess(int64_t rows, const TileMemory& memory) const {
+void IntegerTile::SumExcess(const OutputRows& some,
+                            const TileMemory& memory) const {
   const Axis& height = geometry_.height;
   const int64_t channels = geometry_.group_in();
   const int64_t pitch = layout_.pitch;
-  const int64_t input_rows = layout_.InputRows(rows);
+  const int64_t input_rows = layout_.InputRows(some.rows);
   std::memset(memory.row_sums, 0, input_rows * pitch * sizeof(int32_t));
   for (int64_t row = 0; row < input_rows; ++row) {
     kernels_.add_rows(memory.tile + row * channels * pitch, channels, pitch,
                       pitch, memory.row_sums + row * pitch);
   }
-  const int64_t outputs = layout_.sources_of_row() * kSlidingOutputs;
-  for (int64_t row = 0; row < rows; ++row) {
+  const int64_t outputs = layout_.SourcesOf(some.columns) * kSlidingOutputs;
+  for (int64_t row = 0; row < some.rows; ++row) {
     int32_t* sums = memory.pixel_sums + row * outputs;
     std::memset(sums, 0, outputs * sizeof(int32_t));
     for (int64_t tap = 0; tap < height.kernel; ++tap) {
@@ -172,38 +187,36 @@ void IntegerTile::SumExcess(int64_t rows, const TileMemory& memory) const {
 void IntegerTile::PackDirect(const OutputRows& outputs, const Pixels& pixels,
                              const TileMemory& memory) const {
   const int64_t top = geometry_.height.Position(outputs.first, 0);
+  const Columns columns = ColumnsOf(outputs);
   const uint8_t* first = memory.tile;
   if (layout_.in_place) {
     first = pixels.at(top, 0);
   } else {
     for (int64_t row = 0; row < layout_.InputRows(outputs.rows); ++row) {
-      CopyPixels(pixels, top + row, memory.tile + row * layout_.pitch);
+      CopyPixels(pixels, top + row, columns, memory.tile + row * layout_.pitch);
     }
   }
   const uint8_t** source = memory.sources;
   for (int64_t row = 0; row < outputs.rows; ++row) {
     const uint8_t* from = first + row * geometry_.height.stride * layout_.pitch;
-    for (int64_t i = 0; i < layout_.sources_of_row(); ++i) {
+    for (int64_t i = 0; i < layout_.SourcesOf(outputs.columns); ++i) {
       *source++ = from + i * geometry_.width.stride * layout_.pixel_bytes;
     }
   }
-  if (has_pixel_sums()) SumWindows(outputs.rows, first, memory);
+  if (has_pixel_sums()) SumWindows(outputs, first, memory);
 }
 
 // A row of a direct tile, with the padding on its sides.
 void IntegerTile::CopyPixels(const Pixels& pixels, int64_t row,
-                             uint8_t* to) const {
-  const Axis& width = geometry_.width;
+                             const Columns& columns, uint8_t* to) const {
   const int64_t channels = geometry_.group_in();
-  const int64_t columns = layout_.input_columns();
   if (row < 0 || row >= geometry_.height.input) {
-    return FillPadding(to, columns * channels);
+    return FillPadding(to, columns.met * channels);
   }
-  const int64_t before = std::min(width.pad_before, columns);
-  const int64_t inside = std::min(columns - before, width.input);
-  FillPadding(to, before * channels);
-  to += before * layout_.pixel_bytes;
-  const uint8_t* from = pixels.at(row, 0);
+  const int64_t inside = columns.inside;
+  FillPadding(to, columns.before * channels);
+  to += columns.before * layout_.pixel_bytes;
+  const uint8_t* from = pixels.at(row, columns.first);
   if (input_type_ != filter_type_) {
     QuantizePixels(from, inside, to);
   } else if (pixels.pixel_bytes == layout_.pixel_bytes) {
@@ -215,21 +228,21 @@ void IntegerTile::CopyPixels(const Pixels& pixels, int64_t row,
     }
   }
   FillPadding(to + inside * layout_.pixel_bytes,
-              (columns - before - inside) * channels);
+              (columns.met - columns.before - inside) * channels);
 }
 
 // What each output's inputs add up to: first along rows, then along columns.
-void IntegerTile::SumWindows(int64_t rows, const uint8_t* first,
+void IntegerTile::SumWindows(const OutputRows& outputs, const uint8_t* first,
                              const TileMemory& memory) const {
   const Axis& height = geometry_.height;
-  const int64_t columns = geometry_.width.output;
-  const int64_t input_rows = layout_.InputRows(rows);
+  const int64_t columns = outputs.columns;
+  const int64_t input_rows = layout_.InputRows(outputs.rows);
   int32_t* const channel_sums = memory.row_sums + input_rows * columns;
   for (int64_t row = 0; row < input_rows; ++row) {
-    SumRow(first + row * layout_.pitch, channel_sums,
+    SumRow(first + row * layout_.pitch, columns, channel_sums,
            memory.row_sums + row * columns);
   }
-  for (int64_t row = 0; row < rows; ++row) {
+  for (int64_t row = 0; row < outputs.rows; ++row) {
     int32_t* sums = memory.pixel_sums + row * columns;
     for (int64_t tap = 0; tap < height.kernel; ++tap) {
       const int32_t* from =
@@ -243,21 +256,21 @@ void IntegerTile::SumWindows(int64_t rows, const uint8_t* first,
 }
 
 // What the taps of a row of each output add up to.
-void IntegerTile::SumRow(const uint8_t* pixels, int32_t* channel_sums,
-                         int32_t* sums) const {
+void IntegerTile::SumRow(const uint8_t* pixels, int64_t columns,
+                         int32_t* channel_sums, int32_t* sums) const {
   const Axis& width = geometry_.width;
   const auto sum = filter_type_ == DataType::kUint8 ? kernels_.sum_bytes
                                                     : kernels_.sum_words;
-  sum(pixels, layout_.input_columns(), layout_.pixel_bytes,
+  sum(pixels, layout_.InputColumns(columns), layout_.pixel_bytes,
       geometry_.group_in(), channel_sums);
   for (int64_t tap = 0; tap < width.kernel; ++tap) {
     const int32_t* from = channel_sums + tap * width.dilation;
     if (width.stride == 1) {
-      for (int64_t i = 0; i < width.output; ++i) {
+      for (int64_t i = 0; i < columns; ++i) {
         sums[i] = (tap == 0 ? 0 : sums[i]) + from[i];
       }
     } else {
-      for (int64_t i = 0; i < width.output; ++i) {
+      for (int64_t i = 0; i < columns; ++i) {
         sums[i] = (tap == 0 ? 0 : sums[i]) + from[i * width.stride];
       }
     }
@@ -266,12 +279,13 @@ void IntegerTile::SumRow(const uint8_t* pixels, int32_t* channel_sums,
 
 void IntegerTile::PackIm2row(const OutputRows& outputs, const Pixels& pixels,
                              const TileMemory& memory) const {
-  const int64_t columns = geometry_.width.output;
+  const int64_t columns = outputs.columns;
   for (int64_t i = 0; i < outputs.rows * columns; ++i) {
     uint8_t* window = memory.tile + i * layout_.pitch;
     PackWindow(pixels,
                geometry_.height.Position(outputs.first + i / columns, 0),
-               geometry_.width.Position(i % columns, 0), window);
+               geometry_.width.Position(outputs.first_column + i % columns, 0),
+               window);
     memory.sources[i] = window;
   }
   if (!has_pixel_sums()) return;

@@ -12,11 +12,13 @@
 namespace keras_adder {
 namespace internal {
 
-// Some rows of outputs of an image, or of several whole images; of one group.
+// Some rows of outputs of an image, or of several whole images, or some columns
+// of one row; of one group.
 struct OutputRows {
   int64_t group;
   int64_t first_image, images;
   int64_t first, rows;
+  int64_t first_column, columns;
 };
 
 // Memory that a tile takes of a worker's scratch.
@@ -40,8 +42,8 @@ class IntegerTile {
   int64_t TileBytes(int64_t images, int64_t rows) const {
     return layout_.in_place ? 0 : images * layout_.TileBytes(rows);
   }
-  int64_t Sources(int64_t images, int64_t rows) const {
-    return images * rows * layout_.sources_of_row();
+  int64_t Sources(const OutputRows& outputs) const {
+    return outputs.images * outputs.rows * layout_.SourcesOf(outputs.columns);
   }
   int64_t RowSums(int64_t rows) const;
   // Whether there is something to subtract from totals.
@@ -74,17 +76,24 @@ class IntegerTile {
   Pixels Quantized(const OutputRows& outputs, const Pixels& pixels,
                    uint8_t* memory) const;
   void QuantizePixels(const uint8_t* from, int64_t pixels, uint8_t* to) const;
-  void CopyPixels(const Pixels& pixels, int64_t row, uint8_t* to) const;
+  // Columns of the input that outputs meet, but for padding.
+  struct Columns {
+    int64_t met, before;    // all, and those in the padding before the image
+    int64_t first, inside;  // of the image
+  };
+  Columns ColumnsOf(const OutputRows& outputs) const;
+  void CopyPixels(const Pixels& pixels, int64_t row, const Columns& columns,
+                  uint8_t* to) const;
   void FillPadding(uint8_t* to, int64_t elements) const;
 
   void PackSliding(const OutputRows& outputs, const Pixels& pixels,
                    const TileMemory& memory) const;
-  void SumExcess(int64_t rows, const TileMemory& memory) const;
+  void SumExcess(const OutputRows& outputs, const TileMemory& memory) const;
   void PackDirect(const OutputRows& outputs, const Pixels& pixels,
                   const TileMemory& memory) const;
-  void SumWindows(int64_t rows, const uint8_t* first,
+  void SumWindows(const OutputRows& outputs, const uint8_t* first,
                   const TileMemory& memory) const;
-  void SumRow(const uint8_t* pixels, int32_t* channel_sums,
+  void SumRow(const uint8_t* pixels, int64_t columns, int32_t* channel_sums,
               int32_t* sums) const;
   void PackIm2row(const OutputRows& outputs, const Pixels& pixels,
                   const TileMemory& memory) const;
