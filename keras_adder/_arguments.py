@@ -91,11 +91,11 @@ def one_of_dtypes(dtype: Any, name: str, allowed: tuple[str, ...]) -> str:
 
 
 def standardize_scale(scale: Any, name: str) -> float:
-    if _is_real(scale) and _SMALLEST_FLOAT <= scale <= _LARGEST_FLOAT:
+    # Neither it nor its reciprocal is a subnormal number.
+    if _is_real(scale) and _SMALLEST_FLOAT <= scale <= 1 / _SMALLEST_FLOAT:
         return float(scale)
     raise ValueError(
-        f"`{name}` must be a positive number from {_SMALLEST_FLOAT:.3g} to "
-        f"{_LARGEST_FLOAT:.3g}, as float32 has them. "
+        f"`{name}` must be a positive number from 2**-126 to 2**126. "
         f"Received: {name}={scale!r}"
     )
 

@@ -20,6 +20,10 @@ _BATCH_NUMBERS = 8 * 224 * 224 * 3
 # Of the histogram that percentiles are read from, so that they are exact to
 # 1/8192 of the range. Memory does not grow with the data.
 _BINS = 8192
+# Where values that matter share fewer, they are counted again between the
+# bounds found, so often at most.
+_FEW_BINS = 256
+_REFINEMENTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,7 @@ def calibrate(
     graph: Graph,
     tensors: dict[Value, str],
     calibration: Any,
-    percentile: float | None,
+    percentile: float,
 ) -> dict[Value, Range]:
     """Computes a model on data, and the ranges of some of its tensors.
 
@@ -53,7 +57,7 @@ def calibrate(
         graph: `Graph` of the model.
         tensors: dict of strings by `Value`: how errors call it.
         calibration: as of `keras_adder.inference.optimize`.
-        percentile: float or `None`.
+        percentile: float, 100 for all values.
 
     Raises:
         ValueError: If there is no data, if it does not fit the model, or if a
@@ -61,7 +65,7 @@ def calibrate(
     """
     lows, highs = _extremes(graph, tensors, calibration)
     low_percentiles, high_percentiles = lows, highs
-    if percentile is not None:
+    if percentile < 100:
         low_percentiles, high_percentiles = _percentiles(
             graph, tensors, calibration, percentile, lows, highs
         )
@@ -112,6 +116,34 @@ def _extremes(graph, tensors, calibration):
 
 
 def _percentiles(graph, tensors, calibration, percentile, lows, highs):
+    low, high = lows, highs
+    for _ in range(_REFINEMENTS):
+        counts = _histograms(graph, tensors, calibration, low, high)
+        shares = np.cumsum(counts, axis=1) / counts.sum(axis=1, keepdims=True)
+        above = np.argmax(shares >= percentile / 100, axis=1) + 1
+        below = np.argmax(shares > 1 - percentile / 100, axis=1)
+        steps = (high - low) / _BINS
+        # What is never negative keeps its zero.
+        low, high = (
+            np.where(lows < 0, low + below * steps, lows),
+            np.where(above == _BINS, high, low + above * steps),
+        )
+        # Where values are far from all others, these share few bins.
+        if np.all(above - below >= _FEW_BINS):
+            return low, high
+    for index, value in enumerate(tensors):
+        if above[index] - below[index] <= 2:
+            raise ValueError(
+                "The `percentile` must leave more than one value of "
+                f"{tensors[value]}, which is nearly always the same; "
+                f"`percentile=100` takes all. Received: percentile={percentile}"
+            )
+    return low, high
+
+
+def _histograms(graph, tensors, calibration, lows, highs):
+    """Counts of values in bins; those outside are in the first and the last."""
+
     def count(inputs):
         return [
             tf.histogram_fixed_width(
@@ -125,23 +157,10 @@ def _percentiles(graph, tensors, calibration, percentile, lows, highs):
     count = compiled(graph, count)
     counts = np.zeros((len(tensors), _BINS), "int64")
     # Where data is augmented at random, the second time may leave the range of
-    # the first: what does is counted at its ends.
+    # the first.
     for inputs, _ in batches(graph, calibration, "calibration"):
         counts += np.array([x.numpy() for x in count(inputs)])
-    shares = np.cumsum(counts, axis=1) / counts.sum(axis=1, keepdims=True)
-    steps = (highs - lows) / _BINS
-    above = np.argmax(shares >= percentile / 100, axis=1) + 1
-    below = np.argmax(shares > 1 - percentile / 100, axis=1)
-    for index, value in enumerate(tensors):
-        if above[index] - below[index] <= 2:
-            raise ValueError(
-                "The `percentile` must leave more than one value of "
-                f"{tensors[value]}, which is nearly always the same; `None` "
-                f"takes all. Received: percentile={percentile}"
-            )
-    # What is never negative keeps its zero.
-    low = np.where(lows < 0, lows + below * steps, lows)
-    return low, np.where(above == _BINS, highs, lows + above * steps)
+    return counts
 
 
 def compiled(
@@ -239,7 +258,7 @@ def _split(graph, element, name):
     wanted = len(graph.inputs)
     x, y, _ = keras.utils.unpack_x_y_sample_weight(element)
     for inputs, labels in ((x, y), (element, None)):
-        flat = keras.tree.flatten(inputs)
+        flat = _in_order(graph, inputs)
         if len(flat) == wanted:
             return flat, labels
     raise ValueError(
@@ -248,6 +267,14 @@ def _split(graph, element, name):
         f"Received: elements of the structure "
         f"{keras.tree.map_structure(lambda x: tuple(x.shape), element)}"
     )
+
+
+def _in_order(graph, inputs):
+    """A flat list; of a dict by the names of inputs, as `predict` takes it."""
+    names = [value.name for value in graph.inputs]
+    if isinstance(inputs, dict) and set(names) <= set(inputs):
+        return [inputs[name] for name in names]
+    return keras.tree.flatten(inputs)
 
 
 def _input(value, x, name):

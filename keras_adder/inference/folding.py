@@ -202,7 +202,7 @@ class _Folder:
 
     def _fold_padding(self, node):
         """What a layer takes before it is padded, and its padding."""
-        (source,) = values_in(node.args)
+        (source,) = node.inputs
         if type(node.layer) is AdderDense:
             return source, None
         padding = node.layer.padding

@@ -234,7 +234,7 @@ class _Reader:
             )
         args, kwargs = keras.tree.map_structure(self._in_place, (args, kwargs))
         if _does_nothing(layer, kwargs):
-            (value,) = values_in(args)
+            (value,) = values_in((args, kwargs))
             return self._stand_in(value)
         outputs = layer.compute_output_spec(
             *_symbolic(args), **_symbolic(kwargs)

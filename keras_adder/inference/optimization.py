@@ -52,8 +52,9 @@ def optimize(
 
     Tensors between fused layers are integers where all that takes them is such
     a layer. Where a pooling, a concatenation or anything else takes a tensor,
-    it is float32, and the fused layers quantize it as they read it. The outputs
-    of the new model are those of the original.
+    it is float32, and the fused layers quantize it as they read it. Outputs of
+    fused layers that are outputs of the model are float32, whatever the dtype
+    policy of the original.
 
     Args:
         model: A functional or sequential `keras.Model` that has been built. It
@@ -67,14 +68,15 @@ def optimize(
         calibration: What the ranges of the inputs are taken from: training
             images, as the model takes them; some hundred do. An array, a tuple
             (or dict) of arrays for a model of several inputs, or a
-            `tf.data.Dataset` of batches, of inputs or (inputs, labels). It is
-            computed in batches, twice if there is a `percentile`. Not needed
+            `tf.data.Dataset` of batches that comes to an end, of inputs or
+            (inputs, labels). It is gone through some three times. Not needed
             for `precision="float32"`.
-        percentile: float over 50 and up to 100, or `None`. The share of values
-            in percent that the range shall hold, for example 99.9, on both
-            sides where values are signed; those beyond are clipped. `None`
-            takes all that `calibration` has. With few `bits`, 99.9 is far
-            better; with 8 it is worse, and 99.999 a little better.
+        percentile: float over 50 and up to 100. The share of values in percent
+            that the range shall hold, on both sides where values are signed;
+            those beyond are clipped. 100 takes all that `calibration` has.
+            Defaults to `None`: 99.999 for `precision="int8"`, which leaves out
+            what only a few pixels have, and 100 for `"int16"`. With 4 `bits` or
+            less, 99.9 is far better.
         bits: int from 2 to 8, for `precision="int8"`: of inputs of adder layers
             and of filters. Residuals, which is what skips adder layers, have 8
             bits whatever this is, and all of their range. With less than 8
@@ -119,6 +121,9 @@ def optimize(
             f"Received: model with the layers {_types(graph)}, "
             f"keep_float={keep_float}"
         )
+
+    if percentile is None:
+        percentile = 99.999 if precision == "int8" else 100
 
     def measure(tensors):
         return calibrating.calibrate(graph, tensors, calibration, percentile)

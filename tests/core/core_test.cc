@@ -348,6 +348,20 @@ void Sweep(int64_t last) {
     CheckCase(c);
     CheckCase(Block(channels, 40, 210));  // wider than a band
   }
+  // Sums that would not fit into 16 bits, and steps of whole channels of taps
+  // that are apart. Sixteen turns have every type meet extremes.
+  for (const int64_t channels : {16, 257, 1030}) {
+    Case c = Block(channels, 3, 5);
+    c.fused_alone = true;
+    CheckCase(c);
+    CheckCase(c);
+    CheckCase(c);
+    c.dilation = 2;
+    CheckCase(c);
+    c.kernel_height = c.kernel_width = 1;
+    CheckCase(c);
+    CheckCase(c);
+  }
   // Rows that are cut, since a tile of integers would be too large, and
   // dilations of which most of a tile would not be met.
   for (const int64_t channels : {24, 41}) {

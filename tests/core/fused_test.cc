@@ -1,5 +1,6 @@
 #include "fused_test.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -43,6 +44,16 @@ class Buffer {
  public:
   Buffer(DataType type, int64_t count)
       : type_(type), count_(count), bytes_(count * SizeOf(type)) {}
+
+  // The lowest or the highest integer, everywhere.
+  void Fill(bool highest) {
+    WithType(type_, [&](auto zero) {
+      using T = decltype(zero);
+      std::fill_n(static_cast<T*>(data()), count_,
+                  highest ? std::numeric_limits<T>::max()
+                          : std::numeric_limits<T>::lowest());
+    });
+  }
 
   // Integers of the whole range, extremes among them; floats of which some are
   // halfway between two integers, and a few are no numbers.
@@ -228,6 +239,11 @@ void CheckFused(const Geometry& geometry, int turn, const std::string& where,
   input.Randomize(0.25f, integers);
   filters.Randomize(0.25f, false);
   residual.Randomize(1, true);
+  // Sums that are as large as they can be.
+  if (turn % 8 == 7 && integers && problem.type != DataType::kFloat32) {
+    input.Fill(turn % 16 == 7);
+    filters.Fill(turn % 16 != 7);
+  }
   multiplier.Randomize(1e-4f, false);
   offset.Randomize(0.5f, false);
   Epilogue epilogue;

@@ -33,7 +33,7 @@ def scale_and_zero(model, data, **kwargs):
     return layer.input_scale, layer.input_zero_point
 
 
-def measure(model, data, percentile=None):
+def measure(model, data, percentile=100):
     """The range of what the model's first fused layer takes."""
     read = graph.read(model)
     (node,) = (i for i in read.nodes if i.name == "d")
@@ -217,6 +217,45 @@ def test_values_that_are_not_finite(value, precision):
         ValueError, match="`calibration`.*finite.*the input of 'd' has NaNs"
     ):
         inference.optimize(one_layer(), precision, x)
+
+
+@pytest.mark.parametrize("outlier", [1e3, 1e5, 1e8])
+def test_percentiles_beside_an_outlier(outlier):
+    """It is what they are for, however far it is."""
+    x = np.random.default_rng(4).normal(size=(5000, 4)).astype("float32")
+    wanted = measure(one_layer(), x, 99.9)
+    x[0, 0] = outlier
+    found = measure(one_layer(), x, 99.9)
+    assert found.high == outlier
+    assert abs(found.high_percentile - wanted.high_percentile) < 0.2
+    assert abs(found.low_percentile - wanted.low_percentile) < 0.2
+
+
+def test_defaults():
+    """A few pixels for bytes, none for words."""
+    x = np.random.default_rng(5).normal(size=(50_000, 4)).astype("float32")
+    assert scale_and_zero(one_layer(), x) == scale_and_zero(
+        one_layer(), x, percentile=99.999
+    )
+    scales = [
+        inference.optimize(one_layer(), "int16", x, percentile=percentile)
+        .get_layer("d")
+        .input_scale
+        for percentile in (None, 100)
+    ]
+    assert scales[0] == scales[1]
+
+
+def test_dicts_go_by_name():
+    """As in `predict`, whatever the order of the model's inputs."""
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    model = keras.Model([b, a], AdderDense(3, name="d")(a) + b[:, :3])
+    x = np.random.default_rng(6).normal(size=(50, 4)).astype("float32")
+    data = {"a": x, "b": 100 * x}
+    wanted = scale_and_zero(model, (100 * x, x))
+    assert scale_and_zero(model, data) == wanted
+    dataset = tf.data.Dataset.from_tensor_slices(data).batch(10)
+    assert scale_and_zero(model, dataset) == wanted
 
 
 def test_a_percentile_that_leaves_nothing():

@@ -273,3 +273,12 @@ def test_channels_first():
     assert_folded(model, [])
     fast = inference.optimize(model, "int8", images(shape=(3, 8, 7)))
     assert difference(fast, model, images(shape=(3, 8, 7))) < 0.02
+
+
+def test_layers_called_by_keyword():
+    inputs = keras.Input(SHAPE)
+    x = layers.Dropout(0.5)(inputs=inputs)
+    x = AdderConv2D(4, 3, name="adder")(inputs=x)
+    x = layers.BatchNormalization()(inputs=x)
+    model = ready(keras.Model(inputs, layers.ReLU()(x)))
+    assert_folded(model, [])

@@ -1,13 +1,11 @@
 // Which engine computes a fused pass (fusion.h).
 
-#include <algorithm>
 #include <utility>
 
 #include "core/engines.h"
 #include "core/float_fused.h"
 #include "core/integer_forward.h"
 #include "core/select_kernels.h"
-#include "core/tile.h"
 #include "core/transposed.h"
 
 namespace keras_adder {

@@ -27,13 +27,15 @@ Error CheckQuantization(const std::string& name, DataType type,
            name + "_scale=" + std::to_string(scale) + ", " + name +
            "_zero_point=" + std::to_string(zero_point);
   }
-  // A host may flush smaller numbers to zero, which has no reciprocal.
-  if (!(scale >= std::numeric_limits<float>::min()) || !std::isfinite(scale)) {
+  // A host may flush subnormal numbers to zero: neither the scale nor its
+  // reciprocal is one.
+  constexpr float kLeast = std::numeric_limits<float>::min();
+  if (!(scale >= kLeast && scale <= 1 / kLeast)) {
     std::ostringstream received;
     received << scale;
     return name +
-           "_scale must be positive, finite and not subnormal. Received: " +
-           name + "_scale=" + received.str();
+           "_scale must lie between 2^-126 and 2^126. Received: " + name +
+           "_scale=" + received.str();
   }
   const IntegerRange range = RangeOf(type);
   if (zero_point < range.lowest || zero_point > range.highest) {

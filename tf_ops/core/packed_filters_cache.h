@@ -67,7 +67,8 @@ class PackedFiltersCache {
   }
 
  private:
-  static constexpr size_t kCapacity = 4;
+  // As many as there are engines that are remembered.
+  static constexpr size_t kCapacity = 8;
 
   // They are compared without the lock, which is why they are shared.
   std::vector<Value> Entries() {

@@ -1,7 +1,5 @@
 #include "core/transposed.h"
 
-#include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "core/tile.h"

@@ -190,12 +190,15 @@ class FusedAdderConv2DOp : public AdderOp {
     const PackedFiltersCache::Value packed = packed_filters_.Get(
         pool, engine, tensors->filters, context->input(1).TotalBytes());
     if (packed != nullptr) tensors->packed_filters = packed->data();
+    const int64_t bytes = engine->workspace_bytes(packed != nullptr);
+    OP_REQUIRES(context, bytes >= 0,
+                absl::ResourceExhaustedError(
+                    "Not enough memory for an adder convolution of this "
+                    "geometry"));
     Tensor workspace;
-    OP_REQUIRES_OK(
-        context, context->allocate_temp(
-                     tensorflow::DT_INT8,
-                     TensorShape({engine->workspace_bytes(packed != nullptr)}),
-                     &workspace));
+    OP_REQUIRES_OK(context,
+                   context->allocate_temp(tensorflow::DT_INT8,
+                                          TensorShape({bytes}), &workspace));
     engine->Run(pool, *tensors, workspace.data());
   }
 

@@ -87,8 +87,9 @@ struct NoResidual {};
 // From a sum that is offset on: residual, bounds, the output's quantization.
 template <typename R, typename O>
 struct Finish {
-  KERAS_ADDER_INLINE void operator()(Floats y, const void* residual,
+  KERAS_ADDER_INLINE void operator()(const Floats& sum, const void* residual,
                                      void* output, int64_t count) const {
+    Floats y = sum;
     if constexpr (std::is_same_v<R, float>) {
       y += LoadLanes<float>(residual, count);
     } else if constexpr (!std::is_same_v<R, NoResidual>) {
