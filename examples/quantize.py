@@ -192,7 +192,7 @@ def study(data, args, say):
     measure(MAXIMUM, 16, lambda: integers("int16"))
     reports = {}
     ways = {f"percentile {value:g}": value for value in args.percentiles}
-    for way, percentile in {MAXIMUM: None, **ways}.items():
+    for way, percentile in {MAXIMUM: 100, **ways}.items():
         for bits in args.bits:
             fast = measure(
                 way,
