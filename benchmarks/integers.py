@@ -19,8 +19,8 @@ GROUPS = {
     "1x1 and stride 2": shapes.INTEGER_OTHERS,
 }
 
-# More sets of filters than the op keeps in packed form, which is four.
-SETS = 6
+# More sets of filters than the op keeps in packed form, which is eight.
+SETS = 10
 
 LABELS = {
     **{dtype: dtype for dtype in DTYPES},
