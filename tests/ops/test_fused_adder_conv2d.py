@@ -1092,3 +1092,37 @@ X, FILTERS_OF_X = np.ones((1, 4, 4, 2), "uint8"), np.ones((3, 3, 2, 3), "uint8")
 def test_the_op_refuses_what_the_function_does(change, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         raw_op(**{"x": X, "f": FILTERS_OF_X, **change})
+
+
+@pytest.mark.parametrize("types", INTEGER_TYPES)
+def test_a_negative_zero_without_an_offset(types):
+    """What is left out is left out, and not the addition of a zero."""
+    x, f = (np.full((1, 1, 1, 1), 2, dtype) for dtype in types)
+    y = fused_adder_conv2d(x, f, multiplier=[-1.0])
+    assert np.all(y == 0) and np.all(np.signbit(y))
+    y = fused_adder_conv2d(x, f, multiplier=[-1.0], offset=[0.0])
+    assert np.all(y == 0) and not np.any(np.signbit(y))
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_the_compiled_op_refuses_sums_that_may_not_fit(fits):
+    """By itself, as a SavedModel calls it."""
+    channels = 32768 if fits else 32769
+    x = np.zeros((1, 1, 1, channels), "int16")
+    empty = np.zeros(0, "float32")
+    call = _library.keras_adder_fused_adder_conv2d
+    arguments = dict(
+        input=x,
+        filter=x.reshape(1, 1, channels, 1),
+        multiplier=empty,
+        offset=empty,
+        residual=[],
+        strides=[1, 1, 1, 1],
+        padding="VALID",
+        output_type=tf.int32,
+    )
+    if fits:
+        assert np.all(call(**arguments) == 0)
+    else:
+        with pytest.raises(tf.errors.InvalidArgumentError, match="int32"):
+            call(**arguments)
