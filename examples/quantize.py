@@ -15,8 +15,8 @@ test images' classes:
   the filters, with nothing clipped. All inputs and filters of adder layers are
   rounded to it; what else there is stays in floating point.
 
-Writes results.json, table.md, accuracy.png, ranges.png (inputs and filters of
-one layer, and the ranges of all), report.txt and report.png (what
+Writes quantization.json, table.md, accuracy.png, ranges.png (inputs and
+filters of one layer, and the ranges of all), report.txt and report.png (what
 `keras_adder.inference.report` says of the most bits) and log.txt.
 """
 
@@ -91,7 +91,7 @@ def main(argv=None):
         results = study(data, args, say)
         table = markdown(results)
         say(f"\n{table}")
-    runs.write_json(args.output / "results.json", results)
+    runs.write_json(args.output / "quantization.json", results)
     (args.output / "table.md").write_text(table, "utf-8")
     save(draw_accuracy(results), args.output / "accuracy.png")
 

@@ -87,7 +87,7 @@ def test_the_command(mnist, tmp_path, capsys):
             f"--output={tmp_path}",
         ]
     )
-    results = runs.read_json(tmp_path / "results.json")
+    results = runs.read_json(tmp_path / "quantization.json")
     found = quantize.accuracies(results)
     exact = found.pop("float")[32]
     assert list(found) == [

@@ -1,6 +1,6 @@
 import keras
 import pytest
-from inference.networks import residual
+from fused_networks import residual
 
 
 @pytest.fixture(scope="module")

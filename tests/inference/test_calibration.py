@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from inference.networks import SHAPE
-from inference.networks import images
+from fused_networks import SHAPE
+from fused_networks import images
 from keras import layers
 
 from keras_adder import AdderConv2D

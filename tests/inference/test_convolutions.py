@@ -2,11 +2,11 @@
 
 import keras
 import pytest
-from inference.networks import block
-from inference.networks import difference
-from inference.networks import images
-from inference.networks import kinds
-from inference.networks import ready
+from fused_networks import block
+from fused_networks import difference
+from fused_networks import images
+from fused_networks import kinds
+from fused_networks import ready
 from keras import layers
 
 from keras_adder import inference

@@ -1,17 +1,17 @@
 """Integer networks: bit by bit against NumPy, and against a simulation."""
 
 import fused_oracle
+import fused_simulation as simulation
 import keras
 import numpy as np
 import pytest
-from inference import simulation
-from inference.networks import SHAPE
-from inference.networks import block
-from inference.networks import dense
-from inference.networks import difference
-from inference.networks import images
-from inference.networks import outputs_of
-from inference.networks import ready
+from fused_networks import SHAPE
+from fused_networks import block
+from fused_networks import dense
+from fused_networks import difference
+from fused_networks import images
+from fused_networks import outputs_of
+from fused_networks import ready
 
 from keras_adder import AdderConv2D
 from keras_adder import AdderDense

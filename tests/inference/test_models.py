@@ -3,13 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from inference.networks import SHAPE
-from inference.networks import block
-from inference.networks import difference
-from inference.networks import images
-from inference.networks import kinds
-from inference.networks import ready
-from inference.networks import residual
+from fused_networks import SHAPE
+from fused_networks import block
+from fused_networks import difference
+from fused_networks import images
+from fused_networks import kinds
+from fused_networks import ready
+from fused_networks import residual
 from keras import layers
 
 from keras_adder import AdderConv2D

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from inference.networks import images
+from fused_networks import images
 from keras import layers
 
 from keras_adder import AdderDense

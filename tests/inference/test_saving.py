@@ -7,8 +7,8 @@ import sys
 import keras
 import numpy as np
 import pytest
-from inference.networks import dense
-from inference.networks import images
+from fused_networks import dense
+from fused_networks import images
 
 import keras_adder
 from keras_adder import inference

@@ -5,9 +5,9 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from inference.networks import difference
-from inference.networks import kinds
-from inference.networks import outputs_of
+from fused_networks import difference
+from fused_networks import kinds
+from fused_networks import outputs_of
 
 from keras_adder import inference
 from keras_adder.applications import LeNet5
