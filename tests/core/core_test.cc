@@ -351,7 +351,7 @@ void Sweep(int64_t last) {
   // Sums that would not fit into 16 bits, and steps of whole channels of taps
   // that are apart. Sixteen turns have every type meet extremes.
   for (const int64_t channels : {16, 257, 1030}) {
-    Case c = Block(channels, 3, 5);
+    Case c = Block(channels, 2, 3);
     c.fused_alone = true;
     CheckCase(c);
     CheckCase(c);
@@ -364,8 +364,8 @@ void Sweep(int64_t last) {
   }
   // Rows that are cut, since a tile of integers would be too large, and
   // dilations of which most of a tile would not be met.
-  for (const int64_t channels : {24, 41}) {
-    Case c = Block(channels, 3, 5000);
+  for (const int64_t channels : {64, 121}) {
+    Case c = Block(channels, 1, 1500);
     c.fused_alone = true;
     CheckCase(c);
     c.kernel_width = 5;
