@@ -45,18 +45,7 @@ def trace(model):
         ValueError: If it is not a functional or sequential one, or has not
             been built.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "`model` must be a `keras.Model`. "
-            f"Received: model={model} (of type {type(model)})"
-        )
-    if not is_graph(model):
-        raise ValueError(
-            "`model` must be functional, or sequential and built (its first "
-            "layer a `keras.Input`, or `model.build()` called): of others, "
-            f"the layers' calls are not known. Received: model={model} (of "
-            f"type {type(model)})"
-        )
+    require_graph(model)
     tracer = _Tracer()
     shapes = [
         (tensor.shape[0] or 1, *tensor.shape[1:]) for tensor in model.inputs
@@ -76,17 +65,36 @@ def is_graph(layer):
         return False
 
 
-class _Tracer:
-    """Collects calls, and remembers where each tensor comes from."""
+def require_graph(model):
+    """Raises an error for what is no model, or one of unknown calls."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`model` must be a `keras.Model`. "
+            f"Received: model={model} (of type {type(model)})"
+        )
+    if not is_graph(model):
+        raise ValueError(
+            "`model` must be functional, or sequential and built (its first "
+            "layer a `keras.Input`, or `model.build()` called): of others, "
+            f"the layers' calls are not known. Received: model={model} (of "
+            f"type {type(model)})"
+        )
+
+
+class Follower:
+    """Meets each call of a model's layers, without calling the layers.
+
+    A subclass has a method `call(layer, prefix, args, kwargs)`, which returns
+    symbolic outputs.
+    """
 
     def __init__(self):
-        self.calls = []
         # By the tensor's id; the tensors are kept, so that ids stay theirs.
-        self._sources = {}
+        self._known = {}
         self._tensors = []
 
     def follow(self, model, inputs, prefix):
-        """Traces a model on some inputs; returns a list of its outputs."""
+        """Follows a model on some inputs; returns a list of its outputs."""
         # The same graph without what the model was compiled with, which
         # `clone_model` would clone too.
         graph = keras.Model(model.inputs, model.outputs, name=model.name)
@@ -96,6 +104,22 @@ class _Tracer:
             clone_function=lambda layer: _Probe(layer, self, prefix),
         )
         return probed.outputs
+
+    def known(self, tensor):
+        """What was remembered of a tensor, or `None`."""
+        return self._known.get(id(tensor))
+
+    def remember(self, tensor, what):
+        self._known[id(tensor)] = what
+        self._tensors.append(tensor)
+
+
+class _Tracer(Follower):
+    """Collects calls, and remembers the sources of each tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
 
     def call(self, layer, prefix, args, kwargs):
         """Traces one call; returns its outputs."""
@@ -110,7 +134,7 @@ class _Tracer:
         flat = keras.tree.flatten(outputs)
         sources = frozenset().union(*map(self._sources_of, inputs))
         for tensor in flat:
-            self._remember(tensor, frozenset([len(self.calls)]))
+            self.remember(tensor, frozenset([len(self.calls)]))
         self.calls.append(
             Call(f"{prefix}{layer.name}", layer, inputs, flat, sources)
         )
@@ -119,21 +143,17 @@ class _Tracer:
     def _call_nested(self, model, prefix, inputs):
         inner = _inputs_of(model, [tensor.shape for tensor in inputs])
         for tensor, outer in zip(inner, inputs):
-            self._remember(tensor, self._sources_of(outer))
+            self.remember(tensor, self._sources_of(outer))
         outputs = []
         for tensor in self.follow(model, inner, prefix):
             # A new tensor, as this one has its place in the inner graph.
             output = keras.KerasTensor(tensor.shape, tensor.dtype)
-            self._remember(output, self._sources_of(tensor))
+            self.remember(output, self._sources_of(tensor))
             outputs.append(output)
         return keras.tree.pack_sequence_as(model.output, outputs)
 
     def _sources_of(self, tensor):
-        return self._sources.get(id(tensor), frozenset())
-
-    def _remember(self, tensor, sources):
-        self._sources[id(tensor)] = sources
-        self._tensors.append(tensor)
+        return self.known(tensor) or frozenset()
 
 
 class _Probe(keras.Operation):
@@ -142,14 +162,14 @@ class _Probe(keras.Operation):
     A call would give the layer one more input and output.
     """
 
-    def __init__(self, layer, tracer, prefix):
+    def __init__(self, layer, follower, prefix):
         super().__init__(name=layer.name)
         self._layer = layer
-        self._tracer = tracer
+        self._follower = follower
         self._prefix = prefix
 
     def compute_output_spec(self, *args, **kwargs):
-        return self._tracer.call(self._layer, self._prefix, args, kwargs)
+        return self._follower.call(self._layer, self._prefix, args, kwargs)
 
 
 def _inputs_of(model, shapes):

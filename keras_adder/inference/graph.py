@@ -11,7 +11,9 @@ from typing import Any
 
 import keras
 
+from keras_adder._calls import Follower
 from keras_adder._calls import is_graph
+from keras_adder._calls import require_graph
 
 # They hand on what they are given, unless the model is in training.
 _NO_OPERATION = (
@@ -134,18 +136,7 @@ def read(model: keras.Model) -> Graph:
         TypeError: If it is not a `keras.Model`.
         ValueError: If its graph is not known.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "`model` must be a `keras.Model`. "
-            f"Received: model={model} (of type {type(model)})"
-        )
-    if not is_graph(model):
-        raise ValueError(
-            "`model` must be functional, or sequential and built (its first "
-            "layer a `keras.Input`, or `model.build()` called): of others, "
-            f"the layers' calls are not known. Received: model={model} (of "
-            f"type {type(model)})"
-        )
+    require_graph(model)
     reader = _Reader()
     inputs = [_new_input(tensor) for tensor in model.inputs]
     values = [reader.value_of(tensor) for tensor in inputs]
@@ -203,27 +194,13 @@ class _Runner(keras.layers.Layer):
         return [tensors[value] for value in wanted]
 
 
-class _Reader:
-    """Collects nodes, and knows which value a tensor stands for."""
+class _Reader(Follower):
+    """Collects nodes, and remembers which value a tensor stands for."""
 
     def __init__(self):
+        super().__init__()
         self.nodes = []
         self.names = set()
-        # By the tensor's id; the tensors are kept, so that ids stay theirs.
-        self._values = {}
-        self._tensors = []
-
-    def follow(self, model, inputs, prefix):
-        """Reads a model that is called on tensors; returns its outputs."""
-        # The same graph without what the model was compiled with, which
-        # `clone_model` would clone too.
-        graph = keras.Model(model.inputs, model.outputs, name=model.name)
-        probed = keras.models.clone_model(
-            graph,
-            input_tensors=inputs,
-            clone_function=lambda layer: _Probe(layer, self, prefix),
-        )
-        return probed.outputs
 
     def call(self, layer, prefix, args, kwargs):
         """Reads one call; returns its outputs."""
@@ -253,9 +230,9 @@ class _Reader:
         )
 
     def value_of(self, tensor):
-        if id(tensor) not in self._values:
-            self._remember(tensor, self._new_value(tensor))
-        return self._values[id(tensor)]
+        if self.known(tensor) is None:
+            self.remember(tensor, self._new_value(tensor))
+        return self.known(tensor)
 
     def _call_nested(self, model, prefix, arguments):
         outer = [
@@ -265,7 +242,7 @@ class _Reader:
         ]
         inner = [_new_input(tensor) for tensor in outer]
         for new, tensor in zip(inner, outer):
-            self._remember(new, self.value_of(tensor))
+            self.remember(new, self.value_of(tensor))
         outputs = self.follow(model, inner, prefix)
         # New tensors, as these have their places in the inner graph.
         return _like(
@@ -288,12 +265,8 @@ class _Reader:
 
     def _stand_in(self, value):
         (tensor,) = _symbolic([value])
-        self._remember(tensor, value)
+        self.remember(tensor, value)
         return tensor
-
-    def _remember(self, tensor, value):
-        self._values[id(tensor)] = value
-        self._tensors.append(tensor)
 
     def _new_name(self, name, prefix):
         """The name, that with those of the models around it, or a number."""
@@ -304,22 +277,6 @@ class _Reader:
         new = next(name for name in names if name not in self.names)
         self.names.add(new)
         return new
-
-
-class _Probe(keras.Operation):
-    """Stands for a layer in a graph, so that the layer itself is not called.
-
-    A call would give the layer one more input and output.
-    """
-
-    def __init__(self, layer, reader, prefix):
-        super().__init__(name=layer.name)
-        self._layer = layer
-        self._reader = reader
-        self._prefix = prefix
-
-    def compute_output_spec(self, *args, **kwargs):
-        return self._reader.call(self._layer, self._prefix, args, kwargs)
 
 
 def _new_input(tensor):
