@@ -1,6 +1,30 @@
 """How tables are printed."""
 
+import io
 import sys
+from typing import Any
+
+import rich.console
+import rich.markup
+
+
+def render(name: str, *parts: Any) -> str:
+    """The text of tables and lines about a model.
+
+    As wide as it takes: a line that is too long can be scrolled.
+
+    Args:
+        name: string, the model's.
+        *parts: What a `rich.console.Console` prints.
+    """
+    text = io.StringIO()
+    console = rich.console.Console(
+        file=text, width=1000, color_system=None, highlight=False
+    )
+    console.print(f'Model: "{rich.markup.escape(name)}"')
+    for part in parts:
+        console.print(part)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def print_text(text: str) -> None:

@@ -1,7 +1,6 @@
 """What a model costs: a table of its layers' multiplications and additions."""
 
 import dataclasses
-import io
 import math
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -9,12 +8,12 @@ from typing import Any
 
 import keras
 import rich.box
-import rich.console
 import rich.markup
 import rich.table
 
 from keras_adder._calls import trace
 from keras_adder._printing import print_text
+from keras_adder._printing import render
 from keras_adder.layers import AdderConv2D
 from keras_adder.layers import AdderDense
 
@@ -507,19 +506,12 @@ _RULES = _WEIGHTED_RULES | {
 
 
 def _render(result):
-    # As wide as it takes: a line that is too long can be scrolled.
-    text = io.StringIO()
-    console = rich.console.Console(
-        file=text, width=1000, color_system=None, highlight=False
-    )
-    console.print(f'Model: "{rich.markup.escape(result.name)}"')
-    console.print(_table_of_rows(result))
-    console.print(_table_of_totals(result))
+    parts = [_table_of_rows(result), _table_of_totals(result)]
     for role, model in (("model", result), ("twin", result.twin)):
         if model is not None and model.unknown:
             names = rich.markup.escape(", ".join(model.unknown))
-            console.print(f"Not counted in the {role}, as unknown: {names}")
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+            parts.append(f"Not counted in the {role}, as unknown: {names}")
+    return render(result.name, *parts)
 
 
 def _table_of_rows(result):

@@ -1,7 +1,6 @@
 """What became of each layer, and what it costs in accuracy."""
 
 import dataclasses
-import io
 import math
 import os
 from collections.abc import Callable
@@ -10,12 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 import rich.box
-import rich.console
 import rich.markup
 import rich.table
 import tensorflow as tf
 
 from keras_adder._printing import print_text
+from keras_adder._printing import render
 from keras_adder.inference import convolutions
 from keras_adder.inference import folding
 from keras_adder.inference import graph as graphs
@@ -403,17 +402,10 @@ def _bytes(variables):
 
 
 def _render(result):
-    # As wide as it takes: a line that is too long can be scrolled.
-    text = io.StringIO()
-    console = rich.console.Console(
-        file=text, width=1000, color_system=None, highlight=False
-    )
-    console.print(f'Model: "{rich.markup.escape(result.name)}"')
-    console.print(_table_of_rows(result))
+    parts = [_table_of_rows(result), _lines_of_totals(result)]
     if result.kept:
-        console.print(_table_of_kept(result))
-    console.print(_lines_of_totals(result))
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        parts.insert(1, _table_of_kept(result))
+    return render(result.name, *parts)
 
 
 def _table_of_rows(result):
