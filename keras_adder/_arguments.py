@@ -187,10 +187,16 @@ def check_sums(filter_shape: Any, dtype: str) -> None:
     sizes = tuple(filter_shape)[:-1]  # all but the outputs
     if dtype not in ("uint8", "int16") or None in sizes:
         return
-    largest = int(np.iinfo(dtype).max) - int(np.iinfo(dtype).min)
-    if math.prod(sizes) * largest >= 2**31:
+    most = most_differences(dtype)
+    if math.prod(sizes) > most:
         raise ValueError(
             "Filters must not be so large that their distances leave int32: "
-            f"of {dtype}, at most {(2**31 - 1) // largest} differences can be "
+            f"of {dtype}, at most {most} differences can be "
             f"summed. Received: filters of shape {tuple(filter_shape)}"
         )
+
+
+def most_differences(dtype: str) -> int:
+    """Of how many differences the sum fits into int32, whatever they are."""
+    bounds = np.iinfo(dtype)
+    return (2**31 - 1) // (int(bounds.max) - int(bounds.min))

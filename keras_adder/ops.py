@@ -241,24 +241,23 @@ def fused_adder_conv2d(
         _arguments.standardize_padding(padding),
         _arguments.standardize_data_format(data_format),
         _arguments.int_or_pair(dilation_rate, "dilation_rate"),
-        _arguments.standardize_scale(input_scale, "input_scale"),
-        _arguments.standardize_zero_point(input_zero_point, "input_zero_point"),
-        _arguments.standardize_scale(residual_scale, "residual_scale"),
-        _arguments.standardize_zero_point(
-            residual_zero_point, "residual_zero_point"
-        ),
-        _arguments.standardize_bound(lower, "lower", -math.inf),
-        _arguments.standardize_bound(upper, "upper", math.inf),
-        _arguments.one_of_dtypes(output_dtype, "output_dtype", _FUSED_OUTPUTS),
-        _arguments.standardize_scale(output_scale, "output_scale"),
-        _arguments.standardize_zero_point(
-            output_zero_point, "output_zero_point"
-        ),
+        input_scale,
+        input_zero_point,
+        residual_scale,
+        residual_zero_point,
+        lower,
+        upper,
+        output_dtype,
+        output_scale,
+        output_zero_point,
     )
     tensors = (inputs, filters, multiplier, offset, residual)
     if any(keras.utils.is_keras_tensor(tensor) for tensor in tensors):
         return FusedAdderConv2DOperation(*arguments).symbolic_call(*tensors)
-    operation = _cached_operation(FusedAdderConv2DOperation, *arguments)
+    try:
+        operation = _cached_operation(FusedAdderConv2DOperation, *arguments)
+    except TypeError:  # What cannot be a key is no number either, and refused.
+        operation = FusedAdderConv2DOperation(*arguments)
     return operation.call(*tensors)
 
 

@@ -4,12 +4,12 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+from keras_adder._arguments import most_differences
 from keras_adder.inference.calibration import Range
 from keras_adder.inference.folding import Folding
 from keras_adder.inference.folding import Fused
 from keras_adder.inference.graph import Value
 from keras_adder.inference.quantization import Quantization
-from keras_adder.inference.quantization import fits_int32
 
 INTEGERS = {"int8": "uint8", "int16": "int16"}
 
@@ -57,7 +57,9 @@ def plan(
         return Plan(None)
     decided = Plan(dtype)
     decided.integer = {
-        fused for fused in folding.fused if fits_int32(taps(fused), dtype)
+        fused
+        for fused in folding.fused
+        if taps(fused) <= most_differences(dtype)
     }
     decided.stored = {
         fused.output

@@ -99,8 +99,3 @@ def quantize_filters(
 def share_clipped(kernel: np.ndarray, low: float, high: float) -> float:
     """The share of a kernel's elements that lie outside of a range."""
     return float(np.mean((kernel < low) | (kernel > high)))
-
-
-def fits_int32(taps: int, dtype: str) -> bool:
-    """Whether the sum of so many differences stays below 2**31."""
-    return taps * LEVELS[dtype] < 2**31

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from keras_adder._arguments import most_differences
 from keras_adder.inference.quantization import Quantization
-from keras_adder.inference.quantization import fits_int32
 from keras_adder.inference.quantization import quantize_filters
 from keras_adder.inference.quantization import share_clipped
 
@@ -98,5 +98,5 @@ def test_share_clipped():
 
 
 def test_sums():
-    assert fits_int32(8_421_504, "uint8") and not fits_int32(8_421_505, "uint8")
-    assert fits_int32(32_768, "int16") and not fits_int32(32_769, "int16")
+    assert most_differences("uint8") == 8_421_504
+    assert most_differences("int16") == 32_768
