@@ -35,6 +35,34 @@ void Split(int64_t all, int64_t most, int64_t* part, int64_t* parts) {
   *parts = CeilDiv(all, *part);
 }
 
+// Totals that wait to become outputs, until there are almost kBatch pixels of
+// them. `write` is called with the first unit (a source or a pixel, with so
+// many outputs) that waits, and how many do.
+template <typename Write>
+class Batch {
+ public:
+  // `most`: units that come at once.
+  Batch(int32_t* totals, int64_t outputs, int64_t most, const Write& write)
+      : totals_(totals), outputs_(outputs), most_(most), write_(write) {}
+
+  int32_t* totals() const { return totals_ + waiting_ * outputs_ * kLanes; }
+  void Add(int64_t count) {
+    done_ += count;
+    waiting_ += count;
+    if ((waiting_ + most_) * outputs_ > kBatch) Finish();
+  }
+  void Finish() {
+    if (waiting_ > 0) write_(done_ - waiting_, waiting_);
+    waiting_ = 0;
+  }
+
+ private:
+  int32_t* const totals_;
+  const int64_t outputs_, most_;
+  const Write write_;
+  int64_t done_ = 0, waiting_ = 0;
+};
+
 }  // namespace
 
 IntegerForward::IntegerForward(const Problem& problem,
@@ -119,8 +147,7 @@ void IntegerForward::LayOutScratch() {
     end += RoundUp(bytes, kWorkspaceAlignment);
     return begin;
   };
-  const int64_t sources =
-      tile_.Sources({0, 0, images_, 0, rows_, 0, layout_.columns});
+  const int64_t sources = tile_.Sources(images_, rows_, layout_.columns);
   scratch_.quantized = place(tile_.QuantizedBytes(rows_));
   scratch_.tile = place(tile_.TileBytes(images_, rows_));
   scratch_.sources = place(sources * sizeof(uint8_t*));
@@ -144,7 +171,8 @@ IntegerForward::Scratch IntegerForward::ScratchAt(uint8_t* memory) const {
 
 int64_t IntegerForward::workspace_bytes(bool filters_are_packed) const {
   const int64_t filters =
-      filters_are_packed ? 0 : RoundUp(packed_filters_bytes(), 64);
+      filters_are_packed ? 0
+                         : RoundUp(packed_filters_bytes(), kWorkspaceAlignment);
   return filters + 2 * lanes() * sizeof(float) + threads_ * scratch_.end;
 }
 
@@ -272,68 +300,68 @@ int64_t IntegerForward::PanelsAtOnce(int64_t panels) const {
   return panels;
 }
 
+StepParams IntegerForward::StepsOf(int64_t group, int64_t panel,
+                                   const Shared& shared,
+                                   int32_t* totals) const {
+  const int64_t of_all = group * panels_ + panel;
+  return {layout_.runs.data(), static_cast<int64_t>(layout_.runs.size()),
+          layout_.step,        shared.filters + of_all * panel_bytes_,
+          panel_bytes_,        totals,
+          kBatch * kLanes};
+}
+
 void IntegerForward::RunPanels(const OutputRows& outputs, int64_t panel,
                                int64_t panels, const Shared& shared,
                                const Scratch& scratch) const {
-  const int64_t of_all = outputs.group * panels_ + panel;
-  const int64_t of_source = layout_.outputs() * kLanes;
-  const int64_t sources = tile_.Sources(outputs);
+  const int64_t sources =
+      tile_.Sources(outputs.images, outputs.rows, outputs.columns);
   const int64_t most = layout_.sums.max_sources[panels - 1];
   const int64_t chunks = CeilDiv(sources, most);
-  int64_t done = 0, waiting = 0;  // sources; those whose totals are not written
-  const auto write = [&] {
-    for (int64_t p = 0; p < panels; ++p) {
-      WriteOutputs(outputs, panel + p, done - waiting, waiting,
-                   scratch.totals + p * kBatch * kLanes, shared, scratch);
-    }
-    waiting = 0;
-  };
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+  Batch batch(scratch.totals, layout_.outputs(), most,
+              [&](int64_t first, int64_t count) {
+                for (int64_t p = 0; p < panels; ++p) {
+                  WriteSources(outputs, panel + p, first, count,
+                               scratch.totals + p * kBatch * kLanes, shared,
+                               scratch);
+                }
+              });
+  for (int64_t chunk = 0, done = 0; chunk < chunks; ++chunk) {
     const int64_t count = CeilDiv(sources - done, chunks - chunk);
     layout_.sums.run(static_cast<int>(count), static_cast<int>(panels),
-                     {scratch.tile.sources + done, layout_.runs.data(),
-                      static_cast<int64_t>(layout_.runs.size()), layout_.step,
-                      shared.filters + of_all * panel_bytes_, panel_bytes_,
-                      scratch.totals + waiting * of_source, kBatch * kLanes});
+                     scratch.tile.sources + done,
+                     StepsOf(outputs.group, panel, shared, batch.totals()));
+    batch.Add(count);
     done += count;
-    waiting += count;
-    if ((waiting + most) * layout_.outputs() > kBatch) write();
   }
-  if (waiting > 0) write();
+  batch.Finish();
 }
 
 void IntegerForward::RunRows(const OutputRows& outputs, int64_t panel,
                              int64_t panels, const Shared& shared,
                              const Scratch& scratch) const {
-  const int64_t of_all = outputs.group * panels_ + panel;
   const int64_t columns = outputs.columns;
   const int64_t most = layout_.row_sums.max_outputs[panels - 1];
   const int64_t parts = CeilDiv(columns, most);
-  int64_t done = 0, waiting = 0;  // pixels; those whose totals are not written
-  const auto write = [&] {
+  Batch batch(scratch.totals, 1, most, [&](int64_t first, int64_t count) {
     for (int64_t p = 0; p < panels; ++p) {
-      WritePixels(outputs, panel + p, done - waiting, waiting,
-                  scratch.totals + p * kBatch * kLanes, shared, scratch);
+      WritePixels(outputs, panel + p, first, count,
+                  scratch.totals + p * kBatch * kLanes,
+                  scratch.tile.pixel_sums + first, shared);
     }
-    waiting = 0;
-  };
+  });
   for (int64_t row = 0; row < outputs.images * outputs.rows; ++row) {
     for (int64_t part = 0, column = 0; part < parts; ++part) {
       const int64_t count = CeilDiv(columns - column, parts - part);
       layout_.row_sums.run(
           static_cast<int>(count), static_cast<int>(panels),
-          {scratch.tile.sources[row] + column * layout_.pixel_bytes,
-           layout_.pixel_bytes, layout_.runs.data(),
-           static_cast<int64_t>(layout_.runs.size()), layout_.step,
-           shared.filters + of_all * panel_bytes_, panel_bytes_,
-           scratch.totals + waiting * kLanes, kBatch * kLanes});
+          scratch.tile.sources[row] + column * layout_.pixel_bytes,
+          layout_.pixel_bytes,
+          StepsOf(outputs.group, panel, shared, batch.totals()));
+      batch.Add(count);
       column += count;
-      done += count;
-      waiting += count;
-      if (waiting + most > kBatch) write();
     }
   }
-  if (waiting > 0) write();
+  batch.Finish();
 }
 
 OutputParams IntegerForward::ParamsOf(int64_t group, int64_t panel,
@@ -356,42 +384,36 @@ OutputParams IntegerForward::ParamsOf(int64_t group, int64_t panel,
 
 // Of sources first ... first + count - 1 of an item. Its outputs follow each
 // other: they are all columns of some rows, or all rows of images.
-void IntegerForward::WriteOutputs(const OutputRows& outputs, int64_t panel,
+void IntegerForward::WriteSources(const OutputRows& outputs, int64_t panel,
                                   int64_t first, int64_t count,
                                   const int32_t* totals, const Shared& shared,
                                   const Scratch& scratch) const {
-  const int64_t of_row = layout_.SourcesOf(outputs.columns);
   const int64_t of_source = layout_.outputs();
   const int64_t columns = outputs.columns;
+  const int32_t* const pixel_sums = scratch.tile.pixel_sums + first * of_source;
   if (columns % of_source == 0) {
     return WritePixels(outputs, panel, first * of_source, count * of_source,
-                       totals, shared, scratch);
+                       totals, pixel_sums, shared);
   }
   // A row's last source has fewer outputs.
+  const int64_t of_row = layout_.SourcesOf(columns);
   for (int64_t i = 0; i < count;) {
     const int64_t at = (first + i) % of_row;
     const int64_t some = std::min(count - i, of_row - at);
-    const int64_t pixels = std::min(some * of_source, columns - at * of_source);
-    WriteRun(outputs, panel, (first + i) / of_row * columns + at * of_source,
-             pixels, totals + i * of_source * kLanes,
-             scratch.tile.pixel_sums + (first + i) * of_source, shared);
+    WritePixels(outputs, panel, (first + i) / of_row * columns + at * of_source,
+                std::min(some * of_source, columns - at * of_source),
+                totals + i * of_source * kLanes, pixel_sums + i * of_source,
+                shared);
     i += some;
   }
 }
 
+// Of pixels that follow each other, first ... first + count - 1 of an item.
 void IntegerForward::WritePixels(const OutputRows& outputs, int64_t panel,
                                  int64_t first, int64_t count,
-                                 const int32_t* totals, const Shared& shared,
-                                 const Scratch& scratch) const {
-  WriteRun(outputs, panel, first, count, totals,
-           scratch.tile.pixel_sums + first, shared);
-}
-
-// Of pixels that follow each other, first ... first + count - 1 of an item.
-void IntegerForward::WriteRun(const OutputRows& outputs, int64_t panel,
-                              int64_t first, int64_t count,
-                              const int32_t* totals, const int32_t* pixel_sums,
-                              const Shared& shared) const {
+                                 const int32_t* totals,
+                                 const int32_t* pixel_sums,
+                                 const Shared& shared) const {
   const Tensors& tensors = shared.tensors;
   OutputParams params = ParamsOf(outputs.group, panel, shared);
   params.totals = totals;

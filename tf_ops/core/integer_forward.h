@@ -78,21 +78,20 @@ class IntegerForward : public Engine {
   void RunItem(const WorkItem& item, const Shared& shared,
                const Scratch& scratch) const;
   int64_t PanelsAtOnce(int64_t panels) const;
+  StepParams StepsOf(int64_t group, int64_t panel, const Shared& shared,
+                     int32_t* totals) const;
   void RunPanels(const OutputRows& outputs, int64_t panel, int64_t panels,
                  const Shared& shared, const Scratch& scratch) const;
   void RunRows(const OutputRows& outputs, int64_t panel, int64_t panels,
                const Shared& shared, const Scratch& scratch) const;
   OutputParams ParamsOf(int64_t group, int64_t panel,
                         const Shared& shared) const;
-  void WriteOutputs(const OutputRows& outputs, int64_t panel, int64_t first,
+  void WriteSources(const OutputRows& outputs, int64_t panel, int64_t first,
                     int64_t count, const int32_t* totals, const Shared& shared,
                     const Scratch& scratch) const;
   void WritePixels(const OutputRows& outputs, int64_t panel, int64_t first,
-                   int64_t count, const int32_t* totals, const Shared& shared,
-                   const Scratch& scratch) const;
-  void WriteRun(const OutputRows& outputs, int64_t panel, int64_t first,
-                int64_t count, const int32_t* totals, const int32_t* pixel_sums,
-                const Shared& shared) const;
+                   int64_t count, const int32_t* totals,
+                   const int32_t* pixel_sums, const Shared& shared) const;
 
   const IntegerLayout layout_;
   const Fusion fusion_;

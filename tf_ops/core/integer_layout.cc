@@ -61,12 +61,9 @@ IntegerLayout::IntegerLayout(const Geometry& all, DataType input_type,
 // meets too much, as with large dilations, most of which is not its own.
 void IntegerLayout::ChooseColumns(const IntegerSums& of_windows) {
   const int64_t least = kind == kIm2row ? 1 : kFewOutputs;
-  const auto halve = [&] {
-    while (columns > least && RowBytes() > kMaxRowBytes) {
-      columns = std::max(CeilDiv(columns, 2), least);
-    }
-  };
-  halve();
+  while (columns > least && RowBytes() > kMaxRowBytes) {
+    columns = std::max(CeilDiv(columns, 2), least);
+  }
   if (kind == kIm2row || RowBytes() <= kMaxRowBytes) return;
   const double windows =
       static_cast<double>(columns) * geometry.kernel_taps() * pixel_bytes;

@@ -7,6 +7,18 @@
 
 namespace keras_adder {
 namespace internal {
+namespace {
+
+// sums[i] += from[i * step]
+void AddTo(int32_t* sums, const int32_t* from, int64_t step, int64_t count) {
+  if (step == 1) {  // which vectors can do
+    for (int64_t i = 0; i < count; ++i) sums[i] += from[i];
+  } else {
+    for (int64_t i = 0; i < count; ++i) sums[i] += from[i * step];
+  }
+}
+
+}  // namespace
 
 IntegerTile::IntegerTile(const IntegerLayout& layout, DataType input_type,
                          DataType filter_type, const Quantization& quantization,
@@ -171,14 +183,14 @@ void IntegerTile::SumExcess(const OutputRows& some,
   const int64_t outputs = layout_.SourcesOf(some.columns) * kSlidingOutputs;
   for (int64_t row = 0; row < some.rows; ++row) {
     int32_t* sums = memory.pixel_sums + row * outputs;
-    std::memset(sums, 0, outputs * sizeof(int32_t));
+    std::fill_n(sums, outputs, 0);
     for (int64_t tap = 0; tap < height.kernel; ++tap) {
       const int32_t* from =
           memory.row_sums +
           (row * height.stride + tap * height.dilation) * pitch +
           geometry_.width.kernel;
       for (int64_t column = 0; column < layout_.excess_columns(); ++column) {
-        for (int64_t i = 0; i < outputs; ++i) sums[i] += from[column + i];
+        AddTo(sums, from + column, 1, outputs);
       }
     }
   }
@@ -244,13 +256,10 @@ void IntegerTile::SumWindows(const OutputRows& outputs, const uint8_t* first,
   }
   for (int64_t row = 0; row < outputs.rows; ++row) {
     int32_t* sums = memory.pixel_sums + row * columns;
+    std::fill_n(sums, columns, 0);
     for (int64_t tap = 0; tap < height.kernel; ++tap) {
-      const int32_t* from =
-          memory.row_sums +
-          (row * height.stride + tap * height.dilation) * columns;
-      for (int64_t i = 0; i < columns; ++i) {
-        sums[i] = (tap == 0 ? 0 : sums[i]) + from[i];
-      }
+      const int64_t from = row * height.stride + tap * height.dilation;
+      AddTo(sums, memory.row_sums + from * columns, 1, columns);
     }
   }
 }
@@ -259,22 +268,20 @@ void IntegerTile::SumWindows(const OutputRows& outputs, const uint8_t* first,
 void IntegerTile::SumRow(const uint8_t* pixels, int64_t columns,
                          int32_t* channel_sums, int32_t* sums) const {
   const Axis& width = geometry_.width;
+  SumElements(pixels, layout_.InputColumns(columns), layout_.pixel_bytes,
+              geometry_.group_in(), channel_sums);
+  std::fill_n(sums, columns, 0);
+  for (int64_t tap = 0; tap < width.kernel; ++tap) {
+    AddTo(sums, channel_sums + tap * width.dilation, width.stride, columns);
+  }
+}
+
+void IntegerTile::SumElements(const uint8_t* pixels, int64_t count,
+                              int64_t pixel_bytes, int64_t elements,
+                              int32_t* sums) const {
   const auto sum = filter_type_ == DataType::kUint8 ? kernels_.sum_bytes
                                                     : kernels_.sum_words;
-  sum(pixels, layout_.InputColumns(columns), layout_.pixel_bytes,
-      geometry_.group_in(), channel_sums);
-  for (int64_t tap = 0; tap < width.kernel; ++tap) {
-    const int32_t* from = channel_sums + tap * width.dilation;
-    if (width.stride == 1) {
-      for (int64_t i = 0; i < columns; ++i) {
-        sums[i] = (tap == 0 ? 0 : sums[i]) + from[i];
-      }
-    } else {
-      for (int64_t i = 0; i < columns; ++i) {
-        sums[i] = (tap == 0 ? 0 : sums[i]) + from[i * width.stride];
-      }
-    }
-  }
+  sum(pixels, count, pixel_bytes, elements, sums);
 }
 
 void IntegerTile::PackIm2row(const OutputRows& outputs, const Pixels& pixels,
@@ -289,10 +296,8 @@ void IntegerTile::PackIm2row(const OutputRows& outputs, const Pixels& pixels,
     memory.sources[i] = window;
   }
   if (!has_pixel_sums()) return;
-  const auto sum = filter_type_ == DataType::kUint8 ? kernels_.sum_bytes
-                                                    : kernels_.sum_words;
-  sum(memory.tile, outputs.rows * columns, layout_.pitch,
-      layout_.pitch / layout_.element_bytes, memory.pixel_sums);
+  SumElements(memory.tile, outputs.rows * columns, layout_.pitch,
+              layout_.pitch / layout_.element_bytes, memory.pixel_sums);
 }
 
 // What a window of taps sees whose first tap lies at a row and column.

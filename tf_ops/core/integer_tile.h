@@ -42,8 +42,8 @@ class IntegerTile {
   int64_t TileBytes(int64_t images, int64_t rows) const {
     return layout_.in_place ? 0 : images * layout_.TileBytes(rows);
   }
-  int64_t Sources(const OutputRows& outputs) const {
-    return outputs.images * outputs.rows * layout_.SourcesOf(outputs.columns);
+  int64_t Sources(int64_t images, int64_t rows, int64_t columns) const {
+    return images * rows * layout_.SourcesOf(columns);
   }
   int64_t RowSums(int64_t rows) const;
   // Whether there is something to subtract from totals.
@@ -93,6 +93,9 @@ class IntegerTile {
                   const TileMemory& memory) const;
   void SumWindows(const OutputRows& outputs, const uint8_t* first,
                   const TileMemory& memory) const;
+  // Of each of some pixels, in the type of filters.
+  void SumElements(const uint8_t* pixels, int64_t count, int64_t pixel_bytes,
+                   int64_t elements, int32_t* sums) const;
   void SumRow(const uint8_t* pixels, int64_t columns, int32_t* channel_sums,
               int32_t* sums) const;
   void PackIm2row(const OutputRows& outputs, const Pixels& pixels,

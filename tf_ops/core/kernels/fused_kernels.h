@@ -37,8 +37,7 @@ struct StepRun {
   int64_t steps;
 };
 
-struct SumParams {
-  const uint8_t* const* sources;
+struct StepParams {
   const StepRun* runs;
   int64_t run_count;
   ptrdiff_t step;
@@ -62,31 +61,18 @@ struct IntegerSums {
   int step_elements;  // of a lane
   bool maxima;
   uint8_t positions[16];  // of lanes
-  void (*run)(int sources, int panels, const SumParams& params);
+  void (*run)(int count, int panels, const uint8_t* const* sources,
+              const StepParams& params);
 };
 
-// Sums for a run of neighbouring outputs, which each input of it meets under
-// kRowTaps columns of taps: it is broadcast once for all of them. A step is
-// some channels of these taps, whose filters follow each other.
-//
-//     totals[panel][output][lane]
-//
-// panels being `total_stride` apart.
-struct RowSumParams {
-  const uint8_t* source;  // of the first output
-  ptrdiff_t pixel_stride;
-  const StepRun* runs;
-  int64_t run_count;
-  ptrdiff_t step;
-  const uint8_t* filters;
-  ptrdiff_t panel_stride;  // of filters, in bytes
-  int32_t* totals;
-  ptrdiff_t total_stride;
-};
-
+// Sums for a run of neighbouring outputs, of which only the first's source is
+// told; the others are `pixel_stride` bytes apart. Each input of it is
+// broadcast once for the kRowTaps columns of taps that it meets. A step is some
+// channels of these taps, whose filters follow each other.
 struct IntegerRowSums {
   int max_outputs[kMaxRowPanels] = {};  // 0: there are none
-  void (*run)(int outputs, int panels, const RowSumParams& params) = nullptr;
+  void (*run)(int outputs, int panels, const uint8_t* source,
+              ptrdiff_t pixel_stride, const StepParams& params) = nullptr;
 };
 
 constexpr int kRowTaps = 3;
@@ -156,19 +142,19 @@ struct FusedKernels {
                          const Quantization& quantization, uint8_t* result);
   void (*quantize_words)(const float* values, int64_t count,
                          const Quantization& quantization, int16_t* result);
-  // result[column][row] = source[row][column], rows and columns being
-  // `source_stride` and `result_stride` bytes apart. Up to seven bytes behind
-  // each of the result's rows become `padding`.
+  // For sliding sums: result[column][row] = source[row][column], rows and
+  // columns being `source_stride` and `result_stride` bytes apart. Up to seven
+  // bytes behind each of the result's rows become `padding`.
   void (*transpose_bytes)(const uint8_t* source, int64_t rows, int64_t columns,
                           ptrdiff_t source_stride, uint8_t* result,
                           ptrdiff_t result_stride, uint8_t padding);
-  // sums[i] = the sum of `channels` elements of pixel i, which lie `stride`
-  // bytes apart.
+  // For sums of maxima: sums[i] = the sum of `channels` elements of pixel i,
+  // which lie `stride` bytes apart.
   void (*sum_bytes)(const uint8_t* pixels, int64_t count, ptrdiff_t stride,
                     int64_t channels, int32_t* sums);
   void (*sum_words)(const uint8_t* pixels, int64_t count, ptrdiff_t stride,
                     int64_t channels, int32_t* sums);
-  // sums[i] += the sum of rows[0][i], rows[1][i], ...
+  // For sliding sums: sums[i] += the sum of rows[0][i], rows[1][i], ...
   void (*add_rows)(const uint8_t* rows, int64_t count, ptrdiff_t stride,
                    int64_t columns, int32_t* sums);
 };

@@ -25,6 +25,7 @@ struct LanesOf {
 };
 using Floats = float __attribute__((vector_size(kLanes * 4)));
 using Ints = int32_t __attribute__((vector_size(kLanes * 4)));
+using WrappingInts = uint32_t __attribute__((vector_size(kLanes * 4)));
 
 #define KERAS_ADDER_INLINE inline __attribute__((always_inline))
 
@@ -136,27 +137,25 @@ constexpr int64_t kBytes<NoResidual> = 0;
 template <typename R, typename O, bool kAllLanes>
 KERAS_ADDER_INLINE void OutputsOfLanes(const OutputParams& params) {
   const int64_t count = kAllLanes ? kLanes : params.lanes;
-  const auto load = [](const void* from) {
-    Ints value;
-    std::memcpy(&value, from, sizeof(value));
-    return value;
-  };
-  const Ints filter_sums = load(params.filter_sums);
-  const Floats multiplier = (Floats)load(params.multiplier);
-  const Floats offset = (Floats)load(params.offset);
+  const WrappingInts filter_sums =
+      (WrappingInts)LoadLanes<int32_t>(params.filter_sums, kLanes);
+  const Floats multiplier = LoadLanes<float>(params.multiplier, kLanes);
+  const Floats offset = LoadLanes<float>(params.offset, kLanes);
   const char* residual = static_cast<const char*>(params.residuals);
   char* output = static_cast<char*>(params.outputs);
   const int32_t* totals = params.totals;
-  // Integers wrap around where sums of maxima do; distances fit.
   [[maybe_unused]] Finish<
       R, std::conditional_t<std::is_same_v<O, int32_t>, float, O>> finish;
   if constexpr (!std::is_same_v<O, int32_t>) {
     finish = Finish<R, O>::Of(params);
   }
   for (int64_t i = 0; i < params.pixels; ++i) {
-    Ints pixel_sum = {};
-    if (params.pixel_sums != nullptr) pixel_sum += params.pixel_sums[i];
-    const Ints sum = filter_sums + pixel_sum - (load(totals) << params.shift);
+    const Ints total = LoadLanes<int32_t>(totals, kLanes);
+    WrappingInts wrapped = filter_sums - ((WrappingInts)total << params.shift);
+    if (params.pixel_sums != nullptr) {
+      wrapped += static_cast<uint32_t>(params.pixel_sums[i]);
+    }
+    const Ints sum = (Ints)wrapped;  // of maxima or not, a distance fits
     if constexpr (std::is_same_v<O, int32_t>) {
       StoreLanes<int32_t>(sum, count, output);
     } else {
@@ -211,43 +210,13 @@ void QuantizeFloats(const float* values, int64_t count,
   if (i < count) quantize(i, count - i);
 }
 
-template <typename Q>
-void SumElements(const uint8_t* pixels, int64_t count, ptrdiff_t stride,
-                 int64_t channels, int32_t* sums) {
+inline void SumWords(const uint8_t* pixels, int64_t count, ptrdiff_t stride,
+                     int64_t channels, int32_t* sums) {
   for (int64_t i = 0; i < count; ++i, pixels += stride) {
-    const Q* elements = reinterpret_cast<const Q*>(pixels);
+    const auto* words = reinterpret_cast<const int16_t*>(pixels);
     int32_t sum = 0;
-    for (int64_t c = 0; c < channels; ++c) sum += elements[c];
+    for (int64_t c = 0; c < channels; ++c) sum += words[c];
     sums[i] = sum;
-  }
-}
-
-inline void AddRows(const uint8_t* rows, int64_t count, ptrdiff_t stride,
-                    int64_t columns, int32_t* sums) {
-  constexpr int64_t kFit = 257;  // bytes to 16 bits
-  for (; count > 0; count -= kFit, rows += kFit * stride) {
-    const int64_t some = count < kFit ? count : kFit;
-    for (int64_t first = 0; first < columns; first += 64) {
-      const int64_t width = columns - first < 64 ? columns - first : 64;
-      uint16_t part[64] = {};
-      for (int64_t row = 0; row < some; ++row) {
-        const uint8_t* from = rows + row * stride + first;
-        for (int64_t i = 0; i < width; ++i) part[i] += from[i];
-      }
-      for (int64_t i = 0; i < width; ++i) sums[first + i] += part[i];
-    }
-  }
-}
-
-inline void TransposeBytewise(const uint8_t* source, int64_t rows,
-                              int64_t columns, ptrdiff_t source_stride,
-                              uint8_t* result, ptrdiff_t result_stride,
-                              uint8_t /*padding*/) {
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t column = 0; column < columns; ++column) {
-      result[column * result_stride + row] =
-          source[row * source_stride + column];
-    }
   }
 }
 
@@ -261,7 +230,7 @@ constexpr void FillOutputs(FusedKernels* kernels, int residual) {
   kernels->float_outputs[residual][2] = &FloatOutputs<R, int16_t>;
 }
 
-// All but the sums, and the transposition that has no instructions of its own.
+// All but the sums of bytes, and what these alone need.
 constexpr FusedKernels MakeFusedKernels() {
   FusedKernels kernels{};
   FillOutputs<float>(&kernels, 0);
@@ -271,10 +240,7 @@ constexpr FusedKernels MakeFusedKernels() {
   kernels.outputs[kNoResidual][3] = &Outputs<NoResidual, int32_t>;
   kernels.quantize_bytes = &QuantizeFloats<uint8_t>;
   kernels.quantize_words = &QuantizeFloats<int16_t>;
-  kernels.transpose_bytes = &TransposeBytewise;
-  kernels.sum_bytes = &SumElements<uint8_t>;
-  kernels.sum_words = &SumElements<int16_t>;
-  kernels.add_rows = &AddRows;
+  kernels.sum_words = &SumWords;
   return kernels;
 }
 

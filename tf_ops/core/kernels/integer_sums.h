@@ -3,15 +3,15 @@
 //
 // A form is what differs. It has
 //
-//   Vector            sums of some lanes
-//   Source            what a source's step is broadcast to
-//   kVectors          vectors of a panel's lanes
-//   kMaxSourcesOf     registers allow with one panel, two and so on
-//   kMaxSteps         after so many, sums may not fit into their bits
-//   kFilterBytes      bytes of a step of a panel
-//   Filter(f, v)      the filters of a step, for vector v
+//   Vector, kVectors  sums of some lanes, and how many make up a panel's
+//   kMaxSourcesOf     sources that registers allow with one panel, two and so
+//   on kStepElements     elements that a lane has of a step kFilterBytes bytes
+//   of a step of a panel kOutputs          outputs of a source kMaxima what is
+//   summed, see IntegerSums kMaxSteps         after so many, sums may not fit
+//   into their bits PositionOf(lane)  where a lane's elements lie in a step
+//   Filters(f)[v]     the filters of a step, for vector v
 //   Broadcast(x)      the inputs of a step
-//   Add(sum, x, f)    sum + what the form sums
+//   Zero(), Add(sum, x, f)      0, and sum + what the form sums
 //   Flush(sums, totals, add)    kVectors sums become, or are added to, totals
 
 #ifndef KERAS_ADDER_CORE_KERNELS_INTEGER_SUMS_H_
@@ -42,7 +42,7 @@ struct Summing {
       }
     }
   }
-  inline __attribute__((always_inline)) void Flush(const SumParams& params,
+  inline __attribute__((always_inline)) void Flush(const StepParams& params,
                                                    bool add) const {
 #pragma GCC unroll 16
     for (int p = 0; p < kPanels; ++p) {
@@ -89,10 +89,11 @@ struct Summing {
 };
 
 template <typename Form, int kSources, int kPanels>
-__attribute__((noinline)) void SumSources(const SumParams& params) {
+__attribute__((noinline)) void SumSources(const uint8_t* const* all,
+                                          const StepParams& params) {
   const uint8_t* sources[kSources];
 #pragma GCC unroll 16
-  for (int i = 0; i < kSources; ++i) sources[i] = params.sources[i];
+  for (int i = 0; i < kSources; ++i) sources[i] = all[i];
   const uint8_t* filters = params.filters;
   const ptrdiff_t step = params.step, panel_stride = params.panel_stride;
   Summing<Form, kSources, kPanels> summing;
@@ -123,30 +124,35 @@ __attribute__((noinline)) void SumSources(const SumParams& params) {
 
 // The instances of a form: for 1 ... n sources, of so many panels.
 template <typename Form, int kPanels, int... kIndices>
-void SumPanels(int sources, const SumParams& params,
+void SumPanels(int count, const uint8_t* const* sources,
+               const StepParams& params,
                std::integer_sequence<int, kIndices...>) {
-  static constexpr void (*kInstances[])(const SumParams&) = {
-      &SumSources<Form, kIndices + 1, kPanels>...};
-  kInstances[sources - 1](params);
+  static constexpr void (*kInstances[])(
+      const uint8_t* const*,
+      const StepParams&) = {&SumSources<Form, kIndices + 1, kPanels>...};
+  kInstances[count - 1](sources, params);
 }
 
 template <typename Form, int kPanels = kMaxPanels>
-void SumUpTo(int sources, int panels, const SumParams& params) {
+void SumUpTo(int count, int panels, const uint8_t* const* sources,
+             const StepParams& params) {
   if constexpr (kPanels > 1) {
     if (panels < kPanels) {
-      return SumUpTo<Form, kPanels - 1>(sources, panels, params);
+      return SumUpTo<Form, kPanels - 1>(count, panels, sources, params);
     }
   }
   constexpr int kSources = Form::kMaxSourcesOf[kPanels - 1];
   if constexpr (kSources > 0) {
-    SumPanels<Form, kPanels>(sources, params,
+    SumPanels<Form, kPanels>(count, sources, params,
                              std::make_integer_sequence<int, kSources>());
   }
 }
 
-// See RowSumParams. Of forms with one vector of lanes, whose sums always fit.
+// See IntegerRowSums. Of forms with one vector of lanes, whose sums always fit.
 template <typename Form, int kPanels, int kOutputs>
-__attribute__((noinline)) void SumRow(const RowSumParams& params) {
+__attribute__((noinline)) void SumRow(const uint8_t* first,
+                                      ptrdiff_t pixel_stride,
+                                      const StepParams& params) {
   static_assert(Form::kVectors == 1 && Form::kMaxSteps > int64_t{1} << 32);
   typename Form::Vector sums[kPanels][kOutputs];
 #pragma GCC unroll 8
@@ -156,7 +162,7 @@ __attribute__((noinline)) void SumRow(const RowSumParams& params) {
   }
   const uint8_t* filters = params.filters;
   for (int64_t run = 0; run < params.run_count; ++run) {
-    const uint8_t* source = params.source + params.runs[run].shift;
+    const uint8_t* source = first + params.runs[run].shift;
     for (int64_t left = params.runs[run].steps; left > 0; --left) {
       typename Form::Vector f[kPanels][kRowTaps];
 #pragma GCC unroll 8
@@ -172,7 +178,7 @@ __attribute__((noinline)) void SumRow(const RowSumParams& params) {
 #pragma GCC unroll 32
       for (int column = 0; column < kOutputs + kRowTaps - 1; ++column) {
         const auto x = Form::Broadcast(from);
-        from += params.pixel_stride;
+        from += pixel_stride;
 #pragma GCC unroll 8
         for (int tap = 0; tap < kRowTaps; ++tap) {
           const int i = column - tap;
@@ -197,23 +203,26 @@ __attribute__((noinline)) void SumRow(const RowSumParams& params) {
 }
 
 template <typename Form, int kPanels, int... kIndices>
-void SumRowOf(int outputs, const RowSumParams& params,
+void SumRowOf(int outputs, const uint8_t* source, ptrdiff_t pixel_stride,
+              const StepParams& params,
               std::integer_sequence<int, kIndices...>) {
-  static constexpr void (*kInstances[])(const RowSumParams&) = {
-      &SumRow<Form, kPanels, kIndices + 1>...};
-  kInstances[outputs - 1](params);
+  static constexpr void (*kInstances[])(
+      const uint8_t*, ptrdiff_t,
+      const StepParams&) = {&SumRow<Form, kPanels, kIndices + 1>...};
+  kInstances[outputs - 1](source, pixel_stride, params);
 }
 
 // Up to so many outputs with one panel, and with two.
 template <typename Form, int kOfOne, int kOfTwo>
 constexpr IntegerRowSums MakeRowSums() {
   return {{kOfOne, kOfTwo},
-          [](int outputs, int panels, const RowSumParams& params) {
+          [](int outputs, int panels, const uint8_t* source,
+             ptrdiff_t pixel_stride, const StepParams& params) {
             if (panels == 1) {
-              SumRowOf<Form, 1>(outputs, params,
+              SumRowOf<Form, 1>(outputs, source, pixel_stride, params,
                                 std::make_integer_sequence<int, kOfOne>());
             } else {
-              SumRowOf<Form, 2>(outputs, params,
+              SumRowOf<Form, 2>(outputs, source, pixel_stride, params,
                                 std::make_integer_sequence<int, kOfTwo>());
             }
           }};
