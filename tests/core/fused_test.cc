@@ -14,8 +14,8 @@
 
 #include "core/default_pool.h"
 #include "core/engine.h"
-#include "core/fused_reference.h"
-#include "core/integer_forward.h"
+#include "core/fused/integer_forward.h"
+#include "core/fused/reference.h"
 #include "core/select_kernels.h"
 #include "core/workspace.h"
 
@@ -219,7 +219,9 @@ Problem ProblemOf(const Geometry& geometry, int turn) {
     return {};
   };
   fusion.input = quantization(filter, 0.25f);
-  fusion.residual = quantization(fusion.residual_type, 0.3f);
+  if (fusion.has_residual) {
+    fusion.residual = quantization(fusion.residual_type, 0.3f);
+  }
   fusion.output = quantization(problem.output_type, 0.7f);
   problem.threads = 1 + turn % 3;
   return problem;

@@ -5,7 +5,7 @@
 //   Pass::kInputGradient   dX       =  sum_t g HT(F - X)
 //   Pass::kFilterGradient  dF       =  sum_mn g (X - F), or g sign(X - F)
 //   Pass::kBackward        both gradients at once, for less than their sum
-//   Pass::kFused           the forward pass of a trained network, see fusion.h
+//   Pass::kFused           the forward pass of a trained network, see fused/fusion.h
 //
 // An engine is a way to compute a pass. engines.cc has the list of them: each
 // says whether it takes a problem, how much scratch memory it needs, and runs.
@@ -21,7 +21,7 @@
 
 #include "core/dtype.h"
 #include "core/epilogue.h"
-#include "core/fusion.h"
+#include "core/fused/fusion.h"
 #include "core/geometry.h"
 #include "core/kernels/kernels.h"
 #include "core/parallel.h"

@@ -14,6 +14,14 @@ constexpr std::unique_ptr<const Engine> (*kEngines[])(const Problem&) = {
     MakeSeparateGradients,
 };
 
+// Whether there are engines for a problem's types.
+bool HasTypes(const Problem& problem) {
+  if (problem.pass != Pass::kFused) {
+    return AreTypes(problem.type, problem.output_type);
+  }
+  return CheckFusion(problem.type, problem.output_type, problem.fusion).empty();
+}
+
 class ZeroGradients : public Engine {
  public:
   explicit ZeroGradients(const Problem& problem) : threads_(problem.threads) {
@@ -85,10 +93,7 @@ std::unique_ptr<const Engine> MakeSeparateGradients(const Problem& problem) {
 }
 
 std::unique_ptr<const Engine> MakeEngine(const Problem& problem) {
-  if (problem.pass != Pass::kFused &&
-      !AreTypes(problem.type, problem.output_type)) {
-    return nullptr;
-  }
+  if (!HasTypes(problem)) return nullptr;
   for (const auto make : kEngines) {
     if (auto engine = make(problem)) return engine;
   }

@@ -109,9 +109,10 @@ const KernelSet* SelectKernels(Error* error) {
 #if defined(__x86_64__)
 namespace {
 
-// By `benchmarks/peak.cc` and the processors at hand: a Zen 4 makes 3.7 G/s of
-// maxima with dot products and 2.5 G/s of the others, which have half as many
-// lanes more in a sliding one; an Emerald Rapids 2.2 and 2.6 G/s.
+// Zen 4 (`benchmarks/peak.cc`) makes 3.7 G/s of maxima with dot products, and
+// 2.4 of sliding distances with sums, which have half as many lanes more, of
+// which broadcasts take no part. Intel's Emerald Rapids made 2.2 and 2.6 of
+// them (docs/kernels.md).
 FusedKernels BestOfAvx512() {
   FusedKernels kernels = kFusedAvx512;
   const bool vnni = __builtin_cpu_supports("avx512vnni");

@@ -1,15 +1,13 @@
 // The ops on the CPU: validate, allocate, call the core.
 
-#include <memory>
 #include <new>
-#include <utility>
 
 #include "core/engine.h"
 #include "core/engine_cache.h"
 #include "core/geometry.h"
 #include "core/select_kernels.h"
 #include "ops/adder_op.h"
-#include "ops/engine_key.h"
+#include "ops/cpu_engine.h"
 #include "ops/intra_op_pool.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
@@ -58,11 +56,16 @@ class AdderCpuOp : public AdderOp {
       }
       Tensors tensors;
       OP_REQUIRES_OK(context, Allocate(context, geometry, &tensors));
-      const EngineCache::Value engine =
-          EngineOf(context, geometry, UsefulThreads(pool.size(), geometry));
-      OP_REQUIRES(context, engine != nullptr,
-                  absl::InternalError("No engine takes these types"));
-      Run(context, *engine, pool, tensors);
+      EngineCache::Value engine;
+      OP_REQUIRES_OK(context, FindEngine(context,
+                                         {kPass, geometry, mode(), TypeOf<T>(),
+                                          TypeOf<O>(), kernels_, pool.size()},
+                                         &engines_, &engine));
+      Tensor workspace;
+      OP_REQUIRES_OK(context,
+                     AllocateWorkspace(context, engine->workspace_bytes(false),
+                                       &workspace));
+      engine->Run(pool, tensors, workspace.data());
     } catch (const std::bad_alloc&) {
       context->SetStatus(absl::ResourceExhaustedError(
           "Not enough memory to plan an adder convolution of this geometry"));
@@ -70,19 +73,6 @@ class AdderCpuOp : public AdderOp {
   }
 
  private:
-  // The one that was planned for these shapes before, if it is remembered.
-  EngineCache::Value EngineOf(OpKernelContext* context,
-                              const Geometry& geometry, int threads) {
-    const EngineCache::Key key = EngineKey(context, threads);
-    EngineCache::Value engine = engines_.Find(key);
-    if (engine == nullptr) {
-      engine = MakeEngine({kPass, geometry, mode(), TypeOf<T>(), TypeOf<O>(),
-                           kernels_, threads});
-      engines_.Insert(key, engine);
-    }
-    return engine;
-  }
-
   absl::Status Allocate(OpKernelContext* context, const Geometry& geometry,
                         Tensors* tensors) const {
     const Tensor& input = context->input(0);
@@ -114,18 +104,6 @@ class AdderCpuOp : public AdderOp {
         break;  // has an op of its own
     }
     return absl::InternalError("No op of this file has such a pass");
-  }
-
-  // With a workspace from TensorFlow's allocator, so that too large a request
-  // is an error like any other.
-  static void Run(OpKernelContext* context, const Engine& engine,
-                  IntraOpPool& pool, const Tensors& tensors) {
-    Tensor workspace;
-    OP_REQUIRES_OK(
-        context, context->allocate_temp(
-                     tensorflow::DT_INT8,
-                     TensorShape({engine.workspace_bytes(false)}), &workspace));
-    engine.Run(pool, tensors, workspace.data());
   }
 
   const KernelSet* kernels_ = nullptr;

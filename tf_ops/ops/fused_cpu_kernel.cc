@@ -1,21 +1,17 @@
 // The fused op on the CPU: validate, allocate, call the core.
 
-#include <cmath>
-#include <cstring>
 #include <limits>
-#include <memory>
 #include <new>
 #include <string>
 
 #include "core/engine.h"
 #include "core/engine_cache.h"
-#include "core/fusion.h"
+#include "core/fused/fusion.h"
+#include "core/fused/packed_filters_cache.h"
 #include "core/geometry.h"
-#include "core/packed_filters_cache.h"
 #include "core/select_kernels.h"
-#include "core/workspace.h"
 #include "ops/adder_op.h"
-#include "ops/engine_key.h"
+#include "ops/cpu_engine.h"
 #include "ops/intra_op_pool.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
@@ -183,38 +179,20 @@ class FusedAdderConv2DOp : public AdderOp {
   void Run(OpKernelContext* context, const Geometry& geometry,
            Tensors* tensors) {
     IntraOpPool pool(context);
-    const EngineCache::Value engine =
-        EngineOf(context, geometry, UsefulThreads(pool.size(), geometry));
-    OP_REQUIRES(context, engine != nullptr,
-                absl::InternalError("No engine takes these types"));
+    Problem problem = problem_;
+    problem.geometry = geometry;
+    problem.threads = pool.size();
+    EngineCache::Value engine;
+    OP_REQUIRES_OK(context, FindEngine(context, problem, &engines_, &engine));
     const PackedFiltersCache::Value packed = packed_filters_.Get(
         pool, engine, tensors->filters, context->input(1).TotalBytes());
     if (packed != nullptr) tensors->packed_filters = packed->data();
-    const int64_t bytes = engine->workspace_bytes(packed != nullptr);
-    OP_REQUIRES(context, bytes >= 0,
-                absl::ResourceExhaustedError(
-                    "Not enough memory for an adder convolution of this "
-                    "geometry"));
     Tensor workspace;
-    OP_REQUIRES_OK(context,
-                   context->allocate_temp(tensorflow::DT_INT8,
-                                          TensorShape({bytes}), &workspace));
+    OP_REQUIRES_OK(
+        context,
+        AllocateWorkspace(context, engine->workspace_bytes(packed != nullptr),
+                          &workspace));
     engine->Run(pool, *tensors, workspace.data());
-  }
-
-  // The one that was planned for these shapes before, if it is remembered.
-  EngineCache::Value EngineOf(OpKernelContext* context,
-                              const Geometry& geometry, int threads) {
-    const EngineCache::Key key = EngineKey(context, threads);
-    EngineCache::Value engine = engines_.Find(key);
-    if (engine == nullptr) {
-      Problem problem = problem_;
-      problem.geometry = geometry;
-      problem.threads = threads;
-      engine = MakeEngine(problem);
-      engines_.Insert(key, engine);
-    }
-    return engine;
   }
 
   Problem problem_;  // but for its geometry and threads

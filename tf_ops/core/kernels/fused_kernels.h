@@ -1,5 +1,5 @@
-// What an instruction set offers for the fused pass (fusion.h): sums of integer
-// distances, and what becomes of a sum.
+// What an instruction set offers for the fused pass (fused/fusion.h): sums of
+// integer distances, and what becomes of a sum.
 //
 // Sums are made for a few panels of filters, each kLanes of one group, and a
 // few sources at once. A source is where one output's inputs begin, or those of
@@ -21,7 +21,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
-#include "core/fusion.h"
+#include "core/fused/fusion.h"
 
 namespace keras_adder {
 
@@ -84,7 +84,7 @@ constexpr int kSlidingOutputs = 4;
 //   distance = (total << shift) - pixel_sum - filter_sum
 //   y = -distance
 //
-// and so on, as fusion.h says.
+// and so on, as fused/fusion.h says.
 struct OutputParams {
   const int32_t* totals;
   int64_t pixels;

@@ -1,5 +1,5 @@
-// What becomes of sums (fusion.h), in vectors of kLanes that the compiler cuts
-// to what the instruction set has. To be included by the files of an
+// What becomes of sums (fused/fusion.h), in vectors of kLanes that the compiler
+// cuts to what the instruction set has. To be included by the files of an
 // instruction set alone (see vector.h).
 
 #ifndef KERAS_ADDER_CORE_KERNELS_FUSED_OUTPUTS_H_

@@ -1,4 +1,4 @@
-#include "core/integer_tile.h"
+#include "core/fused/integer_tile.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "core/integer_layout.h"
+#include "core/fused/integer_layout.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "core/fusion.h"
+#include "core/fused/fusion.h"
 
 #include <cmath>
 #include <limits>

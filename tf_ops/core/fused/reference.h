@@ -11,7 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
-#include <vector>
+#include <type_traits>
 
 #include "core/engine.h"
 #include "core/reference.h"
@@ -46,10 +46,11 @@ template <typename X, typename F, typename Sum>
 void FusedSums(const Geometry& geometry, const Quantization& quantization,
                const X* x, const F* f, Sum* output) {
   const auto quantized = [&](X value) -> Sum {
-    if constexpr (std::is_same_v<X, F>)
+    if constexpr (std::is_same_v<X, F>) {
       return value;
-    else
+    } else {
       return Quantize<F>(value, quantization);
+    }
   };
   for (int64_t i = 0; i < geometry.output_size(); ++i) output[i] = 0;
   ForEachPair(geometry, [&](int64_t n, int64_t oh, int64_t ow, int64_t t,
@@ -75,10 +76,11 @@ O FusedOutput(Sum sum, int64_t channel, const R* residual, const Fusion& fusion,
   if (residual != nullptr) y = y + Dequantize(*residual, fusion.residual);
   y = epilogue.lower > y ? epilogue.lower : y;
   y = epilogue.upper < y ? epilogue.upper : y;
-  if constexpr (std::is_same_v<O, float>)
+  if constexpr (std::is_same_v<O, float>) {
     return y;
-  else
+  } else {
     return Quantize<O>(y, fusion.output);
+  }
 }
 
 }  // namespace reference

@@ -7,14 +7,14 @@
 //
 // Sums are exact, so that no order of terms matters.
 
-#ifndef KERAS_ADDER_CORE_INTEGER_FORWARD_H_
-#define KERAS_ADDER_CORE_INTEGER_FORWARD_H_
+#ifndef KERAS_ADDER_CORE_FUSED_INTEGER_FORWARD_H_
+#define KERAS_ADDER_CORE_FUSED_INTEGER_FORWARD_H_
 
 #include <cstdint>
 
 #include "core/engine.h"
-#include "core/integer_layout.h"
-#include "core/integer_tile.h"
+#include "core/fused/integer_layout.h"
+#include "core/fused/integer_tile.h"
 #include "core/kernels/fused_kernels.h"
 
 namespace keras_adder {
@@ -110,4 +110,4 @@ class IntegerForward : public Engine {
 }  // namespace internal
 }  // namespace keras_adder
 
-#endif  // KERAS_ADDER_CORE_INTEGER_FORWARD_H_
+#endif  // KERAS_ADDER_CORE_FUSED_INTEGER_FORWARD_H_

@@ -1,13 +1,13 @@
 // Packs the inputs of a work item of the integer pass into a tile, and says
 // where the sources of its outputs begin.
 
-#ifndef KERAS_ADDER_CORE_INTEGER_TILE_H_
-#define KERAS_ADDER_CORE_INTEGER_TILE_H_
+#ifndef KERAS_ADDER_CORE_FUSED_INTEGER_TILE_H_
+#define KERAS_ADDER_CORE_FUSED_INTEGER_TILE_H_
 
 #include <cstdint>
 
-#include "core/fusion.h"
-#include "core/integer_layout.h"
+#include "core/fused/fusion.h"
+#include "core/fused/integer_layout.h"
 
 namespace keras_adder {
 namespace internal {
@@ -113,4 +113,4 @@ class IntegerTile {
 }  // namespace internal
 }  // namespace keras_adder
 
-#endif  // KERAS_ADDER_CORE_INTEGER_TILE_H_
+#endif  // KERAS_ADDER_CORE_FUSED_INTEGER_TILE_H_

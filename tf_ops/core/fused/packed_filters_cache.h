@@ -1,10 +1,9 @@
 // Filters that are remembered in packed form, for those of trained networks:
 // they are the same from call to call.
 
-#ifndef KERAS_ADDER_CORE_PACKED_FILTERS_CACHE_H_
-#define KERAS_ADDER_CORE_PACKED_FILTERS_CACHE_H_
+#ifndef KERAS_ADDER_CORE_FUSED_PACKED_FILTERS_CACHE_H_
+#define KERAS_ADDER_CORE_FUSED_PACKED_FILTERS_CACHE_H_
 
-#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <list>
@@ -20,8 +19,8 @@
 namespace keras_adder {
 
 // The filters that engines used last. An address says nothing about what lies
-// there now, so contents are compared, byte by byte: that takes a tenth of the
-// time of packing, or less. Several threads may use it at once.
+// there now, so contents are compared, byte by byte. Several threads may use it
+// at once.
 class PackedFiltersCache {
  public:
   class Entry {
@@ -57,13 +56,10 @@ class PackedFiltersCache {
             const void* filters, size_t bytes) {
     if (engine->packed_filters_bytes() == 0) return nullptr;
     for (const Value& entry : Entries()) {
-      if (entry->Is(engine, filters, bytes)) return entry;
+      if (entry->Is(engine, filters, bytes)) return Remember(entry);
     }
-    auto entry = std::make_shared<const Entry>(pool, engine, filters, bytes);
-    const std::lock_guard<std::mutex> lock(mutex_);
-    entries_.push_front(entry);
-    if (entries_.size() > kCapacity) entries_.pop_back();
-    return entry;
+    return Remember(
+        std::make_shared<const Entry>(pool, engine, filters, bytes));
   }
 
  private:
@@ -76,10 +72,19 @@ class PackedFiltersCache {
     return {entries_.begin(), entries_.end()};
   }
 
+  Value Remember(Value entry) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!entries_.empty() && entries_.front() == entry) return entry;
+    entries_.remove(entry);
+    entries_.push_front(entry);
+    if (entries_.size() > kCapacity) entries_.pop_back();
+    return entry;
+  }
+
   std::mutex mutex_;
   std::list<Value> entries_;
 };
 
 }  // namespace keras_adder
 
-#endif  // KERAS_ADDER_CORE_PACKED_FILTERS_CACHE_H_
+#endif  // KERAS_ADDER_CORE_FUSED_PACKED_FILTERS_CACHE_H_

@@ -1,7 +1,7 @@
 // A fused pass over NCHW tensors, by an engine for NHWC between transpositions.
 
-#ifndef KERAS_ADDER_CORE_TRANSPOSED_H_
-#define KERAS_ADDER_CORE_TRANSPOSED_H_
+#ifndef KERAS_ADDER_CORE_FUSED_TRANSPOSED_H_
+#define KERAS_ADDER_CORE_FUSED_TRANSPOSED_H_
 
 #include <cstdint>
 #include <memory>
@@ -41,4 +41,4 @@ class Transposed : public Engine {
 }  // namespace internal
 }  // namespace keras_adder
 
-#endif  // KERAS_ADDER_CORE_TRANSPOSED_H_
+#endif  // KERAS_ADDER_CORE_FUSED_TRANSPOSED_H_

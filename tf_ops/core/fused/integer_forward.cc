@@ -1,4 +1,4 @@
-#include "core/integer_forward.h"
+#include "core/fused/integer_forward.h"
 
 #include <algorithm>
 #include <cstring>

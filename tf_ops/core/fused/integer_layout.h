@@ -19,8 +19,8 @@
 // A sliding step meets columns that its filters do not have, where these are
 // zero: it adds what inputs hold there, |x - 0|. That is an output's `excess`.
 
-#ifndef KERAS_ADDER_CORE_INTEGER_LAYOUT_H_
-#define KERAS_ADDER_CORE_INTEGER_LAYOUT_H_
+#ifndef KERAS_ADDER_CORE_FUSED_INTEGER_LAYOUT_H_
+#define KERAS_ADDER_CORE_FUSED_INTEGER_LAYOUT_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -95,4 +95,4 @@ struct IntegerLayout {
 }  // namespace internal
 }  // namespace keras_adder
 
-#endif  // KERAS_ADDER_CORE_INTEGER_LAYOUT_H_
+#endif  // KERAS_ADDER_CORE_FUSED_INTEGER_LAYOUT_H_

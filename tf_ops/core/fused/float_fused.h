@@ -1,8 +1,8 @@
 // The fused pass over floats: the forward pass with its epilogue; what that has
 // no place for is done to each run of outputs as it comes.
 
-#ifndef KERAS_ADDER_CORE_FLOAT_FUSED_H_
-#define KERAS_ADDER_CORE_FLOAT_FUSED_H_
+#ifndef KERAS_ADDER_CORE_FUSED_FLOAT_FUSED_H_
+#define KERAS_ADDER_CORE_FUSED_FLOAT_FUSED_H_
 
 #include <memory>
 
@@ -18,4 +18,4 @@ std::unique_ptr<const Engine> MakeFloatFused(const Problem& problem,
 }  // namespace internal
 }  // namespace keras_adder
 
-#endif  // KERAS_ADDER_CORE_FLOAT_FUSED_H_
+#endif  // KERAS_ADDER_CORE_FUSED_FLOAT_FUSED_H_

@@ -1,4 +1,4 @@
-#include "core/float_fused.h"
+#include "core/fused/float_fused.h"
 
 #include <functional>
 #include <utility>

@@ -3,10 +3,10 @@
 #include <utility>
 
 #include "core/engines.h"
-#include "core/float_fused.h"
-#include "core/integer_forward.h"
+#include "core/fused/float_fused.h"
+#include "core/fused/integer_forward.h"
+#include "core/fused/transposed.h"
 #include "core/select_kernels.h"
-#include "core/transposed.h"
 
 namespace keras_adder {
 namespace {

@@ -1,4 +1,4 @@
-#include "core/transposed.h"
+#include "core/fused/transposed.h"
 
 #include <utility>
 

@@ -18,8 +18,8 @@
 // Input and filters have one scale and zero point: then the difference of two
 // integers, times the scale, is that of the numbers which they stand for.
 
-#ifndef KERAS_ADDER_CORE_FUSION_H_
-#define KERAS_ADDER_CORE_FUSION_H_
+#ifndef KERAS_ADDER_CORE_FUSED_FUSION_H_
+#define KERAS_ADDER_CORE_FUSED_FUSION_H_
 
 #include <cstdint>
 #include <limits>
@@ -68,4 +68,4 @@ Error CheckSums(const Geometry& geometry, const Fusion& fusion);
 
 }  // namespace keras_adder
 
-#endif  // KERAS_ADDER_CORE_FUSION_H_
+#endif  // KERAS_ADDER_CORE_FUSED_FUSION_H_
