@@ -5,7 +5,7 @@
 //   Pass::kInputGradient   dX       =  sum_t g HT(F - X)
 //   Pass::kFilterGradient  dF       =  sum_mn g (X - F), or g sign(X - F)
 //   Pass::kBackward        both gradients at once, for less than their sum
-//   Pass::kFused           the forward pass of a trained network, see fused/fusion.h
+//   Pass::kFused           a trained network's forward pass: fused/fusion.h
 //
 // An engine is a way to compute a pass. engines.cc has the list of them: each
 // says whether it takes a problem, how much scratch memory it needs, and runs.
