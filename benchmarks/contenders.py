@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import measuring
 import numpy as np
+import roofline
 import tensorflow as tf
 
 from keras_adder.ops import adder_conv2d
@@ -185,6 +186,15 @@ def integer_changing(shape, dtype, sets):
     operation = integer_operation(shape, dtype)
     return Work(
         lambda: operation(inputs, next(filters), *vectors), shape.differences
+    )
+
+
+def limit(loop, shape, threads):
+    """A `roofline.Loop`: what it does that would be of use for this shape."""
+    useful = loop.of_each * loop.useful(shape.kernel, shape.strides)
+    return Work(
+        lambda: loop.run(roofline.REPEATS, threads),
+        threads * roofline.REPEATS * useful,
     )
 
 

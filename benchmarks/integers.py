@@ -57,35 +57,47 @@ def measure(plan, machine, isa, others):
         others: Boolean, whether LiteRT is measured.
     """
     threads = machine["threads"]
-    pairs = _pairs(isa, threads, plan)
+    measuring.progress("pairs of integer instructions")
+    pairs = roofline.integer_pairs(isa, threads, plan.trials)
     rows = []
     for group, configurations in plan.integer.items():
         for configuration in configurations:
             measuring.progress(f"integers, {group}: {configuration.name}")
             for call in report.CALLS:
-                rows += _rows(group, configuration, call, plan, threads, others)
-    filters = _filter_rows(plan)
-    pairs = roofline.better_pairs(pairs, _pairs(isa, threads, plan))
-    _set_limits(rows, pairs)
+                rows += _rows(
+                    group, configuration, call, plan, pairs, threads, others
+                )
     return {
-        "pairs": pairs,
+        "pairs": [
+            {
+                "name": pair.loop.name,
+                "type": pair.loop.dtype,
+                "sliding": pair.loop.sliding,
+                "speed": pair.speed,
+                "speed_one_thread": pair.speed_one_thread,
+            }
+            for pair in pairs
+        ],
         "rows": rows,
-        "filters": filters,
+        "filters": _filter_rows(plan),
         "summary": _summary(rows, machine["processor"]),
     }
 
 
-def _pairs(isa, threads, plan):
-    measuring.progress("pairs of integer instructions")
-    return roofline.integer_pairs(isa, threads, plan.trials)
-
-
-def _rows(group, configuration, call, plan, threads, others):
+def _rows(group, configuration, call, plan, pairs, threads, others):
     """A dict a type, of one shape and way of calling."""
     shape, traced = configuration.shape, call == "function"
     works = {t: contenders.integer(shape, t, traced) for t in DTYPES}
     works["float"] = contenders.ours(shape, "forward", traced)
     works["stock"] = contenders.stock(shape, "forward", traced)
+    best = {
+        t: roofline.best_pair(pairs, t, shape.kernel, shape.strides)
+        for t in DTYPES
+    }
+    for dtype, pair in best.items():
+        works[f"{dtype} limit"] = pair and contenders.limit(
+            pair.loop, shape, threads
+        )
     times, speeds = contenders.measure(works, plan.seconds, plan.rounds)
     over_litert = None
     if others and not traced:
@@ -103,6 +115,7 @@ def _rows(group, configuration, call, plan, threads, others):
             speeds["litert"] = beside["litert"]
     for dtype in DTYPES:
         names = [dtype, "float", "stock"]
+        limit = speeds.get(f"{dtype} limit")
         if dtype == "uint8" and over_litert:
             names.append("litert")
         yield {
@@ -113,6 +126,9 @@ def _rows(group, configuration, call, plan, threads, others):
             "strides": shape.strides,
             "type": dtype,
             "call": call,
+            "limit": limit,
+            "limit_is": limit and best[dtype].loop.name,
+            "share": limit and speeds[dtype] / limit,
             "over_float": speeds[dtype] / speeds["float"],
             "over_stock": speeds[dtype] / speeds["stock"],
             "over_litert": over_litert if dtype == "uint8" else None,
@@ -145,16 +161,6 @@ def _filter_rows(plan):
             }
         )
     return found
-
-
-def _set_limits(found, pairs):
-    """Adds to each row what the processor's best pair would make of it."""
-    for row in found:
-        limit, name = roofline.integer_limit(
-            pairs, row["type"], row["kernel"], row["strides"]
-        )
-        row["limit"], row["limit_is"] = limit, name
-        row["share"] = limit and row["speeds"][row["type"]] / limit
 
 
 def _summary(found, processor):
@@ -191,10 +197,10 @@ def markdown(results):
     if found["pairs"]:
         parts.append(_pairs_table(found["pairs"], results))
         parts.append(
-            "Of these the best for a shape and type is the limit below: sums "
-            "at four sliding positions are of use for three columns of filters "
-            "in four, and for half of the positions at stride 2. Taps in the "
-            "padding count as all others.\n"
+            "Of these the best for a shape and type is the limit below, where "
+            "it takes turns with the ops: sums at four sliding positions are "
+            "of use for three columns of filters in four, and for half of the "
+            "positions at stride 2. Taps in the padding count as all others.\n"
         )
     parts.append(_summary_table(found["summary"]))
     parts.append(

@@ -1,21 +1,7 @@
-// How fast this processor can go at all, from registers.
-//
-//   peak THREADS            prints G multiply-adds/s of so many threads
-//   together
-//                           and of one, and G/s of the adder's pairs of a max
-//                           and an fma, of all threads.
-//   peak THREADS integers [TRIALS]
-//                           prints a line for each way to sum integer
-//                           distances: its instructions, the type, whether
-//                           it sums at four sliding positions, differences in
-//                           one step, and G differences/s of so many threads
-//                           together and of one. Of sliding ones those for
-//                           filters of three columns count, 3 of 4.
+// How fast this processor can go at all, from registers: a library of loops
+// that roofline.py runs, some of them in turns with what they are compared
+// with.
 
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -37,7 +23,6 @@ typedef float Vector __attribute__((vector_size(4 * kLanes)));
 #endif
 
 constexpr int kChains = 12;
-int trials = 15;  // of which the best counts
 
 // Both loops are unrolled whole: else their arrays lie in memory.
 template <bool kMax>
@@ -59,28 +44,6 @@ void FloatLoop(int repeats) {
   }
 #pragma GCC unroll 16
   for (int j = 0; j < kChains; ++j) OPAQUE(total[j]);
-}
-
-// G/s of what a loop does, so many times `of_each` chain in a repeat.
-double Rate(void (*loop)(int), int repeats, int of_each, int threads) {
-  double best = 0;
-  for (int trial = 0; trial < trials; ++trial) {
-    std::vector<std::thread> running;
-    const auto begin = std::chrono::steady_clock::now();
-    for (int i = 0; i < threads; ++i) running.emplace_back(loop, repeats);
-    for (auto& thread : running) thread.join();
-    const std::chrono::duration<double> taken =
-        std::chrono::steady_clock::now() - begin;
-    const double rate =
-        1e-9 * threads * repeats * kChains * of_each / taken.count();
-    if (rate > best) best = rate;
-  }
-  return best;
-}
-
-template <bool kMax>
-double FloatRate(int threads) {
-  return Rate(FloatLoop<kMax>, 100000000 / kChains, kLanes, threads);
 }
 
 // A register of integers of any type.
@@ -182,56 +145,82 @@ void IntegerLoop(int repeats) {
   for (int j = 0; j < kChains; ++j) OPAQUE(sums[j]);
 }
 
-template <typename Step>
-double IntegerRate(int threads, int differences) {
-  const int repeats = 30000000 / kChains;
-  const double one = Rate(IntegerLoop<Step, 1>, repeats, differences, threads);
-  const double two = Rate(IntegerLoop<Step, 2>, repeats, differences, threads);
-  return one > two ? one : two;
-}
+// A loop, and what a step of one of its chains computes.
+struct Loop {
+  const char* name;  // its instructions
+  const char* type;  // of the elements
+  bool sliding;      // whether a step sums at four neighbouring positions
+  int of_each;       // multiply-adds, or differences of a pair of integers; of
+                     // a sliding one those for filters of three columns, 3 of 4
+  void (*run)(int);
+};
 
-template <typename Step>
-void Print(const char* name, const char* type, bool sliding, int differences,
-           int threads) {
-  std::printf("%s %s %d %d %.1f %.1f\n", name, type, sliding, differences,
-              IntegerRate<Step>(threads, differences),
-              IntegerRate<Step>(1, differences));
-}
+#define INTEGERS(STEP, NAME, TYPE, SLIDING, OF_EACH)      \
+  {NAME, TYPE, SLIDING, OF_EACH, IntegerLoop<STEP, 1>}, { \
+    NAME, TYPE, SLIDING, OF_EACH, IntegerLoop<STEP, 2>    \
+  }
 
-void PrintIntegers(int threads) {
+std::vector<Loop> Loops() {
+  std::vector<Loop> loops = {
+      {"fma", "float32", false, kLanes, FloatLoop<false>},
+      {"max+fma", "float32", false, kLanes, FloatLoop<true>},
 #if defined(__AVX2__)
-  constexpr int kSliding = 2 * kBytes * 3 / 4;
-  Print<SlidingWords>(SLIDING_NAME "+vpaddw", "uint8", true, kSliding, threads);
-  Print<SlidingSaturating>(SLIDING_NAME "+vpaddusw", "uint8", true, kSliding,
-                           threads);
-  Print<SadWords>("vpsadbw+vpaddw", "uint8", false, kBytes, threads);
-  Print<SadSaturating>("vpsadbw+vpaddusw", "uint8", false, kBytes, threads);
-  Print<SadInts>("vpsadbw+vpaddd", "uint8", false, kBytes, threads);
+      INTEGERS(SlidingWords, SLIDING_NAME "+vpaddw", "uint8", true,
+               2 * kBytes * 3 / 4),
+      INTEGERS(SlidingSaturating, SLIDING_NAME "+vpaddusw", "uint8", true,
+               2 * kBytes * 3 / 4),
+      INTEGERS(SadWords, "vpsadbw+vpaddw", "uint8", false, kBytes),
+      INTEGERS(SadSaturating, "vpsadbw+vpaddusw", "uint8", false, kBytes),
+      INTEGERS(SadInts, "vpsadbw+vpaddd", "uint8", false, kBytes),
+      INTEGERS(MaxMadd, "vpmaxsw+vpmaddwd+vpaddd", "int16", false, kBytes / 2),
+#elif defined(__x86_64__)
+      INTEGERS(SadWords, "psadbw+paddw", "uint8", false, kBytes),
+      INTEGERS(SadInts, "psadbw+paddd", "uint8", false, kBytes),
+      INTEGERS(MaxMadd, "pmaxsw+pmaddwd+paddd", "int16", false, kBytes / 2),
+#elif defined(__aarch64__)
+      INTEGERS(AbsoluteBytes, "uabal", "uint8", false, 8),
+      INTEGERS(AbsoluteWords, "sabal", "int16", false, 4),
+#endif
+  };
 #if defined(__AVX512BW__)
   if (__builtin_cpu_supports("avx512vnni")) {
-    Print<MaxDotBytes>("vpmaxub+vpdpbusd", "uint8", false, kBytes, threads);
-    Print<MaxDotWords>("vpmaxsw+vpdpwssd", "int16", false, kBytes / 2, threads);
+    const std::vector<Loop> vnni = {
+        INTEGERS(MaxDotBytes, "vpmaxub+vpdpbusd", "uint8", false, kBytes),
+        INTEGERS(MaxDotWords, "vpmaxsw+vpdpwssd", "int16", false, kBytes / 2),
+    };
+    loops.insert(loops.end(), vnni.begin(), vnni.end());
   }
 #endif
-  Print<MaxMadd>("vpmaxsw+vpmaddwd+vpaddd", "int16", false, kBytes / 2,
-                 threads);
-#elif defined(__x86_64__)
-  Print<SadWords>("psadbw+paddw", "uint8", false, kBytes, threads);
-  Print<SadInts>("psadbw+paddd", "uint8", false, kBytes, threads);
-  Print<MaxMadd>("pmaxsw+pmaddwd+paddd", "int16", false, kBytes / 2, threads);
-#elif defined(__aarch64__)
-  Print<AbsoluteBytes>("uabal", "uint8", false, 8, threads);
-  Print<AbsoluteWords>("sabal", "int16", false, 4, threads);
-#endif
+  return loops;
 }
 
-int main(int count, char** arguments) {
-  const int threads = count > 1 ? std::atoi(arguments[1]) : 1;
-  if (count > 2 && std::strcmp(arguments[2], "integers") == 0) {
-    if (count > 3) trials = std::atoi(arguments[3]);
-    PrintIntegers(threads);
-    return 0;
-  }
-  std::printf("%.1f %.1f %.1f\n", FloatRate<false>(threads),
-              FloatRate<false>(1), FloatRate<true>(threads));
+const Loop* LoopAt(int index) {
+  static const std::vector<Loop> loops = Loops();
+  return index < static_cast<int>(loops.size()) ? &loops[index] : nullptr;
 }
+
+extern "C" {
+
+// Fills in what loop number `index` does; false if there is none.
+bool peak_describe(int index, const char** name, const char** type,
+                   bool* sliding, int* of_each) {
+  const Loop* loop = LoopAt(index);
+  if (loop == nullptr) return false;
+  *name = loop->name;
+  *type = loop->type;
+  *sliding = loop->sliding;
+  *of_each = loop->of_each * kChains;
+  return true;
+}
+
+// Repeats a loop in each of so many threads.
+void peak_run(int index, int repeats, int threads) {
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; ++i) {
+    others.emplace_back(LoopAt(index)->run, repeats);
+  }
+  LoopAt(index)->run(repeats);
+  for (auto& thread : others) thread.join();
+}
+
+}  // extern "C"

@@ -1,5 +1,8 @@
 """The peak that speeds are compared with."""
 
+import ctypes
+import dataclasses
+import functools
 import os
 import pathlib
 import shutil
@@ -18,8 +21,94 @@ FLAGS = {
     "neon": [],
 }
 
+# Repeats of a loop: some milliseconds, so that starting threads weighs little.
+REPEATS = 1_000_000
 
-def measure(isa, threads, size=2048, seconds=2.0):
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """A loop of `peak.cc`, which reads and writes registers alone.
+
+    Attributes:
+        name: String, its instructions.
+        dtype: String, the type of what they take.
+        sliding: Boolean, whether one step sums at four neighbouring positions.
+        of_each: Integer, what a repeat computes in multiply-adds or in
+            differences, of a sliding loop those for filters of three columns.
+        run: Function of the number of repeats and of threads.
+    """
+
+    name: str
+    dtype: str
+    sliding: bool
+    of_each: int
+    run: object
+
+    def speed(self, threads, trials):
+        """G multiply-adds or differences a second, of the best of trials."""
+        seconds = min(
+            measuring.once(lambda: self.run(REPEATS, threads))
+            for _ in range(trials)
+        )
+        return threads * REPEATS * self.of_each / seconds / 1e9
+
+    def useful(self, kernel, strides):
+        """What part of its speed is of use; 1 for three columns, stride 1."""
+        if not self.sliding:
+            return 1
+        # Columns are taken by fours, at positions all of which are computed.
+        of_columns = kernel / (4 * -(-kernel // 4))
+        return of_columns / strides / (3 / 4)
+
+
+def loops(isa=None):
+    """The loops of an instruction set, the best by default.
+
+    Returns:
+        A list of `Loop`, which is empty without a compiler.
+    """
+    library = _compile(isa or measuring.best_isa())
+    if library is None:
+        return []
+    found = []
+    name, dtype = ctypes.c_char_p(), ctypes.c_char_p()
+    sliding, of_each = ctypes.c_bool(), ctypes.c_int()
+    out = [ctypes.byref(x) for x in (name, dtype, sliding, of_each)]
+    library.peak_describe.restype = ctypes.c_bool
+    while library.peak_describe(len(found), *out):
+        found.append(
+            Loop(
+                name.value.decode(),
+                dtype.value.decode(),
+                sliding.value,
+                of_each.value,
+                functools.partial(library.peak_run, len(found)),
+            )
+        )
+    return found
+
+
+def _compile(isa):
+    compiler = os.environ.get("CXX") or shutil.which("g++") or ""
+    if not compiler:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        library = os.path.join(folder, "peak.so")
+        command = [compiler, "-O3", "-std=c++17", "-ffp-contract=fast"]
+        command += ["-shared", "-fPIC", "-pthread"]
+        command += FLAGS[isa.removesuffix("_operand")]
+        try:
+            subprocess.run(
+                [*command, str(SOURCE), "-o", library],
+                check=True,
+                capture_output=True,
+            )
+            return ctypes.CDLL(library)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+
+def measure(isa, threads, size=2048, seconds=2.0, trials=15):
     """Multiply-adds a second, from registers and of a large matrix product.
 
     Returns:
@@ -34,10 +123,14 @@ def measure(isa, threads, size=2048, seconds=2.0):
         {"matmul": lambda: tf.linalg.matmul(a, a)}, seconds, max_rounds=20
     )["matmul"]
     matmul = size**3 / timing.seconds / 1e9
-    fma, one, max_fma = _registers(isa or measuring.best_isa(), threads)
+    named = {loop.name: loop for loop in loops(isa)}
+    fma, max_fma = (
+        named[name].speed(threads, trials) if named else None
+        for name in ("fma", "max+fma")
+    )
     return {
         "fma": fma,
-        "fma_one_thread": one,
+        "fma_one_thread": named["fma"].speed(1, trials) if named else None,
         "max_fma": max_fma,
         "matmul": matmul,
         "peak": fma or matmul,
@@ -54,6 +147,15 @@ def better(one, other):
     return max(one, other, key=lambda roofline: roofline["peak"])
 
 
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A way to sum integer distances: a loop, and its speeds in G/s."""
+
+    loop: Loop
+    speed: float
+    speed_one_thread: float
+
+
 def integer_pairs(isa, threads, trials=15):
     """How fast each way to sum integer distances is, from registers.
 
@@ -63,89 +165,23 @@ def integer_pairs(isa, threads, trials=15):
         trials: Integer, of which the best counts.
 
     Returns:
-        A list of dicts: `name`, the instructions; `type` of the integers;
-        `sliding`, whether one step sums at four neighbouring positions;
-        `speed` and `speed_one_thread`, in G differences/s, of a sliding one
-        those for filters of three columns. Empty without a compiler.
+        A list of `Pair`, empty without a compiler. Where loops have the same
+        instructions in another order, the fastest.
     """
-    pairs = []
-    printed = _run(isa or measuring.best_isa(), threads, "integers", trials)
-    for line in printed.splitlines():
-        name, dtype, sliding, differences, speed, one = line.split()
-        pairs.append(
-            {
-                "name": name,
-                "type": dtype,
-                "sliding": sliding == "1",
-                "differences": int(differences),
-                "speed": float(speed),
-                "speed_one_thread": float(one),
-            }
-        )
-    return pairs
+    pairs = {}
+    for loop in loops(isa):
+        if loop.dtype == "float32":
+            continue
+        speed, one = (loop.speed(n, trials) for n in (threads, 1))
+        if loop.name not in pairs or pairs[loop.name].speed < speed:
+            pairs[loop.name] = Pair(loop, speed, one)
+    return list(pairs.values())
 
 
-def better_pairs(ones, others):
-    """Of two measurements of all pairs, those that were disturbed less."""
-    return [
-        max(pair, key=lambda measured: measured["speed"])
-        for pair in zip(ones, others)
-    ]
-
-
-def integer_limit(pairs, dtype, kernel, strides):
-    """What the best pair would make of filters of so many columns.
-
-    Returns:
-        G differences/s and the pair's name, or two times `None`.
-    """
-    limits = [
-        (pair["speed"] * _useful(pair, kernel, strides), pair["name"])
-        for pair in pairs
-        if pair["type"] == dtype
-    ]
-    return max(limits, default=(None, None))
-
-
-def _useful(pair, kernel, strides):
-    """What part of its speed is of use; 1 for three columns, stride 1."""
-    if not pair["sliding"]:
-        return 1
-    # Columns are taken by fours, at positions all of which are computed.
-    of_columns = kernel / (4 * -(-kernel // 4))
-    return of_columns / strides / (3 / 4)
-
-
-def _registers(isa, threads):
-    printed = _run(isa, threads)
-    if not printed:
-        return None, None, None
-    return tuple(float(word) for word in printed.split())
-
-
-def _run(isa, *arguments):
-    """What `peak.cc` prints, or nothing without a compiler."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or ""
-    if not compiler:
-        return ""
-    with tempfile.TemporaryDirectory() as folder:
-        program = os.path.join(folder, "peak")
-        command = [compiler, "-O3", "-std=c++17", "-ffp-contract=fast"]
-        command += [
-            "-pthread",
-            *FLAGS[isa.removesuffix("_operand")],
-            str(SOURCE),
-            "-o",
-            program,
-        ]
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-            done = subprocess.run(
-                [program, *map(str, arguments)],
-                check=True,
-                capture_output=True,
-                text=True,
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return ""
-    return done.stdout
+def best_pair(pairs, dtype, kernel, strides):
+    """The pair that is fastest for filters of so many columns, or `None`."""
+    return max(
+        (pair for pair in pairs if pair.loop.dtype == dtype),
+        key=lambda pair: pair.speed * pair.loop.useful(kernel, strides),
+        default=None,
+    )

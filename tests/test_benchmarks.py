@@ -122,29 +122,26 @@ def test_inference(tmp_path):
 
 def test_limits_of_integers_are_those_of_the_lanes_in_use():
     def pair(name, dtype, speed, sliding=False):
-        return {
-            "name": name,
-            "type": dtype,
-            "sliding": sliding,
-            "speed": speed,
-        }
+        loop = roofline.Loop(name, dtype, sliding, 1, None)
+        return roofline.Pair(loop, speed, speed)
 
     pairs = [
         pair("slides", "uint8", 90.0, sliding=True),
         pair("sums", "uint8", 61.0),
         pair("words", "int16", 30.0),
     ]
-    for kernel, strides, limit in (
-        (3, 1, (90.0, "slides")),
-        (7, 1, (105.0, "slides")),
-        (5, 1, (75.0, "slides")),
-        (7, 2, (61.0, "sums")),
-        (1, 1, (61.0, "sums")),
+    for kernel, strides, name, useful in (
+        (3, 1, "slides", 1),
+        (7, 1, "slides", 7 / 6),
+        (5, 1, "slides", 5 / 6),
+        (7, 2, "sums", 1),
+        (1, 1, "sums", 1),
     ):
-        speed, name = roofline.integer_limit(pairs, "uint8", kernel, strides)
-        assert (round(speed, 6), name) == limit
-    assert roofline.integer_limit(pairs, "int16", 3, 1) == (30.0, "words")
-    assert roofline.integer_limit([], "int16", 3, 1) == (None, None)
+        best = roofline.best_pair(pairs, "uint8", kernel, strides)
+        assert best.loop.name == name
+        assert best.loop.useful(kernel, strides) == pytest.approx(useful)
+    assert roofline.best_pair(pairs, "int16", 3, 1).loop.name == "words"
+    assert roofline.best_pair([], "int16", 3, 1) is None
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16"])
