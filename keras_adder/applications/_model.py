@@ -164,8 +164,8 @@ def build_model(
         images: `ImageSpec`, the images that the family takes.
         backbone: function of the images and `adder` that returns the features,
             a 4D tensor.
-        top: function of the features, `classes` and `adder` that returns the
-            logits, a 2D tensor.
+        top: function of the features, `classes`, `adder` and the activation
+            of the classifier that returns the predictions, a 2D tensor.
 
     The others are those of the builders.
 
@@ -253,10 +253,7 @@ def _assemble(
         image = preprocessing(image)
     x = backbone(image, adder)
     if include_top:
-        x = top(x, classes, adder)
-        x = keras.layers.Activation(classifier_activation, name="predictions")(
-            x
-        )
+        x = top(x, classes, adder, classifier_activation)
     elif pooling == "avg":
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
     elif pooling == "max":
