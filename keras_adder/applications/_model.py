@@ -19,7 +19,7 @@ Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 ARGUMENTS = """\
 Args:
-    include_top: whether to include the classifier
+{own}    include_top: whether to include the classifier
         at the top of the network.
     weights: one of `None` (random initialization),
         {weights}or the path to the weights file to be loaded.
@@ -107,12 +107,14 @@ class ImageSpec(NamedTuple):
 
 
 def document_arguments(
-    images: "ImageSpec",
+    images: "ImageSpec", own: str = ""
 ) -> Callable[[Builder], Builder]:
     """Puts the documentation of the arguments in place of `{arguments}`.
 
     Args:
         images: `ImageSpec` of the model that the decorated function builds.
+        own: string, what goes before the documentation of the arguments that
+            all builders have.
 
     Returns:
         The decorator of a builder.
@@ -124,6 +126,7 @@ def document_arguments(
         size, channels = images.size, images.channels
         parameters = inspect.signature(builder).parameters
         arguments = ARGUMENTS.format(
+            own=own,
             last=(size, size, channels),
             first=(channels, size, size),
             min_size=images.min_size,
