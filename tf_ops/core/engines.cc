@@ -9,8 +9,14 @@ namespace {
 
 // The list: the first that takes a problem is the one that runs it.
 constexpr std::unique_ptr<const Engine> (*kEngines[])(const Problem&) = {
-    MakeNothing,           MakeForward,        MakeFused,
-    MakeInputGradient,     MakeFilterGradient, MakeBackward,
+    MakeNothing,
+    MakeDepthwiseForward,
+    MakeDepthwiseGradient,
+    MakeForward,
+    MakeFused,
+    MakeInputGradient,
+    MakeFilterGradient,
+    MakeBackward,
     MakeSeparateGradients,
 };
 
