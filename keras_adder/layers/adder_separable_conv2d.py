@@ -23,11 +23,11 @@ class AdderSeparableConv2D(AdderConvolution, keras.layers.SeparableConv2D):
     `keras.layers.SeparableConv2D` nothing stands between the two, and both
     kernels are adder filters. It takes additions only, no multiplications.
 
-    Note: The pointwise filters meet the depthwise distances as they are, never
-    positive and large, and start from N(0, 1), far from them. To normalize
-    what goes from one to the other, as the networks of the paper do behind each
-    adder layer, use the two layers and a `keras.layers.BatchNormalization`
-    between them.
+    Note: The pointwise filters meet the depthwise distances as they are, most
+    of them below all filters, which start from N(0, 1). There the filters
+    differ by a constant alone, and training has to move them first. Where the
+    two are yours to write, an `AdderDepthwiseConv2D`, a
+    `keras.layers.BatchNormalization` and an `AdderConv2D` learn more.
 
     The output is never positive, and large: its variance grows with the number
     of channels. Follow the layer by a `keras.layers.BatchNormalization`, and
