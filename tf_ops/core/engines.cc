@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/depthwise/suits_depthwise.h"
 #include "core/tile.h"
 
 namespace keras_adder {
@@ -110,9 +111,12 @@ int UsefulThreads(int available, const Geometry& geometry) {
   // To wake a thread up takes some ten microseconds, and this is thirty of a
   // Zen 5's work, at 140 G differences/s a core (`benchmarks/conv2d.py`).
   constexpr double kThreadWork = 1 << 22;
-  // Lanes without a filter take their time, too.
-  const double lanes = static_cast<double>(geometry.groups) *
-                       RoundUp(geometry.group_out(), kLanes);
+  // Lanes without a filter take their time, too. Depthwise there are none, but
+  // a difference takes twice as long.
+  const double lanes = SuitsDepthwise(geometry)
+                           ? 2.0 * geometry.out_channels
+                           : static_cast<double>(geometry.groups) *
+                                 RoundUp(geometry.group_out(), kLanes);
   const double differences = lanes * geometry.batch * geometry.height.output *
                              geometry.width.output * geometry.kernel_taps() *
                              geometry.group_in();

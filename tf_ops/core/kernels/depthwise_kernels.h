@@ -70,15 +70,49 @@ inline __attribute__((always_inline)) void DepthwiseForwardPixels(
   }
 }
 
+// Asks for memory that lies ahead, line by line.
+class Prefetch {
+ public:
+  Prefetch(const void* begin, int64_t bytes, int64_t steps)
+      : next_(static_cast<const char*>(begin)),
+        lines_((bytes / kLine + steps - 1) / steps) {}
+  // One of the steps.
+  void Step() {
+    for (int64_t i = 0; i < lines_; ++i, next_ += kLine) {
+      __builtin_prefetch(next_, 0, kSecondLevelCache);
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  static constexpr int kSecondLevelCache = 2;
+
+  const char* next_;
+  const int64_t lines_;
+};
+
 // All blocks of so many pixels: what these read stays in the first-level cache
 // for the pixels behind them.
+//
+// Only the last row of taps meets inputs that no row before has met. They come
+// from memory, and not in the order of addresses, so the processor does not see
+// what comes next: it is told to fetch as much as these pixels take of what
+// lies behind them and those after them.
 template <typename C, int kPixels>
 void DepthwiseForwardBlocks(const DepthwiseForwardParams<C>& params,
                             int64_t first) {
+  constexpr int64_t kAhead = 4096;
   const C* input = params.input + first * params.input_pixel_stride;
   C* output = params.output + first * params.output_pixel_stride;
   const C* filters = params.filters;
+  const int64_t bytes = kPixels * params.input_pixel_stride * sizeof(C);
+  const ptrdiff_t last =
+      params.inside > 0 ? params.taps[params.inside - 1].source : 0;
+  Prefetch prefetch(
+      reinterpret_cast<const char*>(input + last) + bytes + kAhead, bytes,
+      params.blocks);
   for (int64_t block = 0; block < params.blocks; ++block) {
+    prefetch.Step();
     for (int lane = 0; lane < kLanes; lane += kWidth<C>) {
       DepthwiseForwardPixels<C, kPixels>(params, input + lane, filters + lane,
                                          block * kLanes + lane, output + lane);
