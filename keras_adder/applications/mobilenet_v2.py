@@ -87,7 +87,7 @@ def MobileNetV2(
     single one from block 13 on. Call
     `keras_adder.applications.mobilenet_v2.preprocess_input` on the images
     before passing them to the model. Its CNN twin takes 300,774,272
-    multiplications an image.
+    multiplications an image, and 2,000 for the softmax.
 
     {arguments}
 

@@ -149,8 +149,8 @@ def _check_also(also):
     ):
         expected = [kind.__name__ for kind in _ON_REQUEST]
         raise ValueError(
-            f"`also` must be a tuple of {expected}, classes of `keras.layers`. "
-            f"Received: also={also}"
+            f"`also` must be a tuple or list of classes of `keras.layers`, of "
+            f"{expected}. Received: also={also}"
         )
 
 

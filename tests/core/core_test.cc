@@ -198,7 +198,8 @@ void Check(const KernelSet& set, const Geometry& geometry, int threads,
 struct Case {
   int64_t batch = 1, height = 4, width = 5, channels = 3, filters = 5;
   int64_t kernel_height = 3, kernel_width = 3, groups = 1;
-  int64_t stride = 1, dilation = 1, row_dilation = 1;
+  int64_t stride = 1, dilation = 1;
+  int64_t row_stride = 1, row_dilation = 1;  // times the above, of rows
   std::string padding = "SAME", format = "NHWC";
   int64_t top = 0, left = 0, right = 0;  // of padding EXPLICIT
   bool fused_alone = false;              // only the fused pass, of all types
@@ -221,7 +222,7 @@ void CheckCase(const Case& c) {
   }
   Geometry geometry;
   Error error = ParseAttributes(
-      c.format, c.padding, paddings, steps(c.stride, c.stride),
+      c.format, c.padding, paddings, steps(c.stride * c.row_stride, c.stride),
       steps(c.dilation * c.row_dilation, c.dilation), &attributes);
   if (error.empty()) {
     const int64_t channels = c.channels * c.groups;
@@ -235,8 +236,8 @@ void CheckCase(const Case& c) {
   std::string where;
   for (const int64_t size :
        {c.batch, c.height, c.width, c.channels, c.filters, c.kernel_height,
-        c.kernel_width, c.groups, c.stride, c.dilation, c.row_dilation, c.top,
-        c.left, c.right}) {
+        c.kernel_width, c.groups, c.stride, c.dilation, c.row_stride,
+        c.row_dilation, c.top, c.left, c.right}) {
     where += std::to_string(size) + " ";
   }
   where += c.padding + " " + c.format;
@@ -294,10 +295,18 @@ void SweepDepthwise() {
           c.padding = padding;
           for (const int64_t stride : {1, 2, 3}) {
             c.stride = stride;
+            c.row_stride = kernel == 4 ? 2 : 1;
             CheckCase(c);
           }
         }
       }
+      // Rows of output gradients that are no whole number apart.
+      c.row_stride = 1;
+      c.stride = 2;
+      c.dilation = 3;
+      c.kernel_height = c.kernel_width = 3;
+      c.height = 19;
+      CheckCase(c);
       c.kernel_height = 2;
       c.kernel_width = 7;
       c.stride = 1;

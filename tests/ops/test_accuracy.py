@@ -61,12 +61,12 @@ CASES = {
 CONSTANTS = 5e-5
 
 
-def constants_error(x, f, kernel, channels):
+def constants_error(x, f, kernel, channels, groups=1):
     x = np.full((1, kernel, kernel, channels), x, "float32")
-    f = np.full((kernel, kernel, channels, 16), f, "float32")
+    f = np.full((kernel, kernel, channels // groups, 16), f, "float32")
     y = adder_conv2d(x, f).numpy()
     exact = np.abs(x.astype("float64")[0, 0, 0, 0] - f[0, 0, 0, 0])
-    exact *= kernel * kernel * channels
+    exact *= kernel * kernel * channels // groups
     return np.abs(y + exact).max() / exact
 
 
@@ -75,6 +75,7 @@ def test_constants_under_large_kernels(kernel):
     """A rounding error a hundred thousand times over: no worse for that."""
     for x, f in ((0.1, 0.77), (0.3, 0.9), (1.1, 0.7)):
         assert constants_error(x, f, kernel, 16) <= PROMISE
+        assert constants_error(x, f, kernel, 16, groups=16) <= PROMISE
 
 
 @pytest.mark.parametrize("channels", [16, 64, 512])

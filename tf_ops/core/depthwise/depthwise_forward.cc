@@ -24,7 +24,8 @@ DepthwiseForwardPlan::DepthwiseForwardPlan(const Problem& problem)
       rows_(OutputRuns(geometry_.height)),
       columns_(OutputRuns(geometry_.width)),
       run_of_row_(RunOfEach(rows_, geometry_.height.output)),
-      packed_rows_(geometry_.height.kernel, geometry_.height.dilation),
+      packed_rows_(geometry_.height.kernel, geometry_.height.dilation,
+                   geometry_.height.input),
       compute_bytes_(ComputeBytes(problem.type)) {
   const int64_t wanted = problem.threads > 1 ? kItemsPerThread : 1;
   bands_ =

@@ -11,6 +11,7 @@
 #define KERAS_ADDER_CORE_DEPTHWISE_DEPTHWISE_FORWARD_H_
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "core/depthwise/lane_blocks.h"

@@ -36,7 +36,8 @@ DepthwiseGradientPlan::DepthwiseGradientPlan(const Problem& problem)
       run_of_input_(RunOfEach(input_rows_, geometry_.height.input)),
       run_of_output_(RunOfEach(output_rows_, geometry_.height.output)),
       packed_rows_(geometry_.height.kernel,
-                   CeilDiv(geometry_.height.dilation, geometry_.height.stride)),
+                   CeilDiv(geometry_.height.dilation, geometry_.height.stride),
+                   geometry_.height.output),
       compute_bytes_(ComputeBytes(problem.type)) {
   const int64_t rows = geometry_.batch * geometry_.height.input;
   chunks_ = std::clamp<int64_t>(
@@ -195,21 +196,34 @@ void DepthwiseGradientPlan::RunPacked(int64_t chunk, int64_t block,
                            span, block, p, tensors.input_gradient);
     }
   }
-  if (!of_filters_) return;
-  view.input = worker.zeros;
-  C* const spare = worker.gradient + packed_rows_.slots() * row_size;
-  view.gradient = spare;
-  const Rows outputs = Share(geometry_.batch * geometry_.height.output, chunk);
+  if (of_filters_) {
+    view.input = worker.zeros;
+    view.gradient = worker.gradient +
+                    packed_rows_.slots() * geometry_.width.output * kLanes;
+    RunPackedPadding(chunk, block, tensors, worker, view);
+  }
+}
+
+// Of the output gradients no more is packed than what meets padding.
+template <typename T, typename O, typename C>
+void DepthwiseGradientPlan::RunPackedPadding(int64_t chunk, int64_t block,
+                                             const TypedTensors<T, O>& tensors,
+                                             const Worker<C>& worker,
+                                             const View<C>& view) const {
+  const ImageStrides& strides = geometry_.output_strides;
+  const int64_t height = geometry_.height.output;
+  C* const spare =
+      worker.gradient + packed_rows_.slots() * geometry_.width.output * kLanes;
+  const Rows outputs = Share(geometry_.batch * height, chunk);
   for (int64_t at = outputs.first; at < outputs.end; ++at) {
-    const int64_t row = at % geometry_.height.output;
+    const int64_t image = at / height, row = at % height;
     const TapRun& taps = TapsOfOutput(row);
-    RowSpan span = row_of(output, at / geometry_.height.output, row, 0);
     for (const TapRun& run : output_columns_) {
       if (taps.outside.empty() && run.outside.empty()) continue;
-      span.first = run.first;
-      span.count = run.count;
-      blocks_.PackOutputs(set_, tensors.output_gradient, span, block,
-                          spare + run.first * kLanes);
+      blocks_.PackOutputs(
+          set_, tensors.output_gradient,
+          {image * strides.batch + row * strides.height, run.first, run.count},
+          block, spare + run.first * kLanes);
     }
     RunPadding(taps, view);
   }

@@ -44,7 +44,7 @@ class DepthwiseGradientPlan {
   struct Worker {
     C* input;
     C* input_gradient;
-    C* gradient;  // PackedRows
+    C* gradient;  // PackedRows, and one row more that meets padding
     C* filters;
     const C* zeros;  // a pixel of padding
   };
@@ -91,6 +91,10 @@ class DepthwiseGradientPlan {
   void RunPacked(int64_t chunk, int64_t block,
                  const TypedTensors<T, O>& tensors, C* total,
                  const Worker<C>& worker) const;
+  template <typename T, typename O, typename C>
+  void RunPackedPadding(int64_t chunk, int64_t block,
+                        const TypedTensors<T, O>& tensors,
+                        const Worker<C>& worker, const View<C>& view) const;
   template <typename C>
   void RunInputRow(const TapRun& row_taps, const View<C>& view) const;
   template <typename C>

@@ -89,10 +89,10 @@ class LaneBlocks {
     CopiesOf<T>(set).pack(tensor + InputAt(row, block, plane),
                           InputSpan(row, block), packed);
     if (filters_ == 1) return;
-    const int last = lanes(block) - 1;
     for (int64_t i = 0; i < row.count; ++i, packed += kLanes) {
-      for (int lane = last; lane > 0; --lane) {
-        packed[lane] = packed[lane / filters_];
+      // From the last on, for none to be overwritten before its turn.
+      for (int64_t group = groups_of(block) - 1; group >= 0; --group) {
+        std::fill_n(packed + group * filters_, filters_, packed[group]);
       }
     }
   }
@@ -150,9 +150,12 @@ class LaneBlocks {
 // rows that meet it one after the other.
 class PackedRows {
  public:
-  PackedRows(int64_t taps, int64_t distance)
-      : by_tap_((taps - 1) * distance + 1 > kSparse * taps),
-        slots_(by_tap_ ? taps : (taps - 1) * distance + 1) {}
+  // For so many taps at a distance of rows, of which a tensor has `rows`.
+  PackedRows(int64_t taps, int64_t distance, int64_t rows) {
+    const int64_t met = std::min((taps - 1) * distance + 1, rows);
+    by_tap_ = met > kSparse * taps;
+    slots_ = by_tap_ ? taps : met;
+  }
 
   int64_t slots() const { return slots_; }
   int64_t SlotOf(int64_t row, int64_t tap) const {
@@ -175,7 +178,8 @@ class PackedRows {
   };
 
  private:
-  // Of so many times as many rows most would be packed for nothing.
+  // Rows from the first tap to the last that are more than so many times the
+  // taps are not all kept: most of them meet nothing for now.
   static constexpr int64_t kSparse = 4;
 
   bool by_tap_;

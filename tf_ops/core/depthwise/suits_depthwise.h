@@ -3,6 +3,7 @@
 #ifndef KERAS_ADDER_CORE_DEPTHWISE_SUITS_DEPTHWISE_H_
 #define KERAS_ADDER_CORE_DEPTHWISE_SUITS_DEPTHWISE_H_
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/geometry.h"
@@ -12,16 +13,21 @@ namespace keras_adder {
 
 // Where a group's filters would leave most lanes of a block of the other passes
 // empty. These have one chain of additions for all terms of a sum, which may
-// not become too long.
+// not become too long; and they pack whole rows, each pixel of which takes a
+// block of lanes however few channels it has, which may not become too large.
 inline bool SuitsDepthwise(const Geometry& geometry) {
   constexpr int64_t kMostTerms = 576;
-  constexpr int64_t kFewFilters = 4;
+  constexpr int64_t kFewFilters = 2;
+  constexpr int64_t kMostPacked = 4 << 20;  // elements of a worker
   const int64_t filters = geometry.group_out(), channels = geometry.group_in();
-  const bool few =
-      filters <= kFewFilters || (channels == 1 && filters < kLanes);
-  return geometry.groups > 1 && few &&
-         geometry.kernel_taps() * channels <= kMostTerms &&
-         geometry.height.input > 0 && geometry.width.input > 0;
+  const bool few = channels == 1
+                       ? filters < kLanes
+                       : filters <= kFewFilters && channels <= kFewFilters;
+  const int64_t terms = geometry.kernel_taps() * channels;
+  const int64_t columns = std::max(geometry.width.input, geometry.width.output);
+  return geometry.groups > 1 && few && terms <= kMostTerms &&
+         geometry.height.input > 0 && geometry.width.input > 0 &&
+         columns <= kMostPacked / (kLanes * geometry.height.kernel * channels);
 }
 
 }  // namespace keras_adder

@@ -4,6 +4,7 @@
 #ifndef KERAS_ADDER_CORE_KERNELS_DEPTHWISE_KERNELS_H_
 #define KERAS_ADDER_CORE_KERNELS_DEPTHWISE_KERNELS_H_
 
+#include <cstdint>
 #include <type_traits>
 
 #include "core/kernels/kernels.h"
@@ -73,21 +74,25 @@ inline __attribute__((always_inline)) void DepthwiseForwardPixels(
 // Asks for memory that lies ahead, line by line.
 class Prefetch {
  public:
-  Prefetch(const void* begin, int64_t bytes, int64_t steps)
-      : next_(static_cast<const char*>(begin)),
-        lines_((bytes / kLine + steps - 1) / steps) {}
+  // What lies `ahead` of `from`, in bytes; nothing if it is so much that most
+  // of it would not be met, as between pixels that are far apart.
+  Prefetch(const void* from, int64_t ahead, int64_t bytes, int64_t steps)
+      : next_(reinterpret_cast<uintptr_t>(from) + ahead),
+        lines_(bytes > kMost ? 0 : (bytes / kLine + steps - 1) / steps) {}
   // One of the steps.
   void Step() {
     for (int64_t i = 0; i < lines_; ++i, next_ += kLine) {
-      __builtin_prefetch(next_, 0, kSecondLevelCache);
+      __builtin_prefetch(reinterpret_cast<const void*>(next_), 0,
+                         kSecondLevelCache);
     }
   }
 
  private:
   static constexpr int64_t kLine = 64;
+  static constexpr int64_t kMost = 128 << 10;
   static constexpr int kSecondLevelCache = 2;
 
-  const char* next_;
+  uintptr_t next_;  // no pointer, since it may lie beyond what there is
   const int64_t lines_;
 };
 
@@ -108,9 +113,7 @@ void DepthwiseForwardBlocks(const DepthwiseForwardParams<C>& params,
   const int64_t bytes = kPixels * params.input_pixel_stride * sizeof(C);
   const ptrdiff_t last =
       params.inside > 0 ? params.taps[params.inside - 1].source : 0;
-  Prefetch prefetch(
-      reinterpret_cast<const char*>(input + last) + bytes + kAhead, bytes,
-      params.blocks);
+  Prefetch prefetch(input + last, bytes + kAhead, bytes, params.blocks);
   for (int64_t block = 0; block < params.blocks; ++block) {
     prefetch.Step();
     for (int lane = 0; lane < kLanes; lane += kWidth<C>) {
@@ -143,8 +146,7 @@ void DepthwiseForward(const DepthwiseForwardParams<C>& params) {
   }
 }
 
-// What a gradient kernel computes. `Slope` is what a difference x - f becomes
-// in the filter gradient.
+// What a difference x - f becomes in the filter gradient, if there is one.
 struct NoFilterGradient {};
 
 template <typename C>
