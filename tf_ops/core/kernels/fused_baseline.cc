@@ -1,7 +1,8 @@
 // What every processor of the architecture has: SSE2, or portable code.
 
-#include "core/kernels/fused_outputs.h"
+#include "core/kernels/run_outputs.h"
 #if defined(__x86_64__)
+#include "core/kernels/depthwise_x86.h"
 #include "core/kernels/sums_x86.h"
 #else
 #include "core/kernels/sums_portable.h"
@@ -12,7 +13,10 @@ namespace {
 
 constexpr FusedKernels Make() {
   FusedKernels kernels = MakeFusedKernels();
+  FillRunOutputs(&kernels);
 #if defined(__x86_64__)
+  kernels.depthwise_bytes = &SumDepthwise<DistanceSums, uint8_t, kVectorBytes>;
+  kernels.depthwise_words = &SumDepthwise<DistanceSums, int16_t, kVectorBytes>;
   kernels.bytes = MakeSums<SadForm<SourcesOf<1>>>();
   kernels.words = MakeSums<MaxWordsForm<SourcesOf<2>>>();
 #else

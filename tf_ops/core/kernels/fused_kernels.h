@@ -75,6 +75,26 @@ struct IntegerRowSums {
               ptrdiff_t pixel_stride, const StepParams& params) = nullptr;
 };
 
+// Where a tap meets inputs: that of a run's first output, and how many bytes it
+// is to the next one's. Taps in the padding meet the same again: 0.
+struct DepthwiseTap {
+  const uint8_t* input;
+  ptrdiff_t step;
+};
+
+// Sums of distances for filters that see one input channel each: lanes are
+// output channels, of inputs, filters and totals alike.
+//
+//     filters[tap][channel]        totals[output][channel]
+struct DepthwiseParams {
+  const DepthwiseTap* taps;
+  int64_t tap_count;
+  const uint8_t* filters;
+  int64_t channels;  // kLanes at least
+  int64_t outputs;
+  int32_t* totals;
+};
+
 constexpr int kRowTaps = 3;
 constexpr int kSlidingTaps = 4;
 constexpr int kSlidingOutputs = 4;
@@ -99,6 +119,22 @@ struct OutputParams {
   void* outputs;
   ptrdiff_t pixel_stride;  // elements of both
   int64_t lanes;           // that have a filter
+};
+
+// The same for distances that follow each other as outputs do, `channels` of a
+// pixel: the first is channel 0. Multipliers and offsets begin anew behind the
+// last channel's, up to kRepeated of them.
+constexpr int kRepeated = 64;
+struct RunOutputParams {
+  const int32_t* distances;
+  int64_t count;
+  int64_t channels;
+  const float* multiplier;
+  const float* offset;
+  float lower, upper;
+  Quantization residual, output;
+  const void* residuals;  // of the first; null if there are none
+  void* outputs;
 };
 
 // The same for sums of floats that have got multiplier and offset already:
@@ -135,7 +171,11 @@ struct FusedKernels {
   IntegerSums bytes;                    // of uint8
   IntegerSums words;                    // of int16
   IntegerRowSums byte_rows, word_rows;  // with the steps of bytes and of words
+  void (*depthwise_bytes)(const DepthwiseParams& params);
+  void (*depthwise_words)(const DepthwiseParams& params);
   void (*outputs[kResidualTypes][kOutputTypes])(const OutputParams& params);
+  void (*run_outputs[kResidualTypes][kOutputTypes])(
+      const RunOutputParams& params);
   void (*float_outputs[kResidualTypes][kOutputTypes])(
       const FloatOutputParams& params);
   void (*quantize_bytes)(const float* values, int64_t count,

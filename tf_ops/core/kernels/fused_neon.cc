@@ -1,7 +1,7 @@
 #include <arm_neon.h>
 
-#include "core/kernels/fused_outputs.h"
 #include "core/kernels/integer_sums.h"
+#include "core/kernels/run_outputs.h"
 
 namespace keras_adder {
 namespace {
@@ -80,6 +80,7 @@ struct WordsForm {
 
 constexpr FusedKernels Make() {
   FusedKernels kernels = MakeFusedKernels();
+  FillRunOutputs(&kernels);
   kernels.bytes = MakeSums<BytesForm>();
   kernels.words = MakeSums<WordsForm>();
   return kernels;
