@@ -119,6 +119,7 @@ struct DistanceSums {
   typedef Unsigned Distances __attribute__((vector_size(kBytes)));
   typedef Wide Sums __attribute__((vector_size(kBytes)));
   static constexpr int kElementBytes = sizeof(T);
+  static constexpr int kElements = kBytes / sizeof(T);
   static constexpr int kBits = 8 * sizeof(T);
   // Times 255; of words, as many as fit into int32 anyhow.
   static constexpr int64_t kMaxTaps = kBits == 8 ? 257 : int64_t{1} << 62;

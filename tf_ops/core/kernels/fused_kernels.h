@@ -95,6 +95,28 @@ struct DepthwiseParams {
   int32_t* totals;
 };
 
+// The same for filters of kWindow x kWindow taps without stride or dilation
+// along rows, and outputs of a row that meet any columns: `first` is where the
+// first one's window begins, and those that are not 0 ... columns - 1 are
+// padding, as `rows` of step 0 are. Filters are packed, so many rows of a column
+// of taps together as fill 32 bits, and zeros:
+//
+//     filters[tap column][some tap rows][channel][tap row of these]
+//
+// A total starts from the sum of three `starts`, which is minus that of a
+// channel's filters, modulo 2^32.
+constexpr int kWindow = 3;
+struct DepthwiseWindowParams {
+  DepthwiseTap rows[kWindow];
+  const uint8_t* padding;  // a pixel
+  int64_t first, columns;
+  const uint8_t* filters;
+  const uint32_t* starts;
+  int64_t channels;
+  int64_t outputs;
+  int32_t* totals;
+};
+
 constexpr int kRowTaps = 3;
 constexpr int kSlidingTaps = 4;
 constexpr int kSlidingOutputs = 4;
@@ -173,6 +195,9 @@ struct FusedKernels {
   IntegerRowSums byte_rows, word_rows;  // with the steps of bytes and of words
   void (*depthwise_bytes)(const DepthwiseParams& params);
   void (*depthwise_words)(const DepthwiseParams& params);
+  // Null: there are none.
+  void (*window_bytes)(const DepthwiseWindowParams& params);
+  void (*window_words)(const DepthwiseWindowParams& params);
   void (*outputs[kResidualTypes][kOutputTypes])(const OutputParams& params);
   void (*run_outputs[kResidualTypes][kOutputTypes])(
       const RunOutputParams& params);
@@ -206,6 +231,8 @@ extern const FusedKernels kFusedAvx512;
 // In place of AVX-512's own, where they are faster.
 extern const IntegerSums kVnniBytes, kVnniWords;
 extern const IntegerRowSums kVnniByteRows, kVnniWordRows;
+extern void (*const kVnniWindowBytes)(const DepthwiseWindowParams& params);
+extern void (*const kVnniWindowWords)(const DepthwiseWindowParams& params);
 extern const IntegerSums kSaturatingSliding, kSaturatingBytes;
 #elif defined(__aarch64__)
 extern const FusedKernels kFusedNeon;
