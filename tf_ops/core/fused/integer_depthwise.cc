@@ -1,6 +1,7 @@
 #include "core/fused/integer_depthwise.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "core/tile.h"
@@ -16,7 +17,7 @@ constexpr int64_t kDistanceBytes = 16 << 10;
 // Items for each thread, so that one that is late does not matter much.
 constexpr int64_t kItemsPerThread = 4;
 
-// Taps of a row that lie before the image, and those that do not lie behind it.
+// Taps of a row that do not lie before the image, up to those that lie behind.
 struct Inside {
   int64_t first, end;
   bool operator==(const Inside& other) const {
@@ -51,6 +52,34 @@ class Places {
   int64_t end_ = 0;
 };
 
+auto TapsOf(const Problem& problem, const FusedKernels& kernels) {
+  return problem.fusion.filter_type == DataType::kUint8
+             ? kernels.depthwise_bytes
+             : kernels.depthwise_words;
+}
+
+auto WindowsOf(const Problem& problem, const FusedKernels& kernels) {
+  const Axis& height = problem.geometry.height;
+  const Axis& width = problem.geometry.width;
+  const bool suits = height.kernel == kWindow && width.kernel == kWindow &&
+                     width.stride == 1 && width.dilation == 1;
+  return !suits ? nullptr
+         : problem.fusion.filter_type == DataType::kUint8
+             ? kernels.window_bytes
+             : kernels.window_words;
+}
+
+// The integer of a bound, which any float may be but NaN.
+int32_t Quantized(float bound, DataType type,
+                  const Quantization& quantization) {
+  const IntegerRange range = RangeOf(type);
+  const float lowest = range.lowest - quantization.zero_point;
+  const float highest = range.highest - quantization.zero_point;
+  const float scaled = bound * (1.0f / quantization.scale);
+  const float inside = std::clamp(scaled, lowest, highest);
+  return static_cast<int32_t>(std::nearbyint(inside)) + quantization.zero_point;
+}
+
 }  // namespace
 
 IntegerDepthwise::IntegerDepthwise(const Problem& problem,
@@ -59,17 +88,16 @@ IntegerDepthwise::IntegerDepthwise(const Problem& problem,
       fusion_(problem.fusion),
       output_type_(problem.output_type),
       lanes_(std::max<int64_t>(geometry_.out_channels, kLanes)),
-      element_bytes_(SizeOf(fusion_.filter_type)),
+      sum_taps_(TapsOf(problem, kernels)),
+      sum_windows_(WindowsOf(problem, kernels)),
+      filters_(geometry_, fusion_.filter_type, lanes_, sum_windows_ != nullptr),
       inputs_(problem, lanes_, kernels),
       outputs_at_once_(std::max<int64_t>(
-          1,
-          kDistanceBytes / (lanes_ * static_cast<int64_t>(sizeof(int32_t))))),
+          1, kDistanceBytes / (lanes_ * SizeOf(DataType::kInt32)))),
       item_rows_(problem.threads > 1
                      ? CeilDiv(rows(), kItemsPerThread * problem.threads)
                      : rows()),
-      threads_(static_cast<int>(std::min<int64_t>(problem.threads, items()))),
-      sum_(fusion_.filter_type == DataType::kUint8 ? kernels.depthwise_bytes
-                                                   : kernels.depthwise_words) {
+      threads_(static_cast<int>(std::min<int64_t>(problem.threads, items()))) {
   const int residual =
       fusion_.has_residual ? TypeIndex(fusion_.residual_type) : kNoResidual;
   write_run_ = kernels.run_outputs[residual][TypeIndex(output_type_)];
@@ -84,19 +112,19 @@ void IntegerDepthwise::FindRuns() {
   const Axis& width = geometry_.width;
   Inside last{-1, -1};
   for (int64_t column = 0; column < width.output; ++column) {
-    const Inside inside = InsideOf(width, column);
-    if (!(inside == last)) runs_.push_back({column, 0});
+    const Inside inside =
+        sum_windows_ == nullptr ? InsideOf(width, column) : Inside{0, kWindow};
+    const bool is_full =
+        !runs_.empty() && runs_.back().count == outputs_at_once_;
+    if (!(inside == last) || is_full) runs_.push_back({column, 0});
     ++runs_.back().count;
     last = inside;
   }
 }
 
 void IntegerDepthwise::LayOut() {
-  const int64_t taps = geometry_.kernel_taps();
   Places shared;
   shared_.padding = shared.Take(inputs_.pixel_bytes());
-  shared_.filters = shared.Take(
-      lanes_ > geometry_.out_channels ? taps * inputs_.pixel_bytes() : 0);
   shared_.multiplier = shared.Take((lanes_ + kRepeated) * sizeof(float));
   shared_.offset = shared.Take((lanes_ + kRepeated) * sizeof(float));
   shared_.end = shared.end();
@@ -104,30 +132,41 @@ void IntegerDepthwise::LayOut() {
   scratch_.packed = scratch.Take(inputs_.PackedBytes());
   scratch_.held = scratch.Take(inputs_.HeldBytes());
   scratch_.quantized = scratch.Take(inputs_.QuantizedBytes());
-  scratch_.rows = scratch.Take(geometry_.height.kernel * sizeof(uint8_t*));
-  scratch_.taps = scratch.Take(taps * sizeof(DepthwiseTap));
+  scratch_.rows = scratch.Take(geometry_.height.kernel * sizeof(DepthwiseTap));
+  scratch_.taps = scratch.Take(geometry_.kernel_taps() * sizeof(DepthwiseTap));
   scratch_.distances =
       scratch.Take(outputs_at_once_ * lanes_ * sizeof(int32_t));
   scratch_.end = PaddedSize(scratch.end(), 1, threads_);
-}
-
-int64_t IntegerDepthwise::workspace_bytes(bool) const {
-  return shared_.end + threads_ * scratch_.end;
 }
 
 IntegerDepthwise::Scratch IntegerDepthwise::ScratchAt(uint8_t* memory) const {
   return {{memory + scratch_.packed,
            reinterpret_cast<int64_t*>(memory + scratch_.held),
            memory + scratch_.quantized},
-          reinterpret_cast<const uint8_t**>(memory + scratch_.rows),
+          reinterpret_cast<DepthwiseTap*>(memory + scratch_.rows),
           reinterpret_cast<DepthwiseTap*>(memory + scratch_.taps),
           reinterpret_cast<int32_t*>(memory + scratch_.distances)};
+}
+
+int64_t IntegerDepthwise::workspace_bytes(bool filters_are_packed) const {
+  const int64_t filters = filters_are_packed ? 0 : filters_.PackedBytes();
+  return RoundUp(filters, kWorkspaceAlignment) + shared_.end +
+         threads_ * scratch_.end;
 }
 
 void IntegerDepthwise::Run(ThreadPool& pool, const Tensors& tensors,
                            void* workspace) const {
   auto* memory = static_cast<uint8_t*>(workspace);
-  const Shared shared = Prepare(tensors, memory);
+  const void* filters = tensors.filters;
+  if (tensors.packed_filters != nullptr) {
+    filters = tensors.packed_filters;
+  } else if (filters_.PackedBytes() > 0) {
+    filters_.Pack(filters, memory);
+    filters = memory;
+    memory += RoundUp(filters_.PackedBytes(), kWorkspaceAlignment);
+  }
+  const Shared shared =
+      Prepare(tensors, static_cast<const uint8_t*>(filters), memory);
   memory += shared_.end;
   const auto run = [&](int64_t item, int worker) {
     const Scratch scratch = ScratchAt(memory + worker * scratch_.end);
@@ -140,45 +179,67 @@ void IntegerDepthwise::Run(ThreadPool& pool, const Tensors& tensors,
 }
 
 IntegerDepthwise::Shared IntegerDepthwise::Prepare(const Tensors& tensors,
+                                                   const uint8_t* filters,
                                                    uint8_t* memory) const {
-  uint8_t* const padding = memory + shared_.padding;
-  const int32_t zero_point = fusion_.input.zero_point;
-  if (fusion_.filter_type == DataType::kUint8) {
-    std::memset(padding, zero_point, lanes_);
-  } else {
-    std::fill_n(reinterpret_cast<int16_t*>(padding), lanes_,
-                static_cast<int16_t>(zero_point));
-  }
-  const auto* filters = static_cast<const uint8_t*>(tensors.filters);
-  if (lanes_ > geometry_.out_channels) {
-    PadFilters(filters, memory + shared_.filters);
-    filters = memory + shared_.filters;
-  }
-  const auto repeat = [&](const float* values, float none, int64_t place) {
-    auto* repeated = reinterpret_cast<float*>(memory + place);
-    const int64_t channels = geometry_.out_channels;
-    for (int64_t i = 0; i < lanes_ + kRepeated; ++i) {
-      repeated[i] = values == nullptr ? none
-                    : i < channels    ? values[i]
-                                      : repeated[i - channels];
-    }
-    return repeated;
-  };
   const Epilogue& epilogue = *tensors.epilogue;
+  const uint8_t* padding = FillPadding(memory + shared_.padding);
+  const float* multiplier =
+      Repeat(epilogue.multiplier, 1, memory + shared_.multiplier);
   // To add negative zero changes nothing, not even that.
-  return {tensors, padding, filters,
-          repeat(epilogue.multiplier, 1, shared_.multiplier),
-          repeat(epilogue.offset, -0.0f, shared_.offset)};
+  const float* offset = Repeat(epilogue.offset, -0.0f, memory + shared_.offset);
+  const bool fit = Fit(epilogue, multiplier, offset);
+  IntegerRange bounds{};
+  if (fit) {
+    bounds = {Quantized(epilogue.lower, output_type_, fusion_.output),
+              Quantized(epilogue.upper, output_type_, fusion_.output)};
+  }
+  return {tensors, filters, padding, multiplier, offset, fit, bounds};
 }
 
-// Lanes without a filter stay as they are: nobody reads what comes of them.
-void IntegerDepthwise::PadFilters(const uint8_t* filters,
-                                  uint8_t* padded) const {
-  const int64_t bytes = geometry_.out_channels * element_bytes_;
-  for (int64_t tap = 0; tap < geometry_.kernel_taps(); ++tap) {
-    std::memcpy(padded + tap * inputs_.pixel_bytes(), filters + tap * bytes,
-                bytes);
+const uint8_t* IntegerDepthwise::FillPadding(uint8_t* pixel) const {
+  const int32_t zero_point = fusion_.input.zero_point;
+  if (fusion_.filter_type == DataType::kUint8) {
+    std::memset(pixel, zero_point, lanes_);
+  } else {
+    std::fill_n(reinterpret_cast<int16_t*>(pixel), lanes_,
+                static_cast<int16_t>(zero_point));
   }
+  return pixel;
+}
+
+// Values of channels, again and again; `none` where there are none at all.
+const float* IntegerDepthwise::Repeat(const float* values, float none,
+                                      uint8_t* memory) const {
+  auto* const repeated = reinterpret_cast<float*>(memory);
+  const int64_t channels = geometry_.out_channels, end = lanes_ + kRepeated;
+  if (values == nullptr) {
+    std::fill_n(repeated, end, none);
+    return repeated;
+  }
+  std::copy_n(values, channels, repeated);
+  for (int64_t i = channels; i < end; ++i) repeated[i] = repeated[i - channels];
+  return repeated;
+}
+
+// Whether the values of outputs fit, whatever inputs are.
+bool IntegerDepthwise::Fit(const Epilogue& epilogue, const float* multiplier,
+                           const float* offset) const {
+  if (!IsInteger(output_type_)) return false;
+  if (std::isnan(epilogue.lower) || std::isnan(epilogue.upper)) return false;
+  float most = static_cast<float>(1 << 30) * fusion_.output.scale;
+  if (fusion_.has_residual) {
+    if (!IsInteger(fusion_.residual_type)) return false;
+    most -= (1 << 17) * fusion_.residual.scale;
+  }
+  const IntegerRange range = RangeOf(fusion_.filter_type);
+  const float farthest = static_cast<float>(
+      geometry_.kernel_taps() * (int64_t{range.highest} - range.lowest));
+  bool fit = true;
+  for (int64_t i = 0; i < geometry_.out_channels; ++i) {
+    // NaN is not less.
+    fit &= std::abs(multiplier[i]) * farthest + std::abs(offset[i]) < most;
+  }
+  return fit;
 }
 
 void IntegerDepthwise::RunRow(int64_t row, const Shared& shared,
@@ -186,38 +247,54 @@ void IntegerDepthwise::RunRow(int64_t row, const Shared& shared,
   const int64_t image = row / geometry_.height.output;
   const int64_t of_image = row % geometry_.height.output;
   for (int64_t tap = 0; tap < geometry_.height.kernel; ++tap) {
-    scratch.rows[tap] =
+    const uint8_t* pixels =
         inputs_.Met(shared.tensors.input, image, of_image, tap, scratch.memory);
+    scratch.rows[tap] = pixels == nullptr
+                            ? DepthwiseTap{shared.padding, 0}
+                            : DepthwiseTap{pixels, inputs_.pixel_bytes()};
   }
-  for (const Columns& run : runs_) {
-    for (int64_t done = 0; done < run.count; done += outputs_at_once_) {
-      const int64_t column = run.first + done;
-      const int64_t count = std::min(outputs_at_once_, run.count - done);
-      MeetTaps(column, shared, scratch);
-      sum_({scratch.taps, geometry_.kernel_taps(), shared.filters, lanes_,
-            count, scratch.distances});
-      Write(row * geometry_.width.output + column, count, shared, scratch);
+  for (const Columns& columns : runs_) {
+    if (sum_windows_ != nullptr) {
+      SumWindows(columns, shared, scratch);
+    } else {
+      SumTaps(columns, shared, scratch);
     }
+    Write(row * geometry_.width.output + columns.first, columns.count, shared,
+          scratch);
   }
 }
 
-// Says what outputs meet from `column` on, as long as they have the same taps
-// in the padding.
-void IntegerDepthwise::MeetTaps(int64_t column, const Shared& shared,
-                                const Scratch& scratch) const {
+void IntegerDepthwise::SumTaps(const Columns& columns, const Shared& shared,
+                               const Scratch& scratch) const {
   const Axis& width = geometry_.width;
-  const int64_t bytes = inputs_.pixel_bytes();
   DepthwiseTap* tap = scratch.taps;
   for (int64_t i = 0; i < geometry_.height.kernel; ++i) {
+    const DepthwiseTap& row = scratch.rows[i];
     for (int64_t j = 0; j < width.kernel; ++j, ++tap) {
-      const int64_t at = width.Position(column, j);
-      const bool inside =
-          scratch.rows[i] != nullptr && at >= 0 && at < width.input;
-      *tap = inside ? DepthwiseTap{scratch.rows[i] + at * bytes,
-                                   width.stride * bytes}
+      const int64_t at = width.Position(columns.first, j);
+      const bool inside = at >= 0 && at < width.input;
+      *tap = inside ? DepthwiseTap{row.input + at * row.step,
+                                   width.stride * row.step}
                     : DepthwiseTap{shared.padding, 0};
     }
   }
+  sum_taps_({scratch.taps, geometry_.kernel_taps(), shared.filters, lanes_,
+             columns.count, scratch.distances});
+}
+
+void IntegerDepthwise::SumWindows(const Columns& columns, const Shared& shared,
+                                  const Scratch& scratch) const {
+  DepthwiseWindowParams params;
+  std::copy_n(scratch.rows, kWindow, params.rows);
+  params.padding = shared.padding;
+  params.first = geometry_.width.Position(columns.first, 0);
+  params.columns = geometry_.width.input;
+  params.filters = shared.filters;
+  params.starts = filters_.Starts(shared.filters);
+  params.channels = lanes_;
+  params.outputs = columns.count;
+  params.totals = scratch.distances;
+  sum_windows_(params);
 }
 
 // Makes outputs of distances: of `count` pixels, from `pixel` of all on.
@@ -237,7 +314,8 @@ void IntegerDepthwise::Write(int64_t pixel, int64_t count, const Shared& shared,
   if (lanes_ == channels) {
     return write_run_({scratch.distances, count * channels, channels,
                        shared.multiplier, shared.offset, lower, upper,
-                       fusion_.residual, fusion_.output, residuals, outputs});
+                       shared.fit, shared.integer_bounds, fusion_.residual,
+                       fusion_.output, residuals, outputs});
   }
   static constexpr int32_t kNoSums[kLanes] = {};
   write_pixels_({scratch.distances, count, 0, nullptr, kNoSums,

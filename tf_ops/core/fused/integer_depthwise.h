@@ -1,14 +1,17 @@
 // The fused pass over integers (fusion.h) where every filter sees one input
 // channel: depthwise convolutions.
 //
-// A lane is an output channel. A tap's filters follow each other as a pixel's
-// channels do, so nothing is packed but inputs that are floats, or of which
-// several output channels see the same (depthwise_rows.h).
+// A lane is an output channel. Filters and inputs are read where they are, or
+// packed where that would not do (depthwise_filters.h, depthwise_rows.h).
 //
-// A work item is some rows of outputs. Neighbouring outputs of a row that have
-// the same taps in the padding are a run: distances of all channels are made
-// for some outputs of it at once, and outputs of these while they are in the
-// first-level cache. Taps in the padding meet a pixel of zero points.
+// A work item is some rows of outputs. Distances of all channels are made for
+// some neighbours of a row at once, and outputs of these while they are in the
+// first-level cache. There are two ways:
+//
+//   by taps     For outputs that have the same taps in the padding, which meet
+//               a pixel of zero points there.
+//   by windows  For filters of 3 x 3 taps that meet neighbouring columns, where
+//               there are sums for it.
 
 #ifndef KERAS_ADDER_CORE_FUSED_INTEGER_DEPTHWISE_H_
 #define KERAS_ADDER_CORE_FUSED_INTEGER_DEPTHWISE_H_
@@ -17,6 +20,7 @@
 #include <vector>
 
 #include "core/engine.h"
+#include "core/fused/depthwise_filters.h"
 #include "core/fused/depthwise_rows.h"
 #include "core/kernels/fused_kernels.h"
 
@@ -35,28 +39,38 @@ class IntegerDepthwise : public Engine {
   int64_t workspace_bytes(bool filters_are_packed) const override;
   void Run(ThreadPool& pool, const Tensors& tensors,
            void* workspace) const override;
+  int64_t packed_filters_bytes() const override {
+    return filters_.PackedBytes();
+  }
+  void PackFilters(ThreadPool& /*pool*/, const void* filters,
+                   void* packed) const override {
+    filters_.Pack(filters, packed);
+  }
 
  private:
-  // Some outputs of a row.
+  // Neighbours in a row of outputs.
   struct Columns {
     int64_t first, count;
   };
 
-  // Parts of a workspace, and how far into it each begins, in bytes: what all
-  // workers read, and a worker's scratch memory.
+  // What all workers read, and where in a workspace it begins, in bytes.
   struct Shared {
     const Tensors& tensors;
-    const uint8_t* padding;
     const uint8_t* filters;
+    const uint8_t* padding;  // a pixel
     const float* multiplier;
     const float* offset;
+    bool fit;  // values of outputs, see RunOutputParams
+    IntegerRange integer_bounds;
   };
   struct SharedOffsets {
-    int64_t padding, filters, multiplier, offset, end;
+    int64_t padding, multiplier, offset, end;
   };
+
+  // The same of a worker's scratch memory.
   struct Scratch {
     DepthwiseRows::Memory memory;
-    const uint8_t** rows;  // that an output meets; null in the padding
+    DepthwiseTap* rows;  // the first pixel that each row of taps meets
     DepthwiseTap* taps;
     int32_t* distances;
   };
@@ -69,13 +83,19 @@ class IntegerDepthwise : public Engine {
   void FindRuns();
   void LayOut();
   Scratch ScratchAt(uint8_t* memory) const;
-  // What all workers read, some of which it writes into a workspace.
-  Shared Prepare(const Tensors& tensors, uint8_t* memory) const;
-  void PadFilters(const uint8_t* filters, uint8_t* padded) const;
+
+  Shared Prepare(const Tensors& tensors, const uint8_t* filters,
+                 uint8_t* memory) const;
+  const uint8_t* FillPadding(uint8_t* pixel) const;
+  const float* Repeat(const float* values, float none, uint8_t* memory) const;
+  bool Fit(const Epilogue& epilogue, const float* multiplier,
+           const float* offset) const;
 
   void RunRow(int64_t row, const Shared& shared, const Scratch& scratch) const;
-  void MeetTaps(int64_t column, const Shared& shared,
-                const Scratch& scratch) const;
+  void SumTaps(const Columns& columns, const Shared& shared,
+               const Scratch& scratch) const;
+  void SumWindows(const Columns& columns, const Shared& shared,
+                  const Scratch& scratch) const;
   void Write(int64_t pixel, int64_t count, const Shared& shared,
              const Scratch& scratch) const;
 
@@ -84,14 +104,16 @@ class IntegerDepthwise : public Engine {
   const DataType output_type_;
   // As many as output channels, but a vector's at least.
   const int64_t lanes_;
-  const int64_t element_bytes_;
+  void (*const sum_taps_)(const DepthwiseParams& params);
+  void (*const sum_windows_)(const DepthwiseWindowParams& params);  // or null
+  const DepthwiseFilters filters_;
   const DepthwiseRows inputs_;
   const int64_t outputs_at_once_;
   const int64_t item_rows_;
   const int threads_;
-  void (*const sum_)(const DepthwiseParams& params);
   void (*write_run_)(const RunOutputParams& params);
   void (*write_pixels_)(const OutputParams& params);
+  // Outputs of a row that are alike, of which no more than some go at once.
   std::vector<Columns> runs_;
   SharedOffsets shared_{};
   ScratchOffsets scratch_{};

@@ -28,8 +28,8 @@ namespace {
 // filters, and hide how long an addition takes.
 constexpr int kDepthwiseOutputs = 4;
 
-// The sums of `count` vectors of channels from `channel` on, of kOutputs outputs
-// from `first` on.
+// The sums of `count` vectors of channels from `channel` on, of kOutputs
+// outputs from `first` on.
 template <typename Sums, int kOutputs>
 __attribute__((noinline)) void SumVectors(const DepthwiseParams& params,
                                           int64_t first, int64_t channel,
@@ -85,8 +85,7 @@ template <template <typename, int> class Sums, typename T, int kBytes,
           int kOutputs>
 void SumChannels(const DepthwiseParams& params, int64_t first) {
   ForEachVector<T, kBytes>(
-      params.channels, 0,
-      [&](auto bytes, int64_t channel, int64_t count) {
+      params.channels, 0, [&](auto bytes, int64_t channel, int64_t count) {
         SumVectors<Sums<T, bytes()>, kOutputs>(params, first, channel, count);
       });
 }

@@ -188,9 +188,10 @@ struct WindowSums : Windows<T, kBytes> {
 
   // An output of columns a and b, which have come, and c, which comes. `of_two`
   // has the sums of a and b, and those of b become those of b and c.
-  inline __attribute__((always_inline)) void Output(
-      const Column& a, const Column& b, Column& c, const Sums& of_two,
-      Sums& of_b, Sums& of_c) {
+  inline __attribute__((always_inline)) void Output(const Column& a,
+                                                    const Column& b, Column& c,
+                                                    const Sums& of_two,
+                                                    Sums& of_b, Sums& of_c) {
     Next(c, of_c);
     Sums sums;
 #pragma GCC unroll 4

@@ -98,8 +98,8 @@ struct DepthwiseParams {
 // The same for filters of kWindow x kWindow taps without stride or dilation
 // along rows, and outputs of a row that meet any columns: `first` is where the
 // first one's window begins, and those that are not 0 ... columns - 1 are
-// padding, as `rows` of step 0 are. Filters are packed, so many rows of a column
-// of taps together as fill 32 bits, and zeros:
+// padding, as `rows` of step 0 are. Filters are packed, so many rows of a
+// column of taps together as fill 32 bits, and zeros:
 //
 //     filters[tap column][some tap rows][channel][tap row of these]
 //
@@ -146,6 +146,10 @@ struct OutputParams {
 // The same for distances that follow each other as outputs do, `channels` of a
 // pixel: the first is channel 0. Multipliers and offsets begin anew behind the
 // last channel's, up to kRepeated of them.
+//
+// Most outputs of integers are those of values that `fit`: none is NaN, and
+// scaled to integers, all are far from what int32 has not. Then bounds are
+// `integer_bounds`, too.
 constexpr int kRepeated = 64;
 struct RunOutputParams {
   const int32_t* distances;
@@ -154,6 +158,8 @@ struct RunOutputParams {
   const float* multiplier;
   const float* offset;
   float lower, upper;
+  bool fit;
+  IntegerRange integer_bounds;
   Quantization residual, output;
   const void* residuals;  // of the first; null if there are none
   void* outputs;

@@ -18,57 +18,51 @@ namespace keras_adder {
 namespace {
 
 #if defined(__x86_64__)
-// What a residual adds to `value`.
-template <typename R>
-KERAS_ADDER_INLINE void AddResidual(const void* from, float scale,
-                                    int32_t zero_point, Vector<float>* value) {
-  typedef int32_t Integers32 __attribute__((vector_size(kVectorBytes)));
-  if constexpr (std::is_same_v<R, float>) {
-    *value += Load(static_cast<const float*>(from));
-  } else if constexpr (!std::is_same_v<R, NoResidual>) {
-    typedef R Residuals __attribute__((vector_size(kWidth<float> * sizeof(R))));
-    Residuals residuals;
-    std::memcpy(&residuals, from, sizeof(residuals));
-    const Integers32 integers =
-        __builtin_convertvector(residuals, Integers32) - zero_point;
-    *value += __builtin_convertvector(integers, Vector<float>) * scale;
-  }
-}
-
-// Integers of `distances`, kNarrowedLanes of them.
+// Integers of distances whose values fit, kNarrowedLanes of them.
 template <typename R, typename O>
 struct NarrowLanes {
+  typedef int32_t LaneInts __attribute__((vector_size(kVectorBytes)));
+
   explicit NarrowLanes(const RunOutputParams& params)
-      : narrow(params.lower, params.upper, params.output),
+      : narrow(params.output, params.integer_bounds),
         residual_scale(params.residual.scale),
         residual_zero_point(params.residual.zero_point) {}
 
   KERAS_ADDER_INLINE void operator()(const int32_t* distances,
                                      const float* multiplier,
                                      const float* offset, const char* residual,
-                                     void* output) const {
-    typedef int32_t Integers32 __attribute__((vector_size(kVectorBytes)));
+                                     char* output) const {
     Vector<float> values[kNarrowed];
 #pragma GCC unroll 4
     for (int v = 0; v < kNarrowed; ++v) {
       const int lane = v * kWidth<float>;
-      Integers32 integers;
-      std::memcpy(&integers, distances + lane, sizeof(integers));
+      LaneInts ints;
+      std::memcpy(&ints, distances + lane, sizeof(ints));
       // -distance * multiplier + offset, but for the sign of a zero, which no
       // integer has.
-      values[v] = Load(offset + lane) -
-                  __builtin_convertvector(integers, Vector<float>) *
-                      Load(multiplier + lane);
-      AddResidual<R>(residual + lane * kBytes<R>, residual_scale,
-                     residual_zero_point, &values[v]);
+      values[v] =
+          Load(offset + lane) - __builtin_convertvector(ints, Vector<float>) *
+                                    Load(multiplier + lane);
+      if constexpr (!std::is_same_v<R, NoResidual>) {
+        const auto* from = reinterpret_cast<const R*>(residual) + lane;
+        ints = (LaneInts)Widened(from) - residual_zero_point;
+        values[v] +=
+            __builtin_convertvector(ints, Vector<float>) * residual_scale;
+      }
     }
-    narrow(values, output);
+    narrow(values, reinterpret_cast<O*>(output));
   }
 
-  Narrow<O> narrow;
-  float residual_scale;
-  int32_t residual_zero_point;
+  const Narrow<O> narrow;
+  const float residual_scale;
+  const int32_t residual_zero_point;
 };
+
+// There are such lanes for integers of integers. Values that fit have no
+// residual of floats, about which nothing is known.
+template <typename R, typename O>
+constexpr bool kHasNarrowLanes =
+    std::is_integral_v<O> && sizeof(O) < 4 && !std::is_same_v<R, float>;
 #endif
 
 // `count` lanes, at most kLanes.
@@ -110,9 +104,10 @@ void RunOutputs(const RunOutputParams& params) {
     }
   };
 #if defined(__x86_64__)
-  if constexpr (std::is_same_v<O, uint8_t> || std::is_same_v<O, int16_t>) {
+  if constexpr (kHasNarrowLanes<R, O>) {
     const NarrowLanes<R, O> narrow(params);
-    for (; params.count - i >= kNarrowedLanes; pass(kNarrowedLanes)) {
+    for (; params.fit && params.count - i >= kNarrowedLanes;
+         pass(kNarrowedLanes)) {
       narrow(params.distances + i, params.multiplier + channel,
              params.offset + channel, residual + i * kBytes<R>,
              output + i * sizeof(O));
