@@ -12,7 +12,7 @@ namespace internal {
 namespace {
 
 // What distances take of the first-level cache until they become outputs.
-constexpr int64_t kDistanceBytes = 16 << 10;
+constexpr int64_t kDistanceBytes = 32 << 10;
 
 // Items for each thread, so that one that is late does not matter much.
 constexpr int64_t kItemsPerThread = 4;
