@@ -46,20 +46,32 @@ void DepthwiseRows::Clear(const Memory& memory) const {
   if (!in_place_) std::fill_n(memory.held, HeldRows(), -1);
 }
 
+const uint8_t* DepthwiseRows::RowOf(const void* input, int64_t image,
+                                    int64_t row) const {
+  if (row < 0 || row >= geometry_.height.input) return nullptr;
+  return static_cast<const uint8_t*>(input) +
+         (image * geometry_.input_strides.batch +
+          row * geometry_.input_strides.height) *
+             SizeOf(input_type_);
+}
+
+const uint8_t* DepthwiseRows::InPlace(const void* input, int64_t image,
+                                      int64_t output_row, int64_t tap) const {
+  if (!in_place_) return nullptr;
+  return RowOf(input, image, geometry_.height.Position(output_row, tap));
+}
+
 const uint8_t* DepthwiseRows::Met(const void* input, int64_t image,
                                   int64_t output_row, int64_t tap,
                                   const Memory& memory) const {
   const Axis& height = geometry_.height;
   const int64_t row = height.Position(output_row, tap);
-  if (row < 0 || row >= height.input) return nullptr;
-  const int64_t of_all = image * height.input + row;
-  const uint8_t* from =
-      static_cast<const uint8_t*>(input) +
-      of_all * geometry_.input_strides.height * SizeOf(input_type_);
-  if (in_place_) return from;
+  const uint8_t* const from = RowOf(input, image, row);
+  if (in_place_ || from == nullptr) return from;
   // A place that no other row of taps needs now, and the same one for a row
   // that several outputs meet without dilation.
   const int64_t place = row / height.dilation % HeldRows();
+  const int64_t of_all = image * height.input + row;
   uint8_t* const packed = memory.packed + place * row_bytes();
   if (memory.held[place] != of_all) Pack(from, memory, packed);
   memory.held[place] = of_all;

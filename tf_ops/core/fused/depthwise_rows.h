@@ -43,6 +43,10 @@ class DepthwiseRows {
   const uint8_t* Met(const void* input, int64_t image, int64_t output_row,
                      int64_t tap, const Memory& memory) const;
 
+  // The same, where it is the tensor's; null elsewhere.
+  const uint8_t* InPlace(const void* input, int64_t image, int64_t output_row,
+                         int64_t tap) const;
+
  private:
   int64_t HeldRows() const { return geometry_.height.kernel; }
   int64_t row_bytes() const { return geometry_.width.input * pixel_bytes(); }
@@ -50,6 +54,7 @@ class DepthwiseRows {
   // Whether a packed row has nothing but an element for each output channel.
   bool IsDense() const { return lanes_ == geometry_.out_channels; }
 
+  const uint8_t* RowOf(const void* input, int64_t image, int64_t row) const;
   void Pack(const uint8_t* row, const Memory& memory, uint8_t* packed) const;
   void Quantize(const uint8_t* row, uint8_t* quantized) const;
   template <typename T>

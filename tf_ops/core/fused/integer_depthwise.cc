@@ -38,6 +38,9 @@ Inside InsideOf(const Axis& axis, int64_t output) {
   return inside;
 }
 
+// Taps of an axis that meet what no output before did.
+int64_t NextOf(const Axis& axis) { return std::min(axis.stride, axis.kernel); }
+
 // Hands out parts of a memory.
 class Places {
  public:
@@ -132,8 +135,12 @@ void IntegerDepthwise::LayOut() {
   scratch_.packed = scratch.Take(inputs_.PackedBytes());
   scratch_.held = scratch.Take(inputs_.HeldBytes());
   scratch_.quantized = scratch.Take(inputs_.QuantizedBytes());
-  scratch_.rows = scratch.Take(geometry_.height.kernel * sizeof(DepthwiseTap));
-  scratch_.taps = scratch.Take(geometry_.kernel_taps() * sizeof(DepthwiseTap));
+  const int64_t next_rows = NextOf(geometry_.height);
+  const int64_t next = next_rows * NextOf(geometry_.width);
+  scratch_.rows = scratch.Take((geometry_.height.kernel + next_rows) *
+                               sizeof(DepthwiseTap));
+  scratch_.taps =
+      scratch.Take((geometry_.kernel_taps() + next) * sizeof(DepthwiseTap));
   scratch_.distances =
       scratch.Take(outputs_at_once_ * lanes_ * sizeof(int32_t));
   scratch_.end = PaddedSize(scratch.end(), 1, threads_);
@@ -244,15 +251,8 @@ bool IntegerDepthwise::Fit(const Epilogue& epilogue, const float* multiplier,
 
 void IntegerDepthwise::RunRow(int64_t row, const Shared& shared,
                               const Scratch& scratch) const {
-  const int64_t image = row / geometry_.height.output;
-  const int64_t of_image = row % geometry_.height.output;
-  for (int64_t tap = 0; tap < geometry_.height.kernel; ++tap) {
-    const uint8_t* pixels =
-        inputs_.Met(shared.tensors.input, image, of_image, tap, scratch.memory);
-    scratch.rows[tap] = pixels == nullptr
-                            ? DepthwiseTap{shared.padding, 0}
-                            : DepthwiseTap{pixels, inputs_.pixel_bytes()};
-  }
+  MeetRows(row / geometry_.height.output, row % geometry_.height.output, shared,
+           scratch);
   for (const Columns& columns : runs_) {
     if (sum_windows_ != nullptr) {
       SumWindows(columns, shared, scratch);
@@ -264,22 +264,48 @@ void IntegerDepthwise::RunRow(int64_t row, const Shared& shared,
   }
 }
 
+// Says which rows a row of outputs meets, and those that the next one is the
+// first to meet.
+void IntegerDepthwise::MeetRows(int64_t image, int64_t output_row,
+                                const Shared& shared,
+                                const Scratch& scratch) const {
+  const void* const input = shared.tensors.input;
+  const auto row_of = [&](const uint8_t* pixels) {
+    return pixels == nullptr ? DepthwiseTap{shared.padding, 0}
+                             : DepthwiseTap{pixels, inputs_.pixel_bytes()};
+  };
+  const int64_t taps = geometry_.height.kernel;
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    scratch.rows[tap] =
+        row_of(inputs_.Met(input, image, output_row, tap, scratch.memory));
+  }
+  for (int64_t i = 0; i < NextOf(geometry_.height); ++i) {
+    scratch.rows[taps + i] =
+        row_of(inputs_.InPlace(input, image, output_row + 1, taps - 1 - i));
+  }
+}
+
 void IntegerDepthwise::SumTaps(const Columns& columns, const Shared& shared,
                                const Scratch& scratch) const {
   const Axis& width = geometry_.width;
+  const auto met = [&](const DepthwiseTap& row, int64_t tap) -> DepthwiseTap {
+    const int64_t at = width.Position(columns.first, tap);
+    if (at < 0 || at >= width.input) return {shared.padding, 0};
+    return {row.input + at * row.step, width.stride * row.step};
+  };
+  const int64_t rows = geometry_.height.kernel;
   DepthwiseTap* tap = scratch.taps;
-  for (int64_t i = 0; i < geometry_.height.kernel; ++i) {
-    const DepthwiseTap& row = scratch.rows[i];
-    for (int64_t j = 0; j < width.kernel; ++j, ++tap) {
-      const int64_t at = width.Position(columns.first, j);
-      const bool inside = at >= 0 && at < width.input;
-      *tap = inside ? DepthwiseTap{row.input + at * row.step,
-                                   width.stride * row.step}
-                    : DepthwiseTap{shared.padding, 0};
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < width.kernel; ++j) *tap++ = met(scratch.rows[i], j);
+  }
+  DepthwiseTap* const next = tap;
+  for (int64_t i = 0; i < NextOf(geometry_.height); ++i) {
+    for (int64_t j = 1; j <= NextOf(width); ++j) {
+      *tap++ = met(scratch.rows[rows + i], width.kernel - j);
     }
   }
-  sum_taps_({scratch.taps, geometry_.kernel_taps(), shared.filters, lanes_,
-             columns.count, scratch.distances});
+  sum_taps_({scratch.taps, next - scratch.taps, next, tap - next,
+             shared.filters, lanes_, columns.count, scratch.distances});
 }
 
 void IntegerDepthwise::SumWindows(const Columns& columns, const Shared& shared,
@@ -289,6 +315,7 @@ void IntegerDepthwise::SumWindows(const Columns& columns, const Shared& shared,
   params.padding = shared.padding;
   params.first = geometry_.width.Position(columns.first, 0);
   params.columns = geometry_.width.input;
+  params.next = scratch.rows[kWindow];
   params.filters = shared.filters;
   params.starts = filters_.Starts(shared.filters);
   params.channels = lanes_;

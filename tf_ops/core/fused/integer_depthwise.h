@@ -70,7 +70,9 @@ class IntegerDepthwise : public Engine {
   // The same of a worker's scratch memory.
   struct Scratch {
     DepthwiseRows::Memory memory;
-    DepthwiseTap* rows;  // the first pixel that each row of taps meets
+    // The first pixels of rows that rows of taps meet, and of those that are
+    // met next; what taps meet, and what is met next.
+    DepthwiseTap* rows;
     DepthwiseTap* taps;
     int32_t* distances;
   };
@@ -92,6 +94,8 @@ class IntegerDepthwise : public Engine {
            const float* offset) const;
 
   void RunRow(int64_t row, const Shared& shared, const Scratch& scratch) const;
+  void MeetRows(int64_t image, int64_t output_row, const Shared& shared,
+                const Scratch& scratch) const;
   void SumTaps(const Columns& columns, const Shared& shared,
                const Scratch& scratch) const;
   void SumWindows(const Columns& columns, const Shared& shared,

@@ -39,6 +39,14 @@ __attribute__((noinline)) void SumVectors(const DepthwiseParams& params,
     const ptrdiff_t at = channel * Sums::kElementBytes;
     const uint8_t* filters = params.filters + at;
     int32_t* totals = params.totals + first * params.channels + channel;
+    for (int64_t i = 0; i < params.next_count; ++i) {
+      const ptrdiff_t step = params.next[i].step;
+      const uint8_t* next = params.next[i].input + first * step + at;
+#pragma GCC unroll 16
+      for (int j = 0; j < kOutputs; ++j, next += step) {
+        __builtin_prefetch(next, 0, 2);
+      }
+    }
     for (int64_t tap = 0; tap < params.tap_count;) {
       const bool add = tap > 0;
       const int64_t left = params.tap_count - tap;
@@ -50,7 +58,7 @@ __attribute__((noinline)) void SumVectors(const DepthwiseParams& params,
         const auto f = Sums::Load(filters);
 #pragma GCC unroll 16
         for (int i = 0; i < kOutputs; ++i) {
-          sums[i].Add(Sums::Load(x), f);
+          sums[i].Add(x, f);
           x += step;
         }
       }

@@ -120,6 +120,8 @@ struct Windows {
                  : params.padding;
       row[i] = LoadRow(pixel + at);
     }
+    __builtin_prefetch(params.next.input + column * params.next.step + at, 0,
+                       2);
     const Register none = {};
     if constexpr (kParts == 4) {
       const Register low = LowBytes(row[0], row[1]);

@@ -129,7 +129,9 @@ struct DistanceSums {
     std::memcpy(&elements, from, sizeof(elements));
     return elements;
   }
-  void Add(const Elements& x, const Elements& f) {
+  void Add(const uint8_t* from, const Elements& f) {
+    Elements x = Load(from);
+    asm("" : "+v"(x));
     const Elements larger = x > f ? x : f;
     const Elements smaller = x < f ? x : f;
     const Sums distances = (Sums)((Distances)larger - (Distances)smaller);

@@ -86,9 +86,15 @@ struct DepthwiseTap {
 // output channels, of inputs, filters and totals alike.
 //
 //     filters[tap][channel]        totals[output][channel]
+//
+// What is `next` is asked for ahead: inputs that outputs of the next row meet
+// before any others do. Sums go through pixels some channels at a time, which
+// the processor does not foresee.
 struct DepthwiseParams {
   const DepthwiseTap* taps;
   int64_t tap_count;
+  const DepthwiseTap* next;
+  int64_t next_count;
   const uint8_t* filters;
   int64_t channels;  // kLanes at least
   int64_t outputs;
@@ -110,6 +116,7 @@ struct DepthwiseWindowParams {
   DepthwiseTap rows[kWindow];
   const uint8_t* padding;  // a pixel
   int64_t first, columns;
+  DepthwiseTap next;
   const uint8_t* filters;
   const uint32_t* starts;
   int64_t channels;
