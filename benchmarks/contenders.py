@@ -90,12 +90,27 @@ def stock(shape, what, traced=False):
     return tensorflow_work(operation, shape, what, traced)
 
 
-def tensorflow_work(operation, shape, what, traced=False):
+def stock_depthwise(shape, what, traced=False):
+    """TensorFlow's own way to convolve each channel with filters of its own."""
+
+    def operation(inputs, filters):
+        return tf.nn.depthwise_conv2d(
+            inputs, filters, [1, *[shape.strides] * 2, 1], "SAME"
+        )
+
+    multiplier = shape.filters // shape.channels
+    filter_shape = (*[shape.kernel] * 2, shape.channels, multiplier)
+    return tensorflow_work(operation, shape, what, traced, filter_shape)
+
+
+def tensorflow_work(operation, shape, what, traced=False, filter_shape=None):
     """One pass of an operation; `traced` runs it inside one tf.function.
 
-    Everything computed is returned, so that nothing is pruned.
+    Everything computed is returned, so that nothing is pruned. Filters are of
+    `filter_shape` where the operation takes them in another than ours.
     """
     inputs, filters, gradient = data(shape)
+    filters = tf.reshape(filters, filter_shape or shape.filter_shape)
 
     def step(inputs, filters, gradient):
         with tf.GradientTape() as tape:

@@ -3,6 +3,7 @@
     python benchmarks/conv2d.py
     python benchmarks/conv2d.py --shape 16,28,28,128,128   # one 3x3, no files
     python benchmarks/conv2d.py --parts integer            # uint8 and int16
+    python benchmarks/conv2d.py --parts depthwise          # a filter a channel
 
 prints tables and writes them, the figures as JSON and a picture to
 `results/speed/`. Contenders take turns in one process, LiteRT with ours alone.
@@ -19,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import contenders  # noqa: E402
+import depthwise  # noqa: E402
 import integers  # noqa: E402
 import measuring  # noqa: E402
 import report  # noqa: E402
@@ -30,7 +32,15 @@ import tensorflow as tf  # noqa: E402
 # Instruction sets by our names, and what limits oneDNN to the same.
 ISAS = {"baseline": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}
 
-PARTS = ("noise", "main", "configurations", "scaling", "memory", "integer")
+PARTS = (
+    "noise",
+    "main",
+    "configurations",
+    "scaling",
+    "memory",
+    "integer",
+    "depthwise",
+)
 
 
 def main():
@@ -41,8 +51,7 @@ def main():
     plan = Plan.quick() if args.quick else Plan(args.seconds)
     isa = os.environ.get("KERAS_ADDER_ISA")
     results = measuring.circumstances(threads, args.quick)
-    if results["load"][0] > report.BUSY:
-        print("Warning: the machine is busy.", file=sys.stderr)
+    report.warn_if_busy(results)
 
     if args.shape is not None:
         plan = plan.of(args.shape)
@@ -81,6 +90,12 @@ def main():
         results["integer"] = integers.measure(
             plan, results["machine"], isa, others=not args.isa
         )
+    if "depthwise" in args.parts:
+        results["depthwise"] = depthwise.measure(plan, isa, threads)
+        results["few_filters"] = [
+            configuration_row(configuration, plan)
+            for configuration in plan.few_filters
+        ]
     measuring.progress("peak")
     results["roofline"] = roofline.better(
         results["roofline"], roofline.measure(isa, threads, *plan.peak)
@@ -95,13 +110,13 @@ def main():
     text = report.markdown(results)
     if "integer" in results:
         text += "\n" + integers.markdown(results)
+    if "depthwise" in results:
+        text += "\n" + depthwise.markdown(results)
     print(text, end="")
     if args.shape is not None:
         return
-    args.output.mkdir(parents=True, exist_ok=True)
     name = f"conv2d-{args.isa}" if args.isa else "conv2d"
-    report.write_json(args.output / f"{name}.json", results)
-    (args.output / f"{name}.md").write_text(text, "utf-8")
+    report.write(args.output, name, results, text)
     if results.get("main"):
         report.picture(results, args.output / f"{name}.png")
 
@@ -137,7 +152,8 @@ def parse():
         "--parts",
         nargs="+",
         choices=PARTS,
-        help="of a --shape main and integer (default: all, of a --shape main)",
+        help="of a --shape main, integer and depthwise (default: all, of a "
+        "--shape main)",
     )
     parser.add_argument(
         "--quick", action="store_true", help="tiny shapes; figures mean nothing"
@@ -170,6 +186,8 @@ class Plan:
     )
     integer: dict = dataclasses.field(default_factory=lambda: integers.GROUPS)
     filters: tuple = shapes.FILTERS
+    depthwise: tuple = shapes.DEPTHWISE
+    few_filters: tuple = shapes.FEW_FILTERS
     peak: tuple = (2048, 2.0)  # size of the matrices, seconds
     trials: int = 15  # of each loop over registers
 
@@ -188,6 +206,8 @@ class Plan:
                 "1x1 and stride 2": shapes.QUICK_CONFIGURATIONS[:1],
             },
             filters=shapes.FILTERS[:1],
+            depthwise=shapes.QUICK_DEPTHWISE,
+            few_filters=shapes.FEW_FILTERS[-1:],
             peak=(256, 0.05),
             trials=1,
         )
@@ -199,6 +219,10 @@ class Plan:
             main=(shape,),
             integer={"3x3": [shapes.plain(shape)]},
             filters=(),
+            depthwise=(
+                shape.but(filters=shape.channels, groups=shape.channels),
+            ),
+            few_filters=(),
         )
 
 

@@ -30,6 +30,7 @@ from collections.abc import Callable
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
+import calling  # noqa: E402
 import conv2d  # noqa: E402
 import keras  # noqa: E402
 import measuring  # noqa: E402
@@ -112,18 +113,15 @@ def main():
         return
     conv2d.limit_isa(args.isa)
     results = measuring.circumstances(measuring.cores(), args.quick)
-    if results["load"][0] > report.BUSY:
-        print("Warning: the machine is busy.", file=sys.stderr)
+    report.warn_if_busy(results)
     results |= {"batch_size": args.batch_size, "networks": {}}
     for name in args.networks:
         results["networks"][name] = measure(NETWORKS[name], args)
     results["load"].append(measuring.load())
     text = markdown(results)
     print(text, end="")
-    args.output.mkdir(parents=True, exist_ok=True)
     name = f"inference-{args.isa}" if args.isa else "inference"
-    report.write_json(args.output / f"{name}.json", results)
-    (args.output / f"{name}.md").write_text(text, "utf-8")
+    report.write(args.output, name, results, text)
     picture(results, args.output / f"{name}.png")
 
 
@@ -186,7 +184,9 @@ def measure(network, args):
     calibration, images, labels = load(network, args)
     measuring.progress(f"{network.title}: networks")
     models = build(network, calibration)
-    contenders = {name: KerasContender(model) for name, model in models.items()}
+    contenders = {
+        name: calling.KerasContender(model) for name, model in models.items()
+    }
     if not args.isa:  # LiteRT cannot be held to an instruction set.
         contenders |= litert_contenders(models["cnn"], calibration)
     rows = {}
@@ -254,33 +254,6 @@ def build(network, calibration):
         "int8": optimize(adder, "int8", calibration),
         "bits4": optimize(adder, "int8", calibration, bits=4, percentile=99.9),
     }
-
-
-class KerasContender:
-    """A Keras model, and the ways of calling it."""
-
-    def __init__(self, model):
-        self.bytes = sum(
-            np.asarray(weight).nbytes for weight in model.get_weights()
-        )
-        self._model = model
-        self._function = tf.function(
-            functools.partial(model, training=False), autograph=False
-        )
-
-    def predict(self, images, batch_size):
-        return self._model.predict(images, batch_size, verbose=0)
-
-    def one(self, call, image):
-        """A function that computes one image, in a way of `CALLS`."""
-        if call == "on_batch":
-            return lambda: self._model.predict_on_batch(image)
-        image = tf.constant(image)
-        return lambda: self._function(image).numpy()
-
-    @staticmethod
-    def turn(run):
-        return measuring.turn(run)
 
 
 def litert_contenders(cnn, calibration):
@@ -371,13 +344,7 @@ def time_all(contenders, call, images, args):
             for name, c in contenders.items()
         }
         return measuring.alternate(turns, 0, args.rounds, args.rounds)
-    turns = {
-        name: functools.partial(c.turn, c.one(call, images[:1]))
-        for name, c in contenders.items()
-    }
-    for take in turns.values():
-        take()
-    return measuring.alternate(turns, args.seconds)
+    return calling.time_one(contenders, call, images[:1], args.seconds)
 
 
 def compare_sets(model, images, classes, args):

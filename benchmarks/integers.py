@@ -165,7 +165,7 @@ def _filter_rows(plan):
 
 def _summary(found, processor):
     """Means over a group's shapes: dicts, one a type and way of calling."""
-    goals = next((g for maker, g in GOALS.items() if maker in processor), {})
+    goals = measuring.of_maker(GOALS, processor) or {}
     lines = []
     for group, dtype, call in itertools.product(GROUPS, DTYPES, report.CALLS):
         rows = [

@@ -141,6 +141,11 @@ def machine(threads, isa):
     }
 
 
+def of_maker(goals, processor):
+    """Of a dict by makers of processors what is for this one, or `None`."""
+    return next((g for maker, g in goals.items() if maker in processor), None)
+
+
 def best_isa():
     """The kernels that the op picks when KERAS_ADDER_ISA names none."""
     from keras_adder import sysconfig

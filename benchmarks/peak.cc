@@ -1,7 +1,8 @@
-// How fast this processor can go at all, from registers: a library of loops
-// that roofline.py runs, some of them in turns with what they are compared
-// with.
+// How fast this processor can go at all, from registers and from memory: a
+// library of loops that roofline.py runs, some of them in turns with what they
+// are compared with.
 
+#include <cstdint>
 #include <thread>
 #include <vector>
 
@@ -199,6 +200,39 @@ const Loop* LoopAt(int index) {
   return index < static_cast<int>(loops.size()) ? &loops[index] : nullptr;
 }
 
+// Reads a buffer and writes another, a block of each in turn, as evenly as
+// their sizes allow. Stores are ordinary ones, as the ops' are, so that a line
+// that is not in a cache is read before it is written.
+void Stream(const Vector* in, std::int64_t reads, Vector* out,
+            std::int64_t writes, int repeats) {
+  const std::int64_t blocks = (reads + writes) / 64 + 1;
+  Vector v = {};
+  for (int i = 0; i < repeats; ++i) {
+    std::int64_t read = 0, written = 0;
+    for (std::int64_t block = 1; block <= blocks; ++block) {
+      const std::int64_t end = block * reads / blocks;
+#pragma GCC unroll 8
+      for (; read < end; ++read) {
+        v = in[read];
+        OPAQUE(v);
+      }
+      const std::int64_t written_end = block * writes / blocks;
+#pragma GCC unroll 8
+      for (; written < written_end; ++written) out[written] = v;
+    }
+    asm volatile("" ::: "memory");  // Each repeat writes anew.
+  }
+}
+
+// Calls a function of the thread's number in each of so many threads.
+template <typename Function>
+void InThreads(int threads, Function function) {
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; ++i) others.emplace_back(function, i);
+  function(0);
+  for (auto& thread : others) thread.join();
+}
+
 extern "C" {
 
 // Fills in what loop number `index` does; false if there is none.
@@ -215,12 +249,21 @@ bool peak_describe(int index, const char** name, const char** type,
 
 // Repeats a loop in each of so many threads.
 void peak_run(int index, int repeats, int threads) {
-  std::vector<std::thread> others;
-  for (int i = 1; i < threads; ++i) {
-    others.emplace_back(LoopAt(index)->run, repeats);
-  }
-  LoopAt(index)->run(repeats);
-  for (auto& thread : others) thread.join();
+  InThreads(threads, [=](int) { LoopAt(index)->run(repeats); });
+}
+
+// Reads and writes two buffers again and again, each thread its part of them.
+// They begin where vectors may, and what is left behind the last is not moved.
+void peak_stream(const void* in, std::int64_t read, void* out,
+                 std::int64_t written, int repeats, int threads) {
+  const auto begin = [=](std::int64_t bytes, int thread) {
+    return bytes / static_cast<std::int64_t>(sizeof(Vector)) * thread / threads;
+  };
+  InThreads(threads, [=](int i) {
+    const auto from = begin(read, i), to = begin(written, i);
+    Stream(static_cast<const Vector*>(in) + from, begin(read, i + 1) - from,
+           static_cast<Vector*>(out) + to, begin(written, i + 1) - to, repeats);
+  });
 }
 
 }  // extern "C"

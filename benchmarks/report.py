@@ -1,6 +1,7 @@
 """Results as Markdown, as JSON and as a picture."""
 
 import json
+import sys
 
 import measuring
 
@@ -36,6 +37,10 @@ def table(header, rows):
 
 def number(value, digits=2):
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def percent(value):
+    return "-" if value is None else f"{value:.0%}"
 
 
 def rows_of(results, what, call="eager"):
@@ -107,9 +112,9 @@ def main_table(results, what, call="eager"):
     return table(header + ["time over Conv2D's", "of the fma peak"], lines)
 
 
-def configurations_table(results):
+def configurations_table(rows, like="3x3"):
     lines = []
-    for row in results["configurations"]:
+    for row in rows:
         cells = [row["name"], row["shape"]]
         for what in ("forward", "step"):
             found = row["passes"].get(what)
@@ -123,9 +128,10 @@ def configurations_table(results):
                 else ["-"] * 3
             )
         lines.append(cells + [number(row["limit"], 1)])
-    header = ["configuration", "n,h,w,ci,co", "forward, G/s", "over 3x3"]
-    header += ["over Conv2D", "step, G/s", "over 3x3", "over Conv2D", "limit"]
-    return table(header, lines)
+    header = ["configuration", "n,h,w,ci,co"]
+    for what in ("forward", "step"):
+        header += [f"{what}, G/s", f"over {like}", "over Conv2D"]
+    return table([*header, "limit"], lines)
 
 
 def scaling_table(results):
@@ -218,7 +224,7 @@ def markdown(results):
             "Time per difference over that of the 3x3 of like size (see "
             "`benchmarks/shapes.py`), and time over the stock op's.\n"
         )
-        parts.append(configurations_table(results))
+        parts.append(configurations_table(results["configurations"]))
     if results.get("scaling"):
         parts.append("## Threads, and the cost of a small call\n")
         parts.append(scaling_table(results))
@@ -231,6 +237,17 @@ def markdown(results):
 def busy(results):
     """Whether others were at work before the measuring began."""
     return results["load"][0] > BUSY
+
+
+def warn_if_busy(results):
+    if busy(results):
+        print("Warning: the machine is busy.", file=sys.stderr)
+
+
+def write(folder, name, results, text):
+    """The figures as JSON, and the report beside them."""
+    write_json(folder / f"{name}.json", results)
+    (folder / f"{name}.md").write_text(text, "utf-8")
 
 
 def write_json(path, results):

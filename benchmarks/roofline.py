@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 
 import measuring
+import numpy as np
 import tensorflow as tf
 
 SOURCE = pathlib.Path(__file__).with_name("peak.cc")
@@ -23,6 +24,12 @@ FLAGS = {
 
 # Repeats of a loop: some milliseconds, so that starting threads weighs little.
 REPEATS = 1_000_000
+
+# What a stream moves at least, in bytes, for the same reason.
+STREAMED = 2**28
+
+# Where buffers of vectors of any size may begin.
+ALIGNMENT = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +95,44 @@ def loops(isa=None):
     return found
 
 
+class Stream:
+    """Reads a buffer and writes another: what moving so many bytes takes.
+
+    Both are as large as said, so that small ones stay in a cache.
+
+    Attributes:
+        buffers: Arrays of bytes, the one that is read and the other.
+    """
+
+    def __init__(self, library, read, written, threads):
+        self._repeats = -(-STREAMED // (read + written))
+        self.buffers = [_buffer(size) for size in (read, written)]
+        arguments = []
+        for buffer in self.buffers:
+            arguments.append(ctypes.c_void_p(buffer.ctypes.data))
+            arguments.append(ctypes.c_int64(buffer.size))
+        self._run = functools.partial(
+            library.peak_stream, *arguments, self._repeats, threads
+        )
+
+    def turn(self):
+        """Seconds of moving all once, in the mean of a turn."""
+        return measuring.turn(self._run) / self._repeats
+
+
+def stream(read, written, isa, threads):
+    """A `Stream` of so many bytes, or `None` without a compiler."""
+    library = _compile(isa or measuring.best_isa())
+    return library and Stream(library, read, written, threads)
+
+
+def _buffer(size):
+    # Written to: all pages that nobody has written are a single one.
+    bytes_ = np.ones(size + ALIGNMENT, np.uint8)
+    return bytes_[-bytes_.ctypes.data % ALIGNMENT :][:size]
+
+
+@functools.cache
 def _compile(isa):
     compiler = os.environ.get("CXX") or shutil.which("g++") or ""
     if not compiler:

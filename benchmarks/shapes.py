@@ -199,6 +199,67 @@ INTEGER_OTHERS = tuple(
 # Small images, next to which their filters are large.
 FILTERS = (Shape(1, 8, 8, 64, 64), Shape(1, 7, 7, 512, 512))
 
+
+def depthwise(batch, size, channels, strides=1, kernel=3):
+    """A convolution of square images with one filter a channel."""
+    return Shape(
+        *(batch, size, size, channels, channels, kernel, strides),
+        groups=channels,
+    )
+
+
+def _depthwise():
+    """Those of MobileNetV2 at 224x224, and some of them with filters of 5x5."""
+    for batch in (16, 1):
+        for size, channels, strides in (
+            (112, 32, 1),
+            (112, 96, 2),
+            (56, 144, 1),
+            (56, 144, 2),
+            (28, 192, 1),
+            (28, 192, 2),
+            (14, 384, 1),
+            (14, 576, 1),
+            (14, 576, 2),
+            (7, 960, 1),
+        ):
+            yield depthwise(batch, size, channels, strides)
+        for size, channels, strides in (
+            (112, 32, 1),
+            (56, 144, 2),
+            (28, 192, 1),
+            (14, 576, 2),
+            (7, 960, 1),
+        ):
+            yield depthwise(batch, size, channels, strides, kernel=5)
+
+
+DEPTHWISE = tuple(_depthwise())
+
+QUICK_DEPTHWISE = (
+    depthwise(2, 8, 16),
+    depthwise(1, 8, 16, strides=2, kernel=5),
+)
+
+
+def _few_filters():
+    """Between depthwise and plain: groups have few filters, or few channels.
+
+    Of like size is the depthwise one of as many output pixels and channels.
+    """
+    like = depthwise(16, 28, 64)
+    for groups in (32, 16, 8):
+        yield Configuration(
+            f"{groups} groups of {64 // groups}",
+            like.but(groups=groups),
+            like,
+            3.0,
+        )
+    yield Configuration("multiplier 2", like.but(filters=128), like, 3.0)
+
+
+FEW_FILTERS = tuple(_few_filters())
+
 QUICK_CONFIGURATIONS = (
     Configuration("1x1", QUICK[0].but(kernel=1), QUICK[0], 2.5),
     Configuration("4 filters", QUICK[0].but(filters=4), QUICK[0], None),

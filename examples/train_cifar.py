@@ -13,6 +13,10 @@ filters the adaptive learning rate with eta 0.2. Training images are padded by
 average of weights, and no choosing of an epoch: the accuracy that counts is
 that of the last one.
 
+MobileNetV2, which the paper does not have, keeps its strides for ImageNet:
+images of 32x32 end in a single position. They are normalized as for the other
+models, not by `mobilenet_v2.preprocess_input`.
+
 A run that was killed resumes when the same command is given again, and ends in
 the weights that it would have had: on the same machine, with the same versions
 and number of threads, a seed determines them to the bit. At the end the model
@@ -21,6 +25,7 @@ keras_adder.
 """
 
 import argparse
+import functools
 import os
 
 # Before TensorFlow is imported: warnings and errors alone.
@@ -37,6 +42,10 @@ MODELS = {
     "resnet20": ("ResNet-20", applications.ResNet20),
     "resnet32": ("ResNet-32", applications.ResNet32),
     "vgg_small": ("VGG-small", applications.VGGSmall),
+    "mobilenetv2": (
+        "MobileNetV2",
+        functools.partial(applications.MobileNetV2, input_shape=(32, 32, 3)),
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Trains a ResNet on ImageNet or on a folder of images.
+"""Trains a ResNet or MobileNetV2 on ImageNet or on a folder of images.
 
     python examples/train_imagenet.py                          # ResNet-18
     python examples/train_imagenet.py --network cnn --model resnet50
@@ -14,7 +14,9 @@ over 150 epochs (one value an epoch), and for adder filters the adaptive
 learning rate with eta 0.2. Training images are cropped at random (8 % to 100 %
 of the area, aspect ratio 3/4 to 4/3), resized to 224x224 and flipped at
 random; of the others the centre is taken. Images are read while they are
-trained on, from files that are drawn anew for each epoch.
+trained on, from files that are drawn anew for each epoch. MobileNetV2, which
+the paper does not have, is trained alike, on images that are normalized as for
+the others, not by `mobilenet_v2.preprocess_input`.
 
 A run that was killed resumes when the same command is given again, and sees
 the images that it would have seen. At the end the model is saved, exported,
@@ -43,6 +45,7 @@ MODELS = {
     "resnet34": ("ResNet-34", applications.ResNet34),
     "resnet50": ("ResNet-50", applications.ResNet50),
     "resnet101": ("ResNet-101", applications.ResNet101),
+    "mobilenetv2": ("MobileNetV2", applications.MobileNetV2),
 }
 
 

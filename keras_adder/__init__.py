@@ -20,8 +20,11 @@ from keras_adder import optimizers  # noqa: E402
 from keras_adder import sysconfig  # noqa: E402
 from keras_adder.filters import is_adder_filter  # noqa: E402
 from keras_adder.filters import mark_adder_filter  # noqa: E402
+from keras_adder.layers import AdderConv1D  # noqa: E402
 from keras_adder.layers import AdderConv2D  # noqa: E402
 from keras_adder.layers import AdderDense  # noqa: E402
+from keras_adder.layers import AdderDepthwiseConv2D  # noqa: E402
+from keras_adder.layers import AdderSeparableConv2D  # noqa: E402
 from keras_adder.operations import summary  # noqa: E402
 from keras_adder.optimizers import ALR  # noqa: E402
 from keras_adder.optimizers import ILR  # noqa: E402
@@ -32,8 +35,11 @@ __version__ = "0.1.0"
 __all__ = [
     "ALR",
     "ILR",
+    "AdderConv1D",
     "AdderConv2D",
     "AdderDense",
+    "AdderDepthwiseConv2D",
+    "AdderSeparableConv2D",
     "WithALR",
     "__version__",
     "applications",

@@ -16,11 +16,10 @@ _MARK = "_keras_adder_is_adder_filter"
 def mark_adder_filter(variable: Variable) -> Variable:
     """Marks a variable as an adder filter.
 
-    `keras_adder.AdderConv2D` and `keras_adder.AdderDense` mark their filters
-    themselves. A layer of your own opts in by marking its variable in
-    `build()`: Keras runs `build()` again whenever it loads or clones the
-    layer, so the mark needs no saving. Optimizers read the mark once, when
-    they are built; mark before that.
+    The adder layers of this package mark their filters themselves. A layer of
+    your own opts in by marking its variable in `build()`: Keras runs `build()`
+    again whenever it loads or clones the layer, so the mark needs no saving.
+    Optimizers read the mark once, when they are built; mark before that.
 
     Args:
         variable: A `keras.Variable` (or `tf.Variable`), created inside or

@@ -14,8 +14,13 @@ import rich.table
 from keras_adder._calls import trace
 from keras_adder._printing import print_text
 from keras_adder._printing import render
+from keras_adder.layers import AdderConv1D
 from keras_adder.layers import AdderConv2D
 from keras_adder.layers import AdderDense
+from keras_adder.layers import AdderDepthwiseConv2D
+from keras_adder.layers import AdderSeparableConv2D
+from keras_adder.layers import FusedAdderConv2D
+from keras_adder.layers import FusedAdderDense
 
 # Of a VIA Nano 2000, as the paper quotes them: cycles an operation.
 CYCLES_PER_MULTIPLICATION = 4
@@ -27,7 +32,7 @@ PICOJOULES_PER_ADDITION = 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Operations:
-    """Numbers of floating-point operations, and what they cost.
+    """Numbers of operations, and what they cost as floating-point ones.
 
     Attributes:
         multiplications: int.
@@ -166,8 +171,8 @@ def summary(
 ) -> Summary:
     """Prints, and returns, what a model costs: its operations, layer by layer.
 
-    Counted are the floating-point multiplications and additions for one image
-    at inference, by these rules:
+    Counted are the multiplications and additions for one image at inference, of
+    floating-point numbers or, in fused layers, of integers, by these rules:
 
     - A sum of n terms takes n additions, since it starts from a bias or from
       zero. A subtraction and a comparison count as an addition; the maximum of
@@ -178,6 +183,12 @@ def summary(
       kernel at each position of the output (of a transposed one: of the
       input), also where the kernel lies in the padding.
     - Adder layers take two additions there and no multiplication.
+    - Fused adder layers take, besides these, what follows the distances, for
+      each element of the output: a multiplication by the multiplier, an
+      addition of the offset and one of the residual, and one for each bound.
+      To make an integer of a float, of the input or the output, takes a
+      multiplication, and so does a float of a residual of integers; zero
+      points, rounding and saturation are free.
     - A batch normalization takes one of each an element: a scale and a shift.
     - `Add` and its like take one an element for each input after the first.
     - Poolings, activations, `Rescaling` and `Normalization` follow from these
@@ -189,9 +200,10 @@ def summary(
     totals leave them out.
 
     There are two totals. The paper's is that of the convolutions and dense
-    layers alone, to compare with its tables; the other one is of all layers,
-    and shows the multiplications that are left in an AdderNet, in its batch
-    normalizations and its ordinary first and last layer.
+    layers alone, to compare with its tables (fused ones with all that is in
+    them); the other one is of all layers, and shows the multiplications that
+    are left in an AdderNet, in its batch normalizations and its ordinary first
+    and last layer.
 
     From the totals follow
 
@@ -199,7 +211,8 @@ def summary(
       addition, as on a VIA Nano 2000; and
     - the energy of the arithmetic (not of the memory, which may well take
       more): 3.7 pJ for a multiplication and 0.9 pJ for an addition, those of
-      32-bit floating-point numbers in 45 nm.
+      32-bit floating-point numbers in 45 nm. Small integers take less, so that
+      of fused layers it is an upper bound.
 
     Reference:
 
@@ -310,6 +323,26 @@ def _products(multiplications, additions):
         return rule
 
     return rule_for
+
+
+def _fused(call):
+    """Distances, and what follows them in the same layer."""
+    layer, outputs = call.layer, call.outputs[0]
+    inputs, *residual = call.inputs
+    bounds = [b for b in (layer.lower, layer.upper) if b is not None]
+    taps = math.prod(layer.kernel.shape[:-1])
+    each = Operations(
+        1 + sum(map(_is_integer, (*residual, outputs))),
+        2 * taps + 1 + len(residual) + len(bounds),
+    )
+    result = each * _size(outputs)
+    if _is_integer(layer.kernel) and not _is_integer(inputs):
+        result += Operations(multiplications=_size(inputs))
+    return result
+
+
+def _is_integer(tensor):
+    return keras.backend.is_int_dtype(tensor.dtype)
 
 
 def _transposed(call):
@@ -431,8 +464,13 @@ _ACTIVATIONS = {
 }
 
 _WEIGHTED_RULES = {
+    AdderConv1D: _distances(_filters),
     AdderConv2D: _distances(_filters),
     AdderDense: _distances(_units),
+    AdderDepthwiseConv2D: _distances(_depthwise),
+    AdderSeparableConv2D: _distances(_separable),
+    FusedAdderConv2D: _fused,
+    FusedAdderDense: _fused,
     keras.layers.Conv1D: _multiply_adds(_filters),
     keras.layers.Conv2D: _multiply_adds(_filters),
     keras.layers.Conv3D: _multiply_adds(_filters),

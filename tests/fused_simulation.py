@@ -6,6 +6,37 @@ It knows nothing of integers, of folding or of the compiled operation.
 import numpy as np
 import oracle
 
+from keras_adder import AdderConv1D
+from keras_adder import AdderConv2D
+from keras_adder import AdderDepthwiseConv2D
+from keras_adder import AdderSeparableConv2D
+
+
+def passes(layer):
+    """Name, filters and geometry of each convolution that a layer is made of.
+
+    Of images: a sequence is one of a single row.
+    """
+    name = layer.name
+    geometry = {"strides": layer.strides, "padding": layer.padding.upper()}
+    if type(layer) is AdderConv2D:
+        return [(name, np.asarray(layer.kernel), geometry)]
+    if type(layer) is AdderConv1D:
+        before = (0, 0), (layer.kernel_size[0] - 1, 0)
+        causal = layer.padding == "causal"
+        padding = before if causal else layer.padding.upper()
+        geometry = {"strides": (1, *layer.strides), "padding": padding}
+        return [(name, np.asarray(layer.kernel)[None], geometry)]
+    one_channel = (*layer.kernel_size, 1, -1)
+    if type(layer) is AdderDepthwiseConv2D:
+        return [(name, np.reshape(layer.kernel, one_channel), geometry)]
+    assert type(layer) is AdderSeparableConv2D
+    filters = np.reshape(layer.depthwise_kernel, one_channel)
+    return [
+        (f"{name}_depthwise", filters, geometry),
+        (name, np.asarray(layer.pointwise_kernel), {}),
+    ]
+
 
 def bounds(layer):
     dtype = np.iinfo(layer.filter_dtype)

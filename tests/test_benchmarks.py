@@ -14,6 +14,9 @@ sys.path += [str(ROOT / "benchmarks"), str(ROOT / "tests" / "cuda")]
 import bits  # noqa: E402
 import cases  # noqa: E402
 import contenders  # noqa: E402
+import depthwise  # noqa: E402
+import measuring  # noqa: E402
+import mobilenet  # noqa: E402
 import roofline  # noqa: E402
 import shapes  # noqa: E402
 
@@ -95,6 +98,134 @@ def test_integers(measured):
     for row in found["filters"]:
         times = [row["times"][name]["seconds"] for name in ("changing", "same")]
         assert row["ratio"] == times[0] / times[1]
+
+
+@pytest.mark.slow
+def test_depthwise(measured):
+    printed, folder = measured
+    text = printed["conv2d.py"]
+    results = json.loads((folder / "conv2d.json").read_text("utf-8"))
+    found = results["depthwise"]
+    # Two shapes, each of a batch size of its own; eager and traced; each pass.
+    assert len(found["rows"]) == len(found["summary"]) == 2 * 2 * 3
+    for row in found["rows"]:
+        seconds = {n: t["seconds"] for n, t in row["times"].items()}
+        assert row["ratio"] == seconds["ours"] / seconds["stock"]
+        if row["bandwidth"]:
+            assert row["share"] == pytest.approx(
+                row["moved"] / row["bandwidth"]
+            )
+        assert f"| {row['shape']} | {row['kernel']} |" in text
+    for line in found["summary"]:
+        assert line["goal"] == depthwise.GOALS[line["pass"]]
+    (row,) = results["few_filters"]
+    assert row["name"] == "multiplier 2" and row["limit"] == 3
+    assert f"| {row['name']} | {row['shape']} |" in text
+
+
+def test_goals_of_depthwise_are_counted_by_pass_and_batch_size():
+    def row(what, batch, ratio, share=None):
+        return {
+            "pass": what,
+            "batch": batch,
+            "call": "eager",
+            "ratio": ratio,
+            "share": share,
+        }
+
+    eager = [
+        row("forward", 16, 0.5, 0.5),
+        row("forward", 16, 2.0, 0.125),
+        row("forward", 1, 1.0),
+        *(row(what, n, 0.8) for what in ("step", "integer") for n in (16, 1)),
+    ]
+    traced = [row | {"call": "function"} for row in eager]
+    lines = depthwise.summary(eager + traced)
+    assert [
+        (line["mean"], line["worst"], line["share"], line["reached"])
+        for line in lines
+        if line["call"] == "eager"
+    ] == [
+        (pytest.approx(1.0), 2.0, pytest.approx(0.25), 1),
+        (1.0, 1.0, None, 1),
+        *[(pytest.approx(0.8), 0.8, None, 1)] * 2,
+        *[(pytest.approx(0.8), 0.8, None, 0)] * 2,
+    ]
+
+
+def test_bytes_of_depthwise_are_those_of_each_tensor_once():
+    shape = shapes.depthwise(2, 8, 16, strides=2, kernel=5)
+    inputs, filters, outputs = 2 * 8 * 8 * 16, 5 * 5 * 16, 2 * 4 * 4 * 16
+    assert depthwise.traffic(shape) == {
+        "forward": (4 * (inputs + filters), 4 * outputs),
+        "backward": (
+            4 * (inputs + filters + outputs),
+            4 * (inputs + filters),
+        ),
+        "integer": (inputs + filters, outputs),
+    }
+
+
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_the_stock_depthwise_convolution_takes_our_filters(multiplier):
+    shape = shapes.Shape(2, 8, 8, 6, 6 * multiplier, groups=6)
+    outputs, gradient, _ = contenders.stock_depthwise(shape, "step").run()
+    assert outputs.shape == shape.output_shape
+    assert gradient.shape == shape.input_shape
+    inputs, filters, _ = contenders.data(shape)
+    channels = slice(4 * multiplier, 5 * multiplier)
+    taps = inputs[0, 3:6, 3:6, 4, None] * filters[:, :, 0, channels]
+    assert outputs[0, 4, 4, channels].numpy() == pytest.approx(
+        taps.numpy().sum((0, 1)), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_streams_write_the_whole_of_what_they_write(threads):
+    stream = roofline.stream(64 * 30, 64 * 10, None, threads)
+    if stream is None:
+        pytest.skip("there is no compiler")
+    read, written = stream.buffers
+    read[:] = 7
+    assert stream.turn() > 0
+    assert (written == 7).all()
+
+
+@pytest.mark.slow
+def test_mobilenet(tmp_path):
+    done = run("mobilenet.py", "--quick", f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "mobilenet.md").read_text("utf-8") == done.stdout
+    results = json.loads((tmp_path / "mobilenet.json").read_text("utf-8"))
+    rows = results["rows"]
+    assert [(row["call"], row["batch_size"]) for row in rows] == [
+        *((call, n) for n in (4, 1) for call in ("on_batch", "function")),
+        ("training", 4),
+    ]
+    for row in rows:
+        names = {"cnn", "adder"}
+        if row["call"] != "training":
+            names |= {"fused", "int8"}
+        assert set(row["milliseconds"]) == names
+        assert all(time > 0 for time in row["milliseconds"].values())
+    assert "| fused, int8 | " in done.stdout
+
+
+def test_goals_of_mobilenet_are_for_the_makers_processor():
+    times = {"cnn": 0.02, "adder": 0.03, "int8": 0.005}
+    row = mobilenet.row(
+        "function", 16, {n: measuring.timing([t]) for n, t in times.items()}
+    )
+    assert row["ratios"] == pytest.approx(
+        {"cnn": 1.0, "adder": 1.5, "int8": 0.25}
+    )
+    assert row["milliseconds"]["adder"] == pytest.approx(30)
+    for processor, goal in (
+        ("AMD EPYC", 1.1),
+        ("Intel(R) Xeon(R)", 1.5),
+        ("aarch64", None),
+    ):
+        assert mobilenet.goals(processor) == {"adder": goal, "int8": 0.5}
 
 
 @pytest.mark.slow

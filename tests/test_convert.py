@@ -13,8 +13,11 @@ from applications.counting import images
 from keras import layers
 
 from keras_adder import ALR
+from keras_adder import AdderConv1D
 from keras_adder import AdderConv2D
 from keras_adder import AdderDense
+from keras_adder import AdderDepthwiseConv2D
+from keras_adder import AdderSeparableConv2D
 from keras_adder import WithALR
 from keras_adder import applications
 from keras_adder import is_adder_filter
@@ -59,7 +62,10 @@ def types(model):
 
 
 def converted(model):
-    adder_layers = (AdderConv2D, AdderDense)
+    adder_layers = (
+        *(AdderConv1D, AdderConv2D, AdderDense),
+        *(AdderDepthwiseConv2D, AdderSeparableConv2D),
+    )
     return {i.name for i in model.layers if isinstance(i, adder_layers)}
 
 
@@ -252,6 +258,78 @@ def test_keras_applications():
     expected = {f"conv_pw_{i}" for i in range(1, 14)}
     assert converted(clone) == expected
     assert clone(images(1, 32, 32, 3)).shape == (1, 1000)
+    clone = to_adder(cnn, also=(layers.DepthwiseConv2D,))
+    assert converted(clone) == expected | {f"conv_dw_{i}" for i in range(1, 14)}
+    assert len(clone.layers) == len(cnn.layers)
+
+
+ON_REQUEST = (layers.DepthwiseConv2D, layers.SeparableConv2D, layers.Conv1D)
+
+
+def cnn_of_all_kinds():
+    penalty = {"depthwise_regularizer": "l2", "depthwise_initializer": "ones"}
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            *block(layers.Conv2D(4, 3, name="first")),
+            *block(
+                layers.DepthwiseConv2D(
+                    3, 2, "same", 2, bias_initializer="ones", name="depthwise"
+                )
+            ),
+            layers.SeparableConv2D(
+                4, 2, activation="relu", name="separable", **penalty
+            ),
+            layers.Reshape((4, 4)),
+            layers.Conv1D(6, 3, padding="causal", groups=2, name="sequence"),
+            layers.MaxPooling1D(),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(2, name="last"),
+        ]
+    )
+
+
+def test_other_convolutions_on_request():
+    cnn, printed = cnn_of_all_kinds(), []
+    clone = to_adder(cnn, also=ON_REQUEST, print_fn=printed.append)
+    assert converted(clone) == {"depthwise", "separable", "sequence"}
+    depthwise = AdderDepthwiseConv2D(
+        3, 2, "same", 2, bias_initializer="ones", name="depthwise"
+    )
+    sequence = AdderConv1D(6, 3, padding="causal", groups=2, name="sequence")
+    for layer in (depthwise, sequence):
+        assert clone.get_layer(layer.name).get_config() == layer.get_config()
+    separable = AdderSeparableConv2D(4, 2, use_bias=False, name="separable")
+    config = clone.get_layer("separable").get_config()
+    assert config == separable.get_config()
+    assert "its depthwise_regularizer is left out" in printed[0]
+    inserted = {"separable_bn", "separable_activation"}
+    assert types(clone).keys() - types(cnn).keys() == inserted
+
+    clone.compile(ALR(0.1), "mse")
+    filters = [v for v in clone.trainable_variables if is_adder_filter(v)]
+    before = [variable.numpy() for variable in filters]
+    clone.train_on_batch(images(4, 8, 8, 3), np.eye(4, 2))
+    assert len(filters) == 4
+    for old, new in zip(before, filters, strict=True):
+        assert np.all(np.isfinite(new)) and not np.array_equal(old, new)
+
+
+@pytest.mark.parametrize("kind", ON_REQUEST)
+def test_only_what_is_requested(kind):
+    cnn = cnn_of_all_kinds()
+    (name,) = (layer.name for layer in cnn.layers if type(layer) is kind)
+    assert converted(to_adder(cnn, also=[kind])) == {name}
+    # By a predicate, too, which is not asked for the others.
+    asked = []
+
+    def named(layer):
+        asked.append(layer.name)
+        return layer.name == name
+
+    assert converted(to_adder(cnn, named, also=[kind])) == {name}
+    assert asked == ["first", name, "last"]
 
 
 def test_the_clone_trains_and_is_saved(tmp_path):
@@ -443,6 +521,7 @@ def test_the_table_says_what_and_why(capsys):
     inputs = keras.Input((10, 10, 4))
     x = layers.Conv2D(4, 3, name="first")(inputs)
     x = layers.DepthwiseConv2D(3, name="depthwise")(x)
+    x = layers.Conv2DTranspose(4, 1, name="transposed")(x)
     x = layers.Conv2D(4, 1, activation="relu", name="bare")(x)
     x = layers.BatchNormalization()(layers.Conv2D(4, 1, name="middle")(x))
     x = layers.BatchNormalization()(AdderConv2D(4, 1, name="adder")(x))
@@ -453,8 +532,10 @@ def test_the_table_says_what_and_why(capsys):
     assert rows == {
         "layer": "type becomes why",
         "first": "Conv2D the same the first layer",
-        "depthwise": "DepthwiseConv2D the same there is no adder form of "
+        "depthwise": "DepthwiseConv2D the same `also` does not name "
         "DepthwiseConv2D",
+        "transposed": "Conv2DTranspose the same there is no adder form of "
+        "Conv2DTranspose",
         "bare": "Conv2D AdderConv2D + BatchNormalization "
         "no batch normalization was behind it",
         "middle": "Conv2D AdderConv2D",
@@ -552,14 +633,15 @@ def constant_layers(model, x):
 
 
 @pytest.mark.parametrize(
-    "name",
+    "name, also",
     [
-        # A minute on two slow cores.
-        pytest.param(n, marks=pytest.mark.slow)
-        for n in APPLICATIONS
+        *((name, ()) for name in APPLICATIONS),
+        ("MobileNetV2", ON_REQUEST),
+        ("Xception", ON_REQUEST),
     ],
 )
-def test_nothing_is_dead_in_keras_applications(name):
+@pytest.mark.slow  # Some minutes on two slow cores.
+def test_nothing_is_dead_in_keras_applications(name, also):
     size = APPLICATIONS[name]
     cnn = getattr(keras.applications, name)(
         weights=None, input_shape=(size, size, 3), classes=5
@@ -567,7 +649,7 @@ def test_nothing_is_dead_in_keras_applications(name):
     labels = np.arange(16) % 5
     x = 30 * np.random.default_rng(0).normal(size=(16, size, size, 3)) + 120
     x = (x + 30 * labels[:, None, None, None]).astype("float32")
-    model = to_adder(cnn, print_fn=lambda table: None)
+    model = to_adder(cnn, print_fn=lambda table: None, also=also)
     assert len(converted(model)) >= 5
     recalibrate_batch_normalization(model, x, batch_size=16)
     assert constant_layers(model, x) == []
@@ -629,6 +711,9 @@ def test_refusals():
         to_adder(small_cnn(), predicate="conv1")
     with pytest.raises(ValueError, match=r"between.*\['first', 'middle'"):
         to_adder(small_cnn(), predicate=lambda layer: False)
+    for also in ("depthwise", layers.DepthwiseConv2D, [layers.Conv3D], [[]]):
+        with pytest.raises(ValueError, match="`also`.*DepthwiseConv2D.*also="):
+            to_adder(small_cnn(), also=also)
 
 
 # Weights of PyTorch.

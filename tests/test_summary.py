@@ -9,12 +9,17 @@ from applications.counting import multiplications
 from keras import layers
 
 import keras_adder
+from keras_adder import AdderConv1D
 from keras_adder import AdderConv2D
 from keras_adder import AdderDense
+from keras_adder import AdderDepthwiseConv2D
+from keras_adder import AdderSeparableConv2D
 from keras_adder.applications import LeNet5
 from keras_adder.applications import ResNet20
 from keras_adder.applications import ResNet50
 from keras_adder.applications import VGGSmall
+from keras_adder.layers import FusedAdderConv2D
+from keras_adder.layers import FusedAdderDense
 from keras_adder.operations import Operations
 
 
@@ -118,6 +123,12 @@ def test_cycles_and_energy():
             (0, 2 * 4 * 3 * 9 * 2 * 6),
         ),
         (layers.Conv1D(6, 3), [(7, 4)], (5 * 3 * 4 * 6,) * 2),
+        (AdderConv1D(6, 3), [(7, 4)], (0, 2 * 5 * 3 * 4 * 6)),
+        (
+            AdderConv1D(6, 3, groups=2, padding="causal"),
+            [(7, 4)],
+            (0, 2 * 7 * 3 * 2 * 6),
+        ),
         (layers.Conv3D(6, 2), [(3, 3, 3, 4)], (8 * 8 * 4 * 6,) * 2),
         (layers.Dense(6), [(4,)], (24, 24)),
         (layers.Dense(6), [(5, 3, 4)], (15 * 24,) * 2),
@@ -128,11 +139,21 @@ def test_cycles_and_energy():
             [(7, 6, 4)],
             (5 * 4 * 9 * 4 * 2,) * 2,
         ),
+        (
+            AdderDepthwiseConv2D(3, depth_multiplier=2),
+            [(7, 6, 4)],
+            (0, 2 * 5 * 4 * 9 * 4 * 2),
+        ),
         (layers.DepthwiseConv1D(3), [(7, 4)], (5 * 3 * 4,) * 2),
         (
             layers.SeparableConv2D(6, 3, depth_multiplier=2),
             [(7, 6, 4)],
             (5 * 4 * (9 * 8 + 8 * 6),) * 2,
+        ),
+        (
+            AdderSeparableConv2D(6, 3, depth_multiplier=2),
+            [(7, 6, 4)],
+            (0, 2 * 5 * 4 * (9 * 8 + 8 * 6)),
         ),
         (layers.SeparableConv1D(6, 3), [(7, 4)], (5 * (12 + 24),) * 2),
         # At each position of the input.
@@ -187,6 +208,48 @@ def test_cycles_and_energy():
 )
 def test_rules(layer, shapes, expected):
     assert row_of(layer, *shapes).operations == Operations(*expected)
+
+
+CONV, DENSE = 5 * 4 * 6, 3 * 6  # Outputs of the layers below.
+QUANTIZED = {"output_dtype": "uint8", "output_scale": 2.0}
+
+
+@pytest.mark.parametrize(
+    "build, arguments, dtypes, expected",
+    [
+        # A multiplier and an offset.
+        ("conv", {}, ["uint8"], (CONV, CONV * (2 * 36 + 1))),
+        ("conv", {"groups": 2}, ["uint8"], (CONV, CONV * (2 * 18 + 1))),
+        ("dense", {}, ["uint8"], (DENSE, DENSE * (2 * 4 + 1))),
+        # Bounds, a residual, and integers to make of the outputs.
+        ("conv", {"lower": 0.0}, ["uint8"], (CONV, CONV * (72 + 2))),
+        (
+            "conv",
+            {"lower": 0.0, "upper": 6.0},
+            ["uint8", "float32"],
+            (CONV, CONV * (72 + 4)),
+        ),
+        ("conv", QUANTIZED, ["uint8"], (2 * CONV, CONV * 73)),
+        ("dense", QUANTIZED, ["uint8", "uint8"], (3 * DENSE, DENSE * 10)),
+        # And of the inputs.
+        ("conv", {}, ["float32"], (CONV + 7 * 6 * 4, CONV * 73)),
+        ("conv", {"filter_dtype": "float32"}, ["float32"], (CONV, CONV * 73)),
+    ],
+)
+def test_fused_layers_take_what_follows_the_distances(
+    build, arguments, dtypes, expected
+):
+    if build == "conv":
+        layer, shapes = FusedAdderConv2D(6, 3, **arguments), [(7, 6, 4)]
+    else:
+        layer, shapes = FusedAdderDense(6, **arguments), [(3, 4)]
+    shapes.append(layer.compute_output_shape((None, *shapes[0]))[1:])
+    inputs = [
+        keras.Input(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes)
+    ]
+    (row,) = summarize(keras.Model(inputs, layer(*inputs))).rows
+    assert row.operations == Operations(*expected)
+    assert row.is_weighted
 
 
 class MyConv2D(layers.Conv2D):

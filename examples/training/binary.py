@@ -13,6 +13,8 @@ The sign has no useful derivative; its straight-through estimator is that of
 import keras
 from keras import ops
 
+from training import runs
+
 
 @keras.saving.register_keras_serializable(package="training")
 class BinaryConv2D(keras.layers.Conv2D):
@@ -73,7 +75,16 @@ def binarise(model):
 
     Returns:
         A new `keras.Model`, freshly initialized.
+
+    Raises:
+        RunError: If the model has depthwise convolutions.
     """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.DepthwiseConv2D):
+            raise runs.RunError(
+                f"There is no BNN of {model.name}: depthwise convolutions have "
+                "no binary form here. Choose another model or network."
+            )
     weighted = [layer for layer in model.layers if type(layer) in BINARY]
     activations = [layer for layer in model.layers if _is_relu(layer)]
     binary = {layer.name for layer in weighted[1:-1]}

@@ -296,9 +296,8 @@ def make_optimizer(args, nesterov=True):
 
 def set_filter_gradient(model, filter_gradient):
     """Chooses the gradient of all adder filters of a model."""
-    adder_layers = (keras_adder.AdderConv2D, keras_adder.AdderDense)
     for layer in model.layers:
-        if isinstance(layer, adder_layers):
+        if hasattr(layer, "filter_gradient"):
             layer.filter_gradient = filter_gradient
 
 

@@ -1,11 +1,13 @@
 """Models with the signature of Keras Applications."""
 
 from keras_adder.applications import lenet
+from keras_adder.applications import mobilenet_v2
 from keras_adder.applications import resnet
 from keras_adder.applications import resnet_cifar
 from keras_adder.applications import vgg_small
 from keras_adder.applications.lenet import LeNet5
 from keras_adder.applications.lenet import LeNetPlusPlus
+from keras_adder.applications.mobilenet_v2 import MobileNetV2
 from keras_adder.applications.resnet import ResNet18
 from keras_adder.applications.resnet import ResNet34
 from keras_adder.applications.resnet import ResNet50
@@ -17,6 +19,7 @@ from keras_adder.applications.vgg_small import VGGSmall
 __all__ = [
     "LeNet5",
     "LeNetPlusPlus",
+    "MobileNetV2",
     "ResNet18",
     "ResNet20",
     "ResNet32",
@@ -25,6 +28,7 @@ __all__ = [
     "ResNet101",
     "VGGSmall",
     "lenet",
+    "mobilenet_v2",
     "resnet",
     "resnet_cifar",
     "vgg_small",

@@ -38,7 +38,7 @@ def conv_block(
         use_bias=use_bias,
         name=f"{name}_conv",
     )(x)
-    return _normalize(x, _channel_axis(), activation, name)
+    return _normalize(x, channel_axis(), activation, name)
 
 
 def dense_block(x, units, adder, activation="relu", name=None):
@@ -92,7 +92,7 @@ def plain_stack(x, filters, kernel_size, adder, first_adder, name):
     return keras.layers.MaxPooling2D(2, name=f"{name}_pool")(x)
 
 
-def residual_top(x, classes, use_bias):
+def residual_top(x, classes, activation, use_bias):
     """The classifier of the authors' ResNets, which is ordinary.
 
     An average over all positions, a 1x1 convolution and a batch normalization.
@@ -107,7 +107,18 @@ def residual_top(x, classes, use_bias):
         activation=None,
         name="fc",
     )
-    return keras.layers.Flatten(name="flatten")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    return predictions(x, activation)
+
+
+def predictions(x, activation):
+    """The activation of the logits, which are batch normalized."""
+    return keras.layers.Activation(activation, name="predictions")(x)
+
+
+def channel_axis():
+    channels_first = keras.config.image_data_format() == "channels_first"
+    return 1 if channels_first else -1
 
 
 def _shortcut(x, filters, adder, strides, name):
@@ -129,8 +140,3 @@ def _normalize(x, axis, activation, name):
     if activation is None:
         return x
     return keras.layers.Activation(activation, name=f"{name}_{activation}")(x)
-
-
-def _channel_axis():
-    channels_first = keras.config.image_data_format() == "channels_first"
-    return 1 if channels_first else -1

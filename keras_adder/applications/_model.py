@@ -19,7 +19,7 @@ Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 ARGUMENTS = """\
 Args:
-    include_top: whether to include the classifier
+{own}    include_top: whether to include the classifier
         at the top of the network.
     weights: one of `None` (random initialization),
         {weights}or the path to the weights file to be loaded.
@@ -107,12 +107,14 @@ class ImageSpec(NamedTuple):
 
 
 def document_arguments(
-    images: "ImageSpec",
+    images: "ImageSpec", own: str = ""
 ) -> Callable[[Builder], Builder]:
     """Puts the documentation of the arguments in place of `{arguments}`.
 
     Args:
         images: `ImageSpec` of the model that the decorated function builds.
+        own: string, what goes before the documentation of the arguments that
+            all builders have.
 
     Returns:
         The decorator of a builder.
@@ -124,6 +126,7 @@ def document_arguments(
         size, channels = images.size, images.channels
         parameters = inspect.signature(builder).parameters
         arguments = ARGUMENTS.format(
+            own=own,
             last=(size, size, channels),
             first=(channels, size, size),
             min_size=images.min_size,
@@ -164,8 +167,8 @@ def build_model(
         images: `ImageSpec`, the images that the family takes.
         backbone: function of the images and `adder` that returns the features,
             a 4D tensor.
-        top: function of the features, `classes` and `adder` that returns the
-            logits, a 2D tensor.
+        top: function of the features, `classes`, `adder` and the activation
+            of the classifier that returns the predictions, a 2D tensor.
 
     The others are those of the builders.
 
@@ -253,10 +256,7 @@ def _assemble(
         image = preprocessing(image)
     x = backbone(image, adder)
     if include_top:
-        x = top(x, classes, adder)
-        x = keras.layers.Activation(classifier_activation, name="predictions")(
-            x
-        )
+        x = top(x, classes, adder, classifier_activation)
     elif pooling == "avg":
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
     elif pooling == "max":

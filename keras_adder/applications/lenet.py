@@ -6,6 +6,7 @@ from keras_adder._typing import Tensor
 from keras_adder.applications._blocks import conv_block
 from keras_adder.applications._blocks import dense_block
 from keras_adder.applications._blocks import plain_stack
+from keras_adder.applications._blocks import predictions
 from keras_adder.applications._model import ImageSpec
 from keras_adder.applications._model import build_model
 from keras_adder.applications._model import document_arguments
@@ -203,11 +204,12 @@ def _lenet5_backbone(x, adder):
     return keras.layers.MaxPooling2D(2, name="conv2_pool")(x)
 
 
-def _lenet5_top(x, classes, adder):
+def _lenet5_top(x, classes, adder, activation):
     x = keras.layers.Flatten(name="flatten")(x)
     x = dense_block(x, 120, adder, name="fc1")
     x = dense_block(x, 84, adder, name="fc2")
-    return dense_block(x, classes, adder, activation=None, name="fc3")
+    x = dense_block(x, classes, adder, activation=None, name="fc3")
+    return predictions(x, activation)
 
 
 def _lenet_plus_plus_backbone(x, adder):
@@ -216,7 +218,8 @@ def _lenet_plus_plus_backbone(x, adder):
     return plain_stack(x, 128, 5, adder, first_adder=adder, name="block3")
 
 
-def _lenet_plus_plus_top(x, classes, adder):
+def _lenet_plus_plus_top(x, classes, adder, activation):
     x = keras.layers.Flatten(name="flatten")(x)
     x = dense_block(x, 2, adder, activation=None, name="feature")
-    return dense_block(x, classes, adder, activation=None, name="fc")
+    x = dense_block(x, classes, adder, activation=None, name="fc")
+    return predictions(x, activation)

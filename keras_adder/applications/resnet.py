@@ -347,6 +347,6 @@ def _backbone(x, adder, block, blocks):
     return stack(x, filters=512, blocks=blocks[3], strides=2, name="conv5")
 
 
-def _top(x, classes, adder):
+def _top(x, classes, adder, activation):
     # The bias is the authors', though the batch normalization makes it idle.
-    return residual_top(x, classes, use_bias=True)
+    return residual_top(x, classes, activation, use_bias=True)

@@ -142,5 +142,5 @@ def _backbone(x, adder, blocks):
     return stack(x, filters=64, strides=2, name="conv4")
 
 
-def _top(x, classes, adder):
-    return residual_top(x, classes, use_bias=False)
+def _top(x, classes, adder, activation):
+    return residual_top(x, classes, activation, use_bias=False)

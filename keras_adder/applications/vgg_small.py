@@ -5,6 +5,7 @@ from keras_adder._typing import Shape
 from keras_adder._typing import Tensor
 from keras_adder.applications._blocks import dense_block
 from keras_adder.applications._blocks import plain_stack
+from keras_adder.applications._blocks import predictions
 from keras_adder.applications._cifar import cifar_images
 from keras_adder.applications._cifar import preprocess_input
 from keras_adder.applications._model import build_model
@@ -82,6 +83,7 @@ def _backbone(x, adder):
     return plain_stack(x, 512, 3, adder, first_adder=adder, name="block3")
 
 
-def _top(x, classes, adder):
+def _top(x, classes, adder, activation):
     x = keras.layers.Flatten(name="flatten")(x)
-    return dense_block(x, classes, adder=False, activation=None, name="fc")
+    x = dense_block(x, classes, adder=False, activation=None, name="fc")
+    return predictions(x, activation)

@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -25,6 +26,7 @@ def to_adder(
     predicate: Callable[[keras.layers.Layer], bool] | None = None,
     insert_batch_norm: bool = True,
     print_fn: Callable[[str], Any] | None = None,
+    also: Sequence[type] = (),
 ) -> keras.Model:
     """Clones a Keras CNN with adder layers in place of its products.
 
@@ -33,6 +35,10 @@ def to_adder(
     `keras_adder.AdderDense`, with the same configuration but for the kernel's
     initializer, which is that of adder layers, N(0, 1). Names stay. All other
     layers, subclasses of the two among them, are cloned with their weights.
+
+    So are depthwise, separable and one-dimensional convolutions, unless their
+    classes are named: `also=(keras.layers.DepthwiseConv2D,)`. They are chosen
+    as the others are then.
 
     By default all are chosen but
 
@@ -54,8 +60,8 @@ def to_adder(
     distances. Both are trainable, whatever was frozen, and a nested model with
     converted layers is no longer called with `training=False`.
 
-    A `kernel_regularizer` of a converted layer is left out: it is not weight
-    decay there, which `keras_adder.ALR(weight_decay=...)` is.
+    The regularizers of a converted layer's kernels are left out: they are not
+    weight decay there, which `keras_adder.ALR(weight_decay=...)` is.
 
     The new model is compiled as `model` is. Compile it anew: adder filters
     need `keras_adder.ALR`, and what stays is trained well by what trained it
@@ -72,15 +78,22 @@ def to_adder(
     Args:
         model: A functional or sequential `keras.Model` that has been built.
             Models nested in it are cloned likewise.
-        predicate: function of a `keras.layers.Conv2D` or `keras.layers.Dense`
-            of `model` that returns whether it becomes an adder layer; it is
-            asked for all of them, the first and the last too. Defaults to
-            `None`, the choice above.
+        predicate: function of a `keras.layers.Conv2D`, a `keras.layers.Dense`
+            or a layer that `also` names that returns whether it becomes an
+            adder layer; it is asked for all of them, the first and the last
+            too. Defaults to `None`, the choice above.
         insert_batch_norm: bool, whether to insert a
             `keras.layers.BatchNormalization` behind the converted layers that
             have none. If `False`, a warning names them.
         print_fn: function of a string that prints the table. Defaults to
             `None`, which is `print`.
+        also: tuple of classes, of the layers to convert besides
+            `keras.layers.Conv2D` and `keras.layers.Dense`:
+            `keras.layers.DepthwiseConv2D`, `keras.layers.SeparableConv2D`,
+            `keras.layers.Conv1D`. They become
+            `keras_adder.AdderDepthwiseConv2D`,
+            `keras_adder.AdderSeparableConv2D` and `keras_adder.AdderConv1D`.
+            Defaults to none.
 
     Returns:
         A new `keras.Model`.
@@ -89,7 +102,8 @@ def to_adder(
         TypeError: If `model` is not a `keras.Model`, or `predicate` cannot be
             called.
         ValueError: If `model`, or a model nested in it, is subclassed, if
-            `model` has not been built, or if no layer is chosen.
+            `model` has not been built, if `also` is not one of those above, or
+            if no layer is chosen.
 
     Example:
 
@@ -99,6 +113,14 @@ def to_adder(
     'AdderConv2D'
     >>> type(model.get_layer("conv1")).__name__  # the first one
     'Conv2D'
+
+    With depthwise convolutions:
+
+    >>> depthwise = (keras.layers.DepthwiseConv2D,)
+    >>> model = keras_adder.convert.to_adder(
+    ...     cnn, also=depthwise, print_fn=lambda table: None)
+    >>> type(model.get_layer("conv_dw_1")).__name__
+    'AdderDepthwiseConv2D'
     """
     if predicate is not None and not callable(predicate):
         raise TypeError(
@@ -107,7 +129,7 @@ def to_adder(
         )
     calls = trace(model)
     _refuse_subclassed_models(calls)
-    decisions = decide(calls, predicate)
+    decisions = decide(calls, predicate, also)
     if not insert_batch_norm:
         _warn_of_missing_normalizations(decisions)
     cloner = _Cloner(
@@ -211,12 +233,14 @@ class _Cloner:
         return clone
 
     def _convert(self, layer):
+        adder_layer = ADDER_LAYERS[type(layer)]
         config = layer.get_config() | {"trainable": True}
-        del config["kernel_initializer"], config["kernel_regularizer"]
+        for prefix in adder_layer.KERNELS.values():
+            del config[f"{prefix}_initializer"], config[f"{prefix}_regularizer"]
         bare = id(layer) in self._bare
         if bare:
             config |= {"activation": "linear", "use_bias": False}
-        clone = ADDER_LAYERS[type(layer)].from_config(config)
+        clone = adder_layer.from_config(config)
         if bare:
             self._behind[id(clone)] = self._layers_behind(layer)
         return clone
@@ -323,20 +347,28 @@ def _table(decisions, insert_batch_norm):
         table.add_column(title)
     for decision in decisions:
         kind = type(decision.layer)
-        becomes, reason = "the same", decision.reason
+        becomes, reasons = "the same", [decision.reason]
         if decision.converts:
-            becomes, reason = ADDER_LAYERS[kind].__name__, ""
+            becomes, reasons = ADDER_LAYERS[kind].__name__, []
             if decision.needs_normalization and insert_batch_norm:
                 becomes += " + BatchNormalization"
-                reason = "no batch normalization was behind it"
-        if decision.converts and decision.layer.kernel_regularizer is not None:
-            left_out = "its kernel_regularizer is left out: ALR(weight_decay=)"
-            reason = f"{reason}; {left_out}" if reason else left_out
+                reasons.append("no batch normalization was behind it")
+            reasons += [
+                f"its {argument} is left out: ALR(weight_decay=)"
+                for argument in _regularizers(decision.layer)
+            ]
         name = rich.markup.escape(decision.name)
-        table.add_row(name, kind.__name__, becomes, reason)
+        table.add_row(name, kind.__name__, becomes, "; ".join(reasons))
     text = io.StringIO()
     console = rich.console.Console(
         file=text, width=1000, color_system=None, highlight=False
     )
     console.print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def _regularizers(layer):
+    """Names of the arguments that regularize the kernels of a layer."""
+    prefixes = ADDER_LAYERS[type(layer)].KERNELS.values()
+    arguments = [f"{prefix}_regularizer" for prefix in prefixes]
+    return [name for name in arguments if getattr(layer, name) is not None]

@@ -2,18 +2,28 @@
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_adder._calls import Call
+from keras_adder.layers import AdderConv1D
 from keras_adder.layers import AdderConv2D
 from keras_adder.layers import AdderDense
+from keras_adder.layers import AdderDepthwiseConv2D
+from keras_adder.layers import AdderSeparableConv2D
 
-ADDER_LAYERS: dict[type, Any] = {
+_BY_DEFAULT: dict[type, Any] = {
     keras.layers.Conv2D: AdderConv2D,
     keras.layers.Dense: AdderDense,
 }
+_ON_REQUEST: dict[type, Any] = {
+    keras.layers.Conv1D: AdderConv1D,
+    keras.layers.DepthwiseConv2D: AdderDepthwiseConv2D,
+    keras.layers.SeparableConv2D: AdderSeparableConv2D,
+}
+ADDER_LAYERS = _BY_DEFAULT | _ON_REQUEST
 
 # By these the first and the last layer of a network are known; their
 # subclasses, such as the adder layers, count.
@@ -42,19 +52,27 @@ _NORMALIZATIONS = (
 
 # They hand on values, or means of them, and may stand before the normalization.
 _TRANSPARENT_LAYERS = (
+    keras.layers.AveragePooling1D,
     keras.layers.AveragePooling2D,
     keras.layers.Concatenate,
+    keras.layers.Cropping1D,
     keras.layers.Cropping2D,
     keras.layers.Dropout,
     keras.layers.Flatten,
+    keras.layers.GlobalAveragePooling1D,
     keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalMaxPooling1D,
     keras.layers.GlobalMaxPooling2D,
     keras.layers.Identity,
+    keras.layers.MaxPooling1D,
     keras.layers.MaxPooling2D,
     keras.layers.Permute,
     keras.layers.Reshape,
+    keras.layers.SpatialDropout1D,
     keras.layers.SpatialDropout2D,
+    keras.layers.UpSampling1D,
     keras.layers.UpSampling2D,
+    keras.layers.ZeroPadding1D,
     keras.layers.ZeroPadding2D,
 )
 
@@ -83,17 +101,20 @@ class Decision:
 def decide(
     calls: list[Call],
     predicate: Callable[[keras.layers.Layer], bool] | None,
+    also: Sequence[type],
 ) -> list[Decision]:
     """Returns a `Decision` for each layer with weights that multiply.
 
     Args:
         calls: What `trace` returns.
         predicate: As in `to_adder`.
+        also: As in `to_adder`.
 
     Raises:
-        ValueError: If no layer is chosen.
+        ValueError: If `also` is another, or if no layer is chosen.
     """
-    kept = _reasons_to_keep(calls, predicate)
+    _check_also(also)
+    kept = _reasons_to_keep(calls, predicate, {*_BY_DEFAULT, *also})
     normalized = _is_normalized(calls)
     decisions: dict[int, Decision] = {}
     for index, call in enumerate(calls):
@@ -112,13 +133,25 @@ def decide(
         decisions[id(layer)] = Decision(call.name, layer, True, "", bare)
     if not any(decision.converts for decision in decisions.values()):
         raise ValueError(
-            "`model` must have a `keras.layers.Conv2D` or `keras.layers.Dense` "
-            "that becomes an adder layer, which without a `predicate` is one "
-            "between the first and the last. Received: model with "
+            "`model` must have a `keras.layers.Conv2D`, a `keras.layers.Dense` "
+            "or a layer that `also` names that becomes an adder layer, which "
+            "without a `predicate` is one between the first and the last. "
+            "Received: model with "
             f"{[decision.name for decision in decisions.values()]}, "
-            f"predicate={predicate}"
+            f"predicate={predicate}, also={also}"
         )
     return list(decisions.values())
+
+
+def _check_also(also):
+    if not isinstance(also, (tuple, list)) or any(
+        kind not in tuple(ADDER_LAYERS) for kind in also
+    ):
+        expected = [kind.__name__ for kind in _ON_REQUEST]
+        raise ValueError(
+            f"`also` must be a tuple of {expected}, classes of `keras.layers`. "
+            f"Received: also={also}"
+        )
 
 
 def normalizations_of_distances(
@@ -140,7 +173,7 @@ def normalizations_of_distances(
     return found
 
 
-def _reasons_to_keep(calls, predicate):
+def _reasons_to_keep(calls, predicate, kinds):
     """Why layers stay, by their ids. A layer that is called twice is one."""
     weighted = {
         id(call.layer): call.layer
@@ -162,13 +195,16 @@ def _reasons_to_keep(calls, predicate):
         reasons |= {
             key: "`predicate` is false"
             for key, layer in weighted.items()
-            if type(layer) in ADDER_LAYERS and not predicate(layer)
+            if type(layer) in kinds and not predicate(layer)
         }
     for key, layer in weighted.items():
-        if type(layer) in ADDER_LAYERS.values():
+        kind = type(layer)
+        if kind in ADDER_LAYERS.values():
             reasons[key] = "an adder layer already"
-        elif type(layer) not in ADDER_LAYERS:
-            reasons[key] = f"there is no adder form of {type(layer).__name__}"
+        elif kind not in ADDER_LAYERS:
+            reasons[key] = f"there is no adder form of {kind.__name__}"
+        elif kind not in kinds:
+            reasons[key] = f"`also` does not name {kind.__name__}"
     return {key: reasons[key] for key in weighted.keys() & reasons.keys()}
 
 

@@ -7,12 +7,14 @@ import numpy as np
 
 from keras_adder.inference.folding import Folding
 from keras_adder.inference.folding import Fused
+from keras_adder.inference.fused_adder_conv1d import FusedAdderConv1D
 from keras_adder.inference.graph import Graph
 from keras_adder.inference.graph import replace_values
 from keras_adder.inference.planning import Plan
 from keras_adder.inference.quantization import LEVELS
 from keras_adder.inference.quantization import quantize_filters
 from keras_adder.inference.requantize import Requantize
+from keras_adder.layers import AdderConv1D
 from keras_adder.layers import AdderDense
 from keras_adder.layers import FusedAdderConv2D
 from keras_adder.layers import FusedAdderDense
@@ -204,17 +206,16 @@ def _bounds(fused, stores):
 
 
 def _fused_layer(fused, arguments):
-    layer = fused.layer
-    if type(layer) is AdderDense:
-        return FusedAdderDense(layer.units, **arguments)
-    return FusedAdderConv2D(
-        layer.filters,
-        layer.kernel_size,
-        strides=layer.strides,
-        padding=fused.padding,
-        data_format=layer.data_format,
-        dilation_rate=layer.dilation_rate,
-        groups=layer.groups,
+    kind = type(fused.layer)
+    *kernel_size, channels, filters = fused.kernel.shape
+    if kind is AdderDense:
+        return FusedAdderDense(filters, **arguments)
+    fused_kind = FusedAdderConv1D if kind is AdderConv1D else FusedAdderConv2D
+    return fused_kind(
+        filters,
+        kernel_size,
+        groups=fused.source.shape[fused.channel_axis] // channels,
+        **fused.geometry,
         **arguments,
     )
 
@@ -225,6 +226,6 @@ def _set_weights(layer, fused, source, error):
         kernel, lacking = quantize_filters(kernel, source)
         offset = offset + (lacking + error) * multiplier
         multiplier = multiplier * source.scale
-    layer.kernel.assign(kernel)
+    layer.kernel.assign(kernel.reshape(layer.kernel.shape))
     layer.multiplier.assign(multiplier.astype("float32"))
     layer.offset.assign(offset.astype("float32"))

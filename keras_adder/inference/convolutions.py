@@ -15,6 +15,7 @@ _CONVOLUTIONS = (
     keras.layers.Conv2D,
     keras.layers.Conv3D,
     keras.layers.Dense,
+    keras.layers.DepthwiseConv2D,
 )
 
 
@@ -95,7 +96,10 @@ def _merged(node, normalization):
     (source,) = values_in((node.args, node.kwargs))
     merged = type(layer).from_config(config)
     merged.build(source.shape)
-    merged.kernel.assign((kernel * factor).astype("float32"))
+    # Of a depthwise one, channels and those that each becomes are two axes.
+    axes = 2 if type(layer) is keras.layers.DepthwiseConv2D else 1
+    factors = factor.reshape(kernel.shape[-axes:])
+    merged.kernel.assign((kernel * factors).astype("float32"))
     merged.bias.assign((bias * factor + offset).astype("float32"))
     return Node(
         node.name, merged, node.args, node.kwargs, normalization.outputs

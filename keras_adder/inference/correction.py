@@ -13,9 +13,11 @@ import tensorflow as tf
 from keras_adder.inference.calibration import batches
 from keras_adder.inference.calibration import compiled
 from keras_adder.inference.folding import Fused
+from keras_adder.inference.fused_adder_conv1d import row_axis
 from keras_adder.inference.graph import Graph
 from keras_adder.inference.planning import Plan
 from keras_adder.inference.quantization import quantize_filters
+from keras_adder.layers import AdderConv1D
 from keras_adder.layers import AdderDense
 from keras_adder.ops import adder_conv2d
 from keras_adder.ops import fused_adder_conv2d
@@ -61,24 +63,19 @@ def mean_errors(
 def _error(fused, x, source):
     """The mean difference between distances and those of integers."""
     kernel, lacking = quantize_filters(fused.kernel, source)
-    geometry = _geometry(fused)
-    if type(fused.layer) is AdderDense:
-        x = tf.reshape(x, [-1, 1, 1, kernel.shape[0]])
-    as_filters = _kernel_shape(fused)
+    x = _as_images(fused, x)
     exact = adder_conv2d(
-        x,
-        tf.constant(fused.kernel.reshape(as_filters), tf.float32),
-        **geometry,
+        x, tf.constant(fused.kernel, tf.float32), **fused.geometry
     )
     # Saturation of the integers' type is no bound where levels are few.
     sums = fused_adder_conv2d(
         tf.clip_by_value(x, source.low, source.high),
-        tf.constant(kernel.reshape(as_filters)),
+        tf.constant(kernel),
         input_scale=source.scale,
         input_zero_point=source.zero_point,
-        **geometry,
+        **fused.geometry,
     )
-    channel = 1 if geometry["data_format"] == "channels_first" else 3
+    channel = 1 if fused.geometry["data_format"] == "channels_first" else 3
     others = [axis for axis in range(4) if axis != channel]
     # What is lacking is large, and a mean of large numbers not precise.
     lacking = lacking.reshape(
@@ -88,18 +85,9 @@ def _error(fused, x, source):
     return tf.reduce_mean(exact - rounded, others)
 
 
-def _kernel_shape(fused):
-    shape = fused.kernel.shape
-    return (1, 1, *shape) if type(fused.layer) is AdderDense else shape
-
-
-def _geometry(fused):
-    layer = fused.layer
-    if type(layer) is AdderDense:
-        return {"data_format": "channels_last"}
-    return {
-        "strides": layer.strides,
-        "padding": fused.padding,
-        "data_format": layer.data_format,
-        "dilation_rate": layer.dilation_rate,
-    }
+def _as_images(fused, x):
+    if type(fused.layer) is AdderDense:
+        return tf.reshape(x, [-1, 1, 1, x.shape[-1]])
+    if type(fused.layer) is AdderConv1D:
+        return tf.expand_dims(x, row_axis(fused.layer.data_format))
+    return x

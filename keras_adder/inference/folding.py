@@ -13,7 +13,6 @@ ends at what has no place left.
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -24,8 +23,20 @@ from keras_adder.inference.graph import Graph
 from keras_adder.inference.graph import Node
 from keras_adder.inference.graph import Value
 from keras_adder.inference.graph import values_in
+from keras_adder.layers import AdderConv1D
 from keras_adder.layers import AdderConv2D
 from keras_adder.layers import AdderDense
+from keras_adder.layers import AdderDepthwiseConv2D
+from keras_adder.layers import AdderSeparableConv2D
+from keras_adder.layers.adder_layer import AdderLayer
+
+# Those that have a fused form, and the padding layers that go with it.
+_PADDINGS = {
+    AdderConv1D: keras.layers.ZeroPadding1D,
+    AdderConv2D: keras.layers.ZeroPadding2D,
+    AdderDense: None,
+    AdderDepthwiseConv2D: keras.layers.ZeroPadding2D,
+}
 
 _SHARED = "what it takes goes elsewhere, too"
 _TOO_LATE = "what it takes has passed a residual sum or a ReLU already"
@@ -37,10 +48,11 @@ class Fused:
 
     Attributes:
         node: `Node` of the adder layer.
-        kernel: float64 array, its filters.
+        kernel: float64 array, its filters as those of a convolution of images.
+        geometry: dict, the arguments of `adder_conv2d` that say where they go,
+            padding layers that are folded included.
         folded: list of `Node`, it and those behind it that are folded.
         source: `Value`, what it takes; before a padding layer that is folded.
-        padding: `"valid"`, `"same"` or a pair of pairs; of convolutions.
         multiplier, offset: float64 arrays, a number for each filter.
         residual: `Value` or `None`.
         lower, upper: float.
@@ -50,9 +62,9 @@ class Fused:
 
     node: Node
     kernel: np.ndarray
+    geometry: dict[str, Any]
     folded: list[Node]
     source: Value
-    padding: Any
     multiplier: np.ndarray
     offset: np.ndarray
     residual: Value | None = None
@@ -68,6 +80,12 @@ class Fused:
     @property
     def layer(self) -> Any:
         return self.node.layer
+
+    @property
+    def channel_axis(self) -> int:
+        if self.geometry["data_format"] == "channels_first":
+            return 1
+        return len(self.output.shape) - 1
 
     @property
     def is_bounded(self) -> bool:
@@ -92,34 +110,32 @@ class Folding:
     users: dict[Value, list]
 
 
-def fold(graph: Graph, reason_to_keep: Callable[[Node], str | None]) -> Folding:
+def adder_nodes(graph: Graph) -> list[Node]:
+    """The adder layers that can become fused ones, maybe after a split."""
+    kinds = (*_PADDINGS, AdderSeparableConv2D)
+    return [node for node in graph.nodes if type(node.layer) in kinds]
+
+
+def fold(graph: Graph, kept: dict[Node, str]) -> Folding:
     """Folds what belongs to adder layers into them.
 
     Args:
-        graph: `Graph`.
-        reason_to_keep: function of the node of an adder layer that returns why
-            it stays as it is, or `None` if it does not.
+        graph: `Graph`, in which separable layers are split.
+        kept: dict of strings by `Node`, the adder layers that stay as they are,
+            and why.
     """
-    folder = _Folder(graph)
-    adders = [
-        node
-        for node in graph.nodes
-        if type(node.layer) in (AdderConv2D, AdderDense)
-    ]
+    folder = _Folder(graph, kept)
+    adders = [node for node in adder_nodes(graph) if node not in kept]
     # The deepest first: of two adder layers whose sum is taken, the one at the
     # end of the longer branch computes it, and the shortcut is its residual.
     depths = folder.depths()
     for node in sorted(adders, key=depths.__getitem__, reverse=True):
-        reason = reason_to_keep(node)
-        if reason is None:
-            folder.fold(node)
-        else:
-            folder.reasons[node] = reason
+        folder.fold(node)
     return folder.result()
 
 
 class _Folder:
-    def __init__(self, graph):
+    def __init__(self, graph, kept):
         self._graph = graph
         self._users = graph.users()
         self._producers = {
@@ -129,7 +145,7 @@ class _Folder:
         }
         self._fused = []
         self._taken = {}
-        self.reasons = {}
+        self._reasons = dict(kept)
 
     def depths(self):
         """Of each node, how many nodes the longest way to it has."""
@@ -143,20 +159,22 @@ class _Folder:
 
     def fold(self, node):
         layer = node.layer
-        source, padding = self._fold_padding(node)
-        bias = np.zeros(_filters(layer))
+        kernel = _kernel(layer)
+        (source,) = node.inputs
+        bias = np.zeros(kernel.shape[-1])
         if layer.use_bias:
             bias = _numbers(layer.bias)
         fused = Fused(
             node,
-            _numbers(layer.kernel),
+            kernel,
+            _geometry(layer),
             [node],
             source,
-            padding,
-            multiplier=np.ones(_filters(layer)),
+            multiplier=np.ones(kernel.shape[-1]),
             offset=bias,
             output=_only_output(node),
         )
+        self._fold_paddings(fused)
         bounds = _bounds_of_function(layer.activation)
         if bounds is None:
             fused.activation = layer.activation
@@ -179,8 +197,8 @@ class _Folder:
             and any(users[value] for value in values_in(node.outputs))
         ]
         for node in kept:
-            self.reasons.setdefault(node, _reason(node))
-        reasons = {node: self.reasons[node] for node in kept}
+            self._reasons.setdefault(node, _reason(node))
+        reasons = {node: self._reasons[node] for node in kept}
         return Folding(self._fused, kept, reasons, users)
 
     def _users_after_folding(self):
@@ -200,24 +218,20 @@ class _Folder:
                     users[value].append(node)
         return users
 
-    def _fold_padding(self, node):
-        """What a layer takes before it is padded, and its padding."""
-        (source,) = node.inputs
-        if type(node.layer) is AdderDense:
-            return source, None
-        padding = node.layer.padding
+    def _fold_paddings(self, fused):
+        """Moves a layer to before it is padded, as far as it can pad itself."""
         while True:
-            before = self._producers.get(source)
-            if before is None or not _pads(before, node.layer):
-                return source, padding
-            wider = _add_paddings(padding, before.layer.padding, node.layer)
-            if wider is None:
-                self.reasons[before] = (
+            before = self._producers.get(fused.source)
+            if before is None or not _pads(before, fused):
+                return
+            padding = _with_padding(fused, before.layer.padding)
+            if padding is None:
+                self._reasons[before] = (
                     "the layer behind it cannot pad so much, or in this way"
                 )
-                return source, padding
-            padding = wider
-            (source,) = before.inputs
+                return
+            fused.geometry["padding"] = padding
+            (fused.source,) = before.inputs
 
     def _fold_next(self, fused):
         """Folds one layer more, if there is one that can be folded."""
@@ -225,7 +239,7 @@ class _Folder:
         if len(users) != 1 or users[0] is None:
             for user in users:
                 if user is not None and _is_foldable(user):
-                    self.reasons.setdefault(user, _SHARED)
+                    self._reasons.setdefault(user, _SHARED)
             return False
         (node,) = users
         if node in self._taken:
@@ -235,9 +249,9 @@ class _Folder:
             return False
         reason = rule(fused, node)
         if reason is not None:
-            self.reasons[node] = reason
+            self._reasons[node] = reason
             return False
-        self.reasons.pop(node, None)
+        self._reasons.pop(node, None)
         fused.folded.append(node)
         fused.output = _only_output(node)
         return True
@@ -265,7 +279,7 @@ def _fold_normalization(fused, node):
     layer = node.layer
     if fused.residual is not None or fused.is_bounded:
         return _TOO_LATE
-    if layer.axis % len(fused.output.shape) != _channel_axis(fused):
+    if layer.axis % len(fused.output.shape) != fused.channel_axis:
         return "it does not normalize channels"
     factor, offset = factor_and_offset(layer)
     fused.multiplier = fused.multiplier * factor
@@ -331,24 +345,58 @@ def _bounds_of_function(function):
     return None
 
 
-def _pads(node, layer):
+def _kernel(layer):
+    """The filters, as those of a convolution of images."""
+    kernel = _numbers(layer.kernel)
+    if type(layer) is AdderDense:
+        return kernel[None, None]
+    if type(layer) is AdderConv1D:
+        return kernel[None]
+    if type(layer) is AdderDepthwiseConv2D:
+        return kernel.reshape(*layer.kernel_size, 1, -1)
+    return kernel
+
+
+def _geometry(layer):
+    if type(layer) is AdderDense:
+        return {"data_format": "channels_last"}
+    # A sequence is an image of one row.
+    rows = (1,) if type(layer) is AdderConv1D else ()
+    padding = layer.padding
+    if padding == "causal":
+        before = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
+        padding = ((0, 0), (before, 0))
+    return {
+        "strides": rows + layer.strides,
+        "padding": padding,
+        "data_format": layer.data_format,
+        "dilation_rate": rows + layer.dilation_rate,
+    }
+
+
+def _pads(node, fused):
     return (
-        type(node.layer) is keras.layers.ZeroPadding2D
-        and node.layer.data_format == layer.data_format
+        type(node.layer) is _PADDINGS[type(fused.layer)]
+        and node.layer.data_format == fused.layer.data_format
     )
 
 
-def _add_paddings(padding, more, layer):
-    """Two paddings as one, or `None` if the fused layer has no such."""
+def _with_padding(fused, more):
+    """Its padding and more as one, or `None` if a fused layer has no such."""
+    padding = fused.geometry["padding"]
     dilated = [
         (size - 1) * rate + 1
-        for size, rate in zip(layer.kernel_size, layer.dilation_rate)
+        for size, rate in zip(
+            fused.kernel.shape, fused.geometry["dilation_rate"]
+        )
     ]
+    if type(fused.layer) is AdderConv1D:
+        more = ((0, 0), more)
     if padding == "valid":
         padding = ((0, 0), (0, 0))
     elif padding == "same":
         # With strides it depends on the size of the images.
-        if max(layer.strides) > 1:
+        if max(fused.geometry["strides"]) > 1:
             return None
         padding = tuple(
             ((size - 1) // 2, size - 1 - (size - 1) // 2) for size in dilated
@@ -360,19 +408,9 @@ def _add_paddings(padding, more, layer):
     return total if fits else None
 
 
-def _channel_axis(fused):
-    if getattr(fused.layer, "data_format", None) == "channels_first":
-        return 1
-    return len(fused.output.shape) - 1
-
-
 def _only_output(node):
     (output,) = values_in(node.outputs)
     return output
-
-
-def _filters(layer):
-    return layer.units if type(layer) is AdderDense else layer.filters
 
 
 def _numbers(variable):
@@ -392,7 +430,7 @@ _WEIGHTED = (
 def _reason(node):
     """Why a node stays that no adder layer has been asked about."""
     layer = node.layer
-    if isinstance(layer, (AdderConv2D, AdderDense)):
+    if isinstance(layer, AdderLayer):
         return f"a subclass of an adder layer ({type(layer).__name__})"
     if isinstance(layer, keras.Model):
         return "a model whose layers' calls are not known"
@@ -400,6 +438,6 @@ def _reason(node):
         return "not an adder layer"
     if _is_foldable(node):
         return "not behind an adder layer"
-    if type(layer) is keras.layers.ZeroPadding2D:
+    if type(layer) in _PADDINGS.values():
         return "not before an adder layer"
     return "there is no fused form of it"

@@ -14,6 +14,7 @@ from keras_adder.inference import correction
 from keras_adder.inference import folding
 from keras_adder.inference import graph as graphs
 from keras_adder.inference import planning
+from keras_adder.inference import separable
 
 PRECISIONS = ("int8", "int16", "float32")
 
@@ -30,12 +31,14 @@ def optimize(
     """Makes a model for inference, with integers in its adder layers.
 
     Each adder layer becomes a `keras_adder.layers.FusedAdderConv2D` or
-    `FusedAdderDense` of the same name, which takes in
+    `FusedAdderDense` of the same name (a separable one becomes two, the first
+    with `_depthwise` behind its name; one of sequences a `FusedAdderConv1D`),
+    which takes in
 
     - the bias, and the `keras.layers.BatchNormalization` behind it;
     - the sum with another tensor behind that, at the end of a residual block;
     - the `ReLU` or `ReLU6` behind that (not one before the normalization);
-    - the `keras.layers.ZeroPadding2D` before it.
+    - the `keras.layers.ZeroPadding2D` or `ZeroPadding1D` before it.
 
     All else stays, in floating point, but for what does nothing at inference,
     such as `Dropout`, and batch normalizations behind convolutions and dense
@@ -108,16 +111,17 @@ def optimize(
     """
     graph = convolutions.fold_normalizations(graphs.read(model))
     bits = _check(precision, calibration, percentile, bits, keep_float)
-
-    def reason_to_keep(node):
-        kept = keep_float is not None and keep_float(node.layer)
-        return "`keep_float` is true" if kept else None
-
-    folded = folding.fold(graph, reason_to_keep)
+    kept = {
+        node: "`keep_float` is true"
+        for node in folding.adder_nodes(graph)
+        if keep_float is not None and keep_float(node.layer)
+    }
+    graph = separable.split(graph, kept)
+    folded = folding.fold(graph, kept)
     if not folded.fused:
         raise ValueError(
-            "`model` must have an adder layer, a `keras_adder.AdderConv2D` or "
-            "`keras_adder.AdderDense`, that `keep_float` does not keep. "
+            "`model` must have an adder layer, such as a "
+            "`keras_adder.AdderConv2D`, that `keep_float` does not keep. "
             f"Received: model with the layers {_types(graph)}, "
             f"keep_float={keep_float}"
         )

@@ -18,6 +18,7 @@ from keras_adder._printing import render
 from keras_adder.inference import convolutions
 from keras_adder.inference import folding
 from keras_adder.inference import graph as graphs
+from keras_adder.inference import separable
 from keras_adder.inference.calibration import batches
 from keras_adder.inference.calibration import compiled
 from keras_adder.inference.quantization import LEVELS
@@ -185,7 +186,7 @@ def report(
         for node in fast_graph.nodes
         if isinstance(node.layer, _FUSED)
     }
-    fused = _fold_as(graph, nodes, model, fast)
+    graph, fused = _fold_as(graph, nodes, model, fast)
     comparison = None
     if dataset is not None:
         comparison = _compare(graph, fast_graph, fused.fused, dataset)
@@ -213,11 +214,13 @@ def report(
 
 def _fold_as(graph, nodes, model, fast):
     """Folds the original as the fast model was folded."""
-
-    def reason_to_keep(node):
-        return None if node.name in nodes else "`keep_float` was true"
-
-    folded = folding.fold(graph, reason_to_keep)
+    kept = {
+        node: "`keep_float` was true"
+        for node in folding.adder_nodes(graph)
+        if node.name not in nodes
+    }
+    graph = separable.split(graph, kept)
+    folded = folding.fold(graph, kept)
     names = [fused.name for fused in folded.fused]
     if not names or sorted(names) != sorted(nodes):
         raise ValueError(
@@ -225,7 +228,7 @@ def _fold_as(graph, nodes, model, fast):
             f"`model`. Received: model={model}, fast={fast} with the fused "
             f"layers {sorted(nodes)}"
         )
-    return folded
+    return graph, folded
 
 
 def _row(fused, node, producers, snr):

@@ -1,7 +1,6 @@
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from keras_adder._typing import Activation
 from keras_adder._typing import Constraint
@@ -9,13 +8,12 @@ from keras_adder._typing import Initializer
 from keras_adder._typing import IntOrPair
 from keras_adder._typing import Regularizer
 from keras_adder._typing import Tensor
-from keras_adder.layers.adder_layer import AdderLayer
-from keras_adder.layers.adder_layer import standard_normal
-from keras_adder.ops import adder_conv2d
+from keras_adder.layers.adder_convolution import AdderConvolution
+from keras_adder.layers.adder_convolution import check_padding
 
 
 @keras.saving.register_keras_serializable(package="keras_adder")
-class AdderConv2D(AdderLayer, keras.layers.Conv2D):
+class AdderConv2D(AdderConvolution, keras.layers.Conv2D):
     """2D adder convolution layer.
 
     Where `keras.layers.Conv2D` correlates each patch of its input with a
@@ -169,13 +167,7 @@ class AdderConv2D(AdderLayer, keras.layers.Conv2D):
         filter_gradient: str = "full_precision",
         **kwargs: Any,
     ) -> None:
-        if not isinstance(padding, str):
-            raise ValueError(
-                "The `padding` argument must be one of ('valid', 'same'). "
-                f"Received: padding={padding}"
-            )
-        if kernel_initializer is None:
-            kernel_initializer = standard_normal()
+        check_padding(padding)
         super().__init__(
             filters=filters,
             kernel_size=kernel_size,
@@ -197,28 +189,11 @@ class AdderConv2D(AdderLayer, keras.layers.Conv2D):
             **kwargs,
         )
 
-    def call(self, inputs: Tensor) -> Tensor:
-        outputs = self.convolution_op(inputs, self.kernel)
-        if self.use_bias:
-            # The parent adds by `keras.ops.add`, which with channels first
-            # takes a width equal to `filters` for the channels.
-            outputs = tf.nn.bias_add(
-                outputs,
-                keras.ops.cast(self.bias, outputs.dtype),
-                "NCHW" if self.data_format == "channels_first" else "NHWC",
-            )
-        if self.activation is not None:
-            return self.activation(outputs)
-        return outputs
-
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
-        inputs, kernel = self._promote(inputs, kernel)
-        return adder_conv2d(
+        return self._distances(
             inputs,
             kernel,
             strides=self.strides,
             padding=self.padding,
-            data_format=self.data_format,
             dilation_rate=self.dilation_rate,
-            filter_gradient=self.filter_gradient,
         )

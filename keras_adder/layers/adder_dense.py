@@ -9,7 +9,6 @@ from keras_adder._typing import Initializer
 from keras_adder._typing import Regularizer
 from keras_adder._typing import Tensor
 from keras_adder.layers.adder_layer import AdderLayer
-from keras_adder.layers.adder_layer import standard_normal
 from keras_adder.ops import adder_conv2d
 
 
@@ -136,8 +135,6 @@ class AdderDense(AdderLayer, keras.layers.Dense):
         filter_gradient: str = "full_precision",
         **kwargs: Any,
     ) -> None:
-        if kernel_initializer is None:
-            kernel_initializer = standard_normal()
         super().__init__(
             units=units,
             activation=activation,

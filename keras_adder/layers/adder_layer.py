@@ -2,6 +2,7 @@
 
 import warnings
 from typing import Any
+from typing import ClassVar
 from typing import NoReturn
 
 import keras
@@ -16,11 +17,17 @@ FLOAT_DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
 class AdderLayer(keras.layers.Layer):
-    """Mix-in that turns a Keras layer with a kernel into an adder layer.
+    """Mix-in that turns a Keras layer with kernels into an adder layer.
 
-    It stands before the Keras layer among the bases, marks the kernel as an
-    adder filter for the optimizers, and refuses what the Keras layer offers
-    but computes as a matrix product: quantization and LoRA.
+    It stands before the Keras layer among the bases, draws the kernels from
+    N(0, 1) by default, marks them as adder filters for the optimizers, and
+    refuses what the Keras layer offers but computes as a matrix product:
+    quantization and LoRA.
+
+    Attributes:
+        KERNELS: dict of strings, the names of the kernels, and with what the
+            names of their arguments begin: `"depthwise"` for
+            `depthwise_initializer`.
 
     Args:
         filter_gradient: string, the gradient that the filters receive,
@@ -28,6 +35,8 @@ class AdderLayer(keras.layers.Layer):
         *args: Positional arguments of the Keras layer.
         **kwargs: Keyword arguments of the Keras layer.
     """
+
+    KERNELS: ClassVar[dict[str, str]] = {"kernel": "kernel"}
 
     def __init__(
         self,
@@ -49,6 +58,9 @@ class AdderLayer(keras.layers.Layer):
                 f"{FILTER_GRADIENTS}. "
                 f"Received: filter_gradient={filter_gradient}"
             )
+        for prefix in self.KERNELS.values():
+            if kwargs.get(f"{prefix}_initializer") is None:
+                kwargs[f"{prefix}_initializer"] = _standard_normal()
         super().__init__(*args, **kwargs)
         self.filter_gradient = filter_gradient
         _warn_of_what_fails_silently(self)
@@ -64,7 +76,8 @@ class AdderLayer(keras.layers.Layer):
     def build(self, input_shape: Shape) -> None:
         self._check_dtype_policy()
         super().build(input_shape)
-        mark_adder_filter(self.kernel)
+        for name in self.KERNELS:
+            mark_adder_filter(getattr(self, name))
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
@@ -128,16 +141,17 @@ class AdderLayer(keras.layers.Layer):
             f"{self.quantization_mode})"
         )
 
-    def _promote(self, inputs, kernel):
-        """Brings inputs and kernel to their common dtype, as Keras ops do."""
+    def _promote(self, *tensors):
+        """Brings inputs and kernels to their common dtype, as Keras ops do."""
+        inputs = tensors[0]
         if isinstance(inputs, (tf.SparseTensor, tf.RaggedTensor)):
             raise TypeError(
                 f"The `inputs` of `{type(self).__name__}` must be a dense "
                 "tensor: the distance to a zero is not zero. Received: "
                 f"inputs={inputs} (of type {type(inputs).__name__})"
             )
-        dtype = keras.backend.result_type(inputs.dtype, kernel.dtype)
-        return keras.ops.cast(inputs, dtype), keras.ops.cast(kernel, dtype)
+        dtype = keras.backend.result_type(*(x.dtype for x in tensors))
+        return [keras.ops.cast(x, dtype) for x in tensors]
 
 
 # What was said already.
@@ -147,16 +161,20 @@ _said: set[str] = set()
 def _warn_of_what_fails_silently(layer):
     """Warns of arguments that train, and to nothing."""
     name = type(layer).__name__
-    if layer.kernel_regularizer is not None and "regularizer" not in _said:
+    for prefix in layer.KERNELS.values():
+        argument = f"{prefix}_regularizer"
+        regularizer = getattr(layer, argument)
+        if regularizer is None or "regularizer" in _said:
+            continue
         _said.add("regularizer")
         warnings.warn(
-            "`kernel_regularizer` on an adder layer is not weight decay: "
+            f"`{argument}` on an adder layer is not weight decay: "
             "`keras_adder.ALR` rescales the gradient of adder filters, the "
             "penalty's included, to a fixed norm, so that the penalty decides "
             "its direction and filters shrink until they tell nothing apart. "
             "Use `keras_adder.ALR(weight_decay=...)` instead, which decays "
             "them after the rescaling, as the paper does. This is said once. "
-            f"Received: kernel_regularizer={layer.kernel_regularizer} "
+            f"Received: {argument}={regularizer} "
             f"({name} '{layer.name}')",
             stacklevel=4,
         )
@@ -193,7 +211,7 @@ def _lets_nothing_pass(activation):
     return bool(np.all(values == 0))
 
 
-def standard_normal():
+def _standard_normal():
     """The initializer of adder filters, N(0, 1), a new one for each layer.
 
     One instance gives the same values on each call, so a shared default would

@@ -164,13 +164,14 @@ class FusedAdderConv2D(FusedAdderLayer):
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape: Shape) -> None:
+        kernel_shape = self._kernel_shape(input_shape)
         # Before weights of whatever size are made.
-        self.compute_output_shape(input_shape)
+        self._operation().compute_output_shape(input_shape, kernel_shape)
         axis = self._channel_axis()
         self.input_spec = keras.layers.InputSpec(
             ndim=4, axes={axis: input_shape[axis]}
         )
-        self._add_weights(self._kernel_shape(input_shape), self.filters)
+        self._add_weights(kernel_shape, self.filters)
 
     def call(self, inputs: Tensor, residual: Tensor | None = None) -> Tensor:
         return self._fused(

@@ -12,10 +12,12 @@ from applications.counting import kernels
 from keras_adder import ALR
 from keras_adder import AdderConv2D
 from keras_adder import AdderDense
+from keras_adder import AdderDepthwiseConv2D
 from keras_adder import applications
 from keras_adder import is_adder_filter
 from keras_adder.applications import LeNet5
 from keras_adder.applications import LeNetPlusPlus
+from keras_adder.applications import MobileNetV2
 from keras_adder.applications import ResNet18
 from keras_adder.applications import ResNet20
 from keras_adder.applications import ResNet32
@@ -36,15 +38,17 @@ MODELS = {
     ResNet34: ((224, 3), 32, 512, True),
     ResNet50: ((224, 3), 32, 2048, True),
     ResNet101: ((224, 3), 32, 2048, True),
+    MobileNetV2: ((224, 3), 32, 1280, True),
 }
 # One of each kind: the others differ from these in blocks.
-DISTINCT = [LeNet5, LeNetPlusPlus, VGGSmall, ResNet20, ResNet50]
+OF_THE_AUTHORS = [LeNet5, LeNetPlusPlus, VGGSmall, ResNet20, ResNet50]
+DISTINCT = [*OF_THE_AUTHORS, MobileNetV2]
 ALL_ADDER = [LeNet5, LeNetPlusPlus]
 
 
 def tiered(builders):
     """Parameters of tests: those for ImageNet take long to build."""
-    deep = (ResNet18, ResNet34, ResNet50, ResNet101)
+    deep = (ResNet18, ResNet34, ResNet50, ResNet101, MobileNetV2)
     return [
         pytest.param(build, marks=pytest.mark.slow if build in deep else ())
         for build in builders
@@ -75,9 +79,11 @@ def test_all_models_are_tested():
 
 @pytest.mark.parametrize("build", MODELS)
 def test_signature_is_that_of_keras_with_adder(build):
-    keras_own = inspect.signature(keras.applications.ResNet50).parameters
+    keras_own = getattr(
+        keras.applications, build.__name__, keras.applications.ResNet50
+    )
     ours = inspect.signature(build).parameters
-    names = list(keras_own)
+    names = list(inspect.signature(keras_own).parameters)
     names[names.index("name") :] = ["adder", "include_preprocessing", "name"]
     assert list(ours) == names
     assert ours["weights"].default is None
@@ -103,11 +109,12 @@ def test_the_twin_differs_in_nothing_but_the_adder_layers(build):
     if build not in ALL_ADDER:
         assert types.pop(0) is keras.layers.Conv2D
         assert types.pop() in (keras.layers.Conv2D, keras.layers.Dense)
-    assert set(types) <= {AdderConv2D, AdderDense}
     twins = {
         AdderConv2D: keras.layers.Conv2D,
         AdderDense: keras.layers.Dense,
+        AdderDepthwiseConv2D: keras.layers.DepthwiseConv2D,
     }
+    assert set(types) <= set(twins)
     for ours, theirs in zip(adder.layers[1:], cnn.layers[1:], strict=True):
         assert ours.name == theirs.name
         assert ours.output.shape == theirs.output.shape
@@ -117,7 +124,7 @@ def test_the_twin_differs_in_nothing_but_the_adder_layers(build):
         assert not is_adder_filter(theirs)
 
 
-@pytest.mark.parametrize("build", tiered([*DISTINCT, ResNet18]))
+@pytest.mark.parametrize("build", tiered([*OF_THE_AUTHORS, ResNet18]))
 def test_batch_normalization_follows_every_layer_with_weights(build):
     model = small(build)
     for layer in kernels(model):

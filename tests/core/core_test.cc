@@ -267,6 +267,69 @@ Case Block(int64_t channels, int64_t filters, int64_t width) {
   return c;
 }
 
+// Groups of few filters, whose lanes are output channels: all that fit into a
+// block, and more; strides and dilations; taps by fewer and by more than go
+// into registers at once.
+void SweepDepthwise() {
+  for (const char* format : {"NHWC", "NCHW"}) {
+    for (const int64_t groups : {2, 15, 16, 17, 35}) {
+      for (const int64_t filters : {1, 2, 3, 5, 15}) {
+        Case c = Block(1, filters, 11);
+        c.format = format;
+        c.groups = groups;
+        c.batch = 2;
+        CheckCase(c);
+        c.stride = 2;
+        CheckCase(c);
+      }
+    }
+    for (const int64_t groups : {16, 20}) {
+      Case c = Block(1, 1, 13);
+      c.format = format;
+      c.groups = groups;
+      c.height = 9;
+      for (const int64_t kernel : {1, 2, 4, 5, 7}) {
+        c.kernel_height = c.kernel_width = kernel;
+        for (const char* padding : {"SAME", "VALID"}) {
+          c.padding = padding;
+          for (const int64_t stride : {1, 2, 3}) {
+            c.stride = stride;
+            CheckCase(c);
+          }
+        }
+      }
+      c.kernel_height = 2;
+      c.kernel_width = 7;
+      c.stride = 1;
+      c.padding = "EXPLICIT";
+      c.dilation = 2;
+      c.row_dilation = 3;
+      c.top = 5;
+      c.left = 1;
+      c.right = 12;
+      CheckCase(c);
+      c.stride = 2;
+      c.height = 50;
+      c.row_dilation = 20;
+      CheckCase(c);
+    }
+    for (const int64_t channels : {2, 3}) {
+      for (const int64_t filters : {2, 3, 4, 5}) {
+        Case c = Block(channels, filters, 9);
+        c.format = format;
+        c.groups = 7;
+        c.stride = filters == 3 ? 2 : 1;
+        CheckCase(c);
+      }
+    }
+  }
+  // Many chunks of filter gradients, and many pixels to each.
+  Case c = Block(1, 1, 90);
+  c.groups = 36;
+  c.height = 40;
+  CheckCase(c);
+}
+
 void Sweep(int64_t last) {
   const std::vector<int64_t Case::*> dimensions = {
       &Case::batch,        &Case::height,  &Case::width,
@@ -420,6 +483,7 @@ void Sweep(int64_t last) {
 
 int main(int count, char** arguments) {
   keras_adder::TestThreads(&keras_adder::checks, &keras_adder::failures);
+  keras_adder::SweepDepthwise();
   keras_adder::Sweep(count > 1 ? std::atoll(arguments[1]) : 20);
   for (const keras_adder::KernelSet* set : keras_adder::SupportedKernels()) {
     std::printf("%s ", set->name);

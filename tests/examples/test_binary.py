@@ -7,6 +7,7 @@ from keras import ops
 from keras_adder import applications
 
 from training import binary
+from training import runs
 
 
 def normal(*shape):
@@ -145,6 +146,12 @@ def test_the_twin_is_binary_but_for_its_ends(name):
     assert len(rectified) == 1
     names = [layer.name for layer in twin.layers]
     assert names.index(rectified[0]) > names.index(inner[-1].name)
+
+
+def test_depthwise_convolutions_are_refused():
+    cnn = applications.MobileNetV2(adder=False)
+    with pytest.raises(runs.RunError, match="no BNN of mobilenetv2"):
+        binary.binarise(cnn)
 
 
 def test_a_step_changes_every_weight_and_the_model_is_saved(tmp_path):

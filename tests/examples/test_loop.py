@@ -65,16 +65,17 @@ def test_filter_gradient_reaches_every_adder_layer():
         [
             keras.Input((8, 8, 1)),
             keras_adder.AdderConv2D(2, 3),
+            keras_adder.AdderDepthwiseConv2D(3),
             keras.layers.Flatten(),
             keras.layers.Dense(3),
             keras_adder.AdderDense(2),
         ]
     )
     loop.set_filter_gradient(model, "sign")
-    assert model.layers[0].filter_gradient == "sign"
-    assert model.layers[3].filter_gradient == "sign"
-    assert model.layers[3].get_config()["filter_gradient"] == "sign"
-    assert not hasattr(model.layers[2], "filter_gradient")
+    for index in (0, 1, 4):
+        assert model.layers[index].filter_gradient == "sign"
+    assert model.layers[4].get_config()["filter_gradient"] == "sign"
+    assert not hasattr(model.layers[3], "filter_gradient")
 
 
 def test_names_tell_runs_apart():

@@ -15,6 +15,9 @@ FOLDED = {
     "conv2d": lambda: layers.Conv2D(4, 3, name="stem"),
     "no_bias": lambda: layers.Conv2D(4, 3, use_bias=False, name="stem"),
     "dense": lambda: layers.Dense(4, name="stem"),
+    "depthwise": lambda: layers.DepthwiseConv2D(
+        3, depth_multiplier=2, name="stem"
+    ),
     "groups": lambda: layers.Conv2D(6, 3, groups=3, strides=2, name="stem"),
 }
 
@@ -57,7 +60,7 @@ def test_original_keeps_its_weights():
 KEPT = {
     "activation": (layers.Conv2D(4, 3, activation="relu", name="stem"), {}),
     "axis": (layers.Conv2D(4, 3, name="stem"), {"axis": 1}),
-    "depthwise": (layers.DepthwiseConv2D(3, name="stem"), {}),
+    "separable": (layers.SeparableConv2D(4, 3, name="stem"), {}),
     "transposed": (layers.Conv2DTranspose(4, 3, name="stem"), {}),
     "half": (layers.Conv2D(4, 3, name="stem", dtype="mixed_float16"), {}),
 }

@@ -12,8 +12,11 @@ from fused_networks import ready
 from fused_networks import residual
 from keras import layers
 
+from keras_adder import AdderConv1D
 from keras_adder import AdderConv2D
 from keras_adder import AdderDense
+from keras_adder import AdderDepthwiseConv2D
+from keras_adder import AdderSeparableConv2D
 from keras_adder import inference
 from keras_adder.layers import FusedAdderConv2D
 from keras_adder.layers import FusedAdderDense
@@ -23,7 +26,19 @@ def conv(filters=4, size=3, **arguments):
     return AdderConv2D(filters, size, name="adder", **arguments)
 
 
-def assert_folded(model, kept, x=None, tolerance=1e-5):
+def depthwise(**arguments):
+    return AdderDepthwiseConv2D(3, name="adder", **arguments)
+
+
+def separable(**arguments):
+    return AdderSeparableConv2D(3, 3, name="adder", **arguments)
+
+
+def conv1d(size=3, **arguments):
+    return AdderConv1D(4, size, name="adder", **arguments)
+
+
+def assert_folded(model, kept, x=None, tolerance=1e-5, names=("adder",)):
     """All but the named layers are folded, and nothing else changes."""
     x = images(shape=model.input_shape[1:]) if x is None else x
     before = [keras.ops.convert_to_numpy(v) for v in model.variables]
@@ -33,7 +48,7 @@ def assert_folded(model, kept, x=None, tolerance=1e-5):
     found = kinds(fast)
     fused = {name for name, kind in found.items() if "Fused" in kind}
     inputs = {layer.name for layer in fast.layers[:1]}
-    assert fused == {"adder"}
+    assert fused == set(names)
     assert found.keys() - fused - inputs == set(kept)
     assert difference(fast, model, x) < tolerance
     return fast
@@ -74,6 +89,22 @@ CHAINS = {
     "padding_strides": [layers.ZeroPadding2D(1), conv(strides=2)],
     "padding_dilated": [layers.ZeroPadding2D(4), conv(size=4, dilation_rate=2)],
     "groups": [conv(filters=6, groups=3), layers.BatchNormalization()],
+    "depthwise": [depthwise(use_bias=False)],
+    "depthwise_relu6": [
+        depthwise(depth_multiplier=2),
+        layers.BatchNormalization(),
+        layers.ReLU(6.0),
+    ],
+    "depthwise_argument": [depthwise(activation="relu")],
+    "depthwise_padding": [
+        layers.ZeroPadding2D(((0, 1), (1, 1))),
+        depthwise(strides=2),
+        layers.BatchNormalization(),
+    ],
+    "depthwise_dilated": [
+        depthwise(padding="same", strides=(2, 1), dilation_rate=2),
+        layers.BatchNormalization(),
+    ],
     "noise": [
         layers.Dropout(0.5),
         conv(),
@@ -116,6 +147,59 @@ def test_weights():
     np.testing.assert_allclose(
         fused.offset, offset + normalization.beta, rtol=1e-5, atol=1e-6
     )
+
+
+SEQUENCES = {
+    "bare": [conv1d(use_bias=False)],
+    "causal": [
+        conv1d(padding="causal", dilation_rate=2),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+    ],
+    "padding": [
+        layers.ZeroPadding1D((1, 2)),
+        conv1d(strides=2, groups=2),
+        layers.BatchNormalization(),
+    ],
+    "padding_causal": [layers.ZeroPadding1D(1), conv1d(padding="causal")],
+    "padding_wide": [layers.ZeroPadding1D(4, name="pad"), conv1d()],
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_sequences(name):
+    clones = [type(i).from_config(i.get_config()) for i in SEQUENCES[name]]
+    model = ready(keras.Sequential([keras.Input((9, 4)), *clones]))
+    assert_folded(model, {"padding_wide": ["pad"]}.get(name, []))
+
+
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_separable(multiplier):
+    """Two layers; the first takes the padding, and the second all else."""
+    inputs = keras.Input(SHAPE)
+    x = layers.ZeroPadding2D(1)(inputs)
+    x = separable(depth_multiplier=multiplier)(x)
+    x = layers.BatchNormalization()(x)
+    model = ready(keras.Model(inputs, layers.ReLU()(layers.Add()([inputs, x]))))
+    names = ["adder_depthwise", "adder"]
+    fast = assert_folded(model, [], names=names)
+    first, second = map(fast.get_layer, names)
+    assert first.padding == ((1, 1), (1, 1)) and first.groups == 3
+    assert second.kernel.shape == (1, 1, 3 * multiplier, 3)
+    assert (first.lower, second.lower) == (None, 0.0)
+
+
+@pytest.mark.filterwarnings("error:Nothing will pass")
+def test_separable_with_activations():
+    """And with a name that is taken."""
+    inputs = keras.Input(SHAPE)
+    x = layers.Rescaling(2.0, name="adder_depthwise")(inputs)
+    with pytest.warns(UserWarning, match="Nothing will pass"):
+        layer = separable(activation="relu")
+    model = ready(keras.Model(inputs, layer(x)))
+    names = ["adder_depthwise_", "adder"]
+    fast = assert_folded(model, ["adder_depthwise"], names=names)
+    assert fast.get_layer("adder").lower == 0.0
 
 
 def test_dense():
@@ -262,17 +346,23 @@ def test_an_activation_of_another_kind():
     assert_folded(model, ["adder_activation", "r"])
 
 
-def test_channels_first():
-    inputs = keras.Input((3, 8, 7))
+@pytest.mark.parametrize("layer", [conv, depthwise, separable, conv1d])
+def test_channels_first(layer):
+    shape, padding = (3, 8, 7), layers.ZeroPadding2D
+    if layer is conv1d:
+        shape, padding = (4, 20), layers.ZeroPadding1D
+    inputs = keras.Input(shape)
     first = {"data_format": "channels_first"}
-    x = layers.ZeroPadding2D(1, **first)(inputs)
-    x = conv(filters=3, **first)(x)
+    filters = {"filters": 3} if layer is conv else {}
+    x = padding(1, **first)(inputs)
+    x = layer(**filters, **first)(x)
     x = layers.BatchNormalization(axis=1)(x)
     x = layers.ReLU()(layers.Add()([inputs, x]))
     model = ready(keras.Model(inputs, x))
-    assert_folded(model, [])
-    fast = inference.optimize(model, "int8", images(shape=(3, 8, 7)))
-    assert difference(fast, model, images(shape=(3, 8, 7))) < 0.02
+    names = ["adder"] + ["adder_depthwise"] * (layer is separable)
+    assert_folded(model, [], names=names)
+    x = images(shape=shape)
+    assert difference(inference.optimize(model, "int8", x), model, x) < 0.05
 
 
 def test_layers_called_by_keyword():

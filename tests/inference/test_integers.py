@@ -1,5 +1,8 @@
 """Integer networks: bit by bit against NumPy, and against a simulation."""
 
+import functools
+import itertools
+
 import fused_oracle
 import fused_simulation as simulation
 import keras
@@ -8,38 +11,44 @@ import pytest
 from fused_networks import SHAPE
 from fused_networks import block
 from fused_networks import dense
+from fused_networks import depthwise
 from fused_networks import difference
 from fused_networks import images
+from fused_networks import mobile
 from fused_networks import outputs_of
 from fused_networks import ready
+from fused_networks import residual
 
 from keras_adder import AdderConv2D
 from keras_adder import AdderDense
 from keras_adder import inference
 from keras_adder.inference.requantize import Requantize
+from keras_adder.layers.adder_layer import AdderLayer
+from keras_adder.layers.fused_adder_layer import FusedAdderLayer
 
-# Of each fused layer of `residual()`: what it takes, and what it adds.
-SOURCES = {
-    "a0": ("stem_relu", None),
-    "a1": ("stem_relu", None),
-    "a2": ("a1", "a0"),
-    "b1": ("a2", None),
-    "b2": ("b1", "a2"),
-}
-# The layers of the original that hand on the same.
-SAME = {
-    "a0": "a0_bn",
-    "a1": "re_lu",
-    "a2": "a_relu",
-    "b1": "re_lu_1",
-    "b2": "b_relu",
-    "stem_relu": "stem_relu",
-}
+# The fused layers of `residual()`.
+NAMES = ["a0", "a1", "a2", "b1", "b2"]
+NETWORKS = {"residual": residual, "mobile": mobile, "depthwise": depthwise}
 
 
-@pytest.fixture(scope="module", params=["int8", "int16"])
-def fast(request, model):
-    return inference.optimize(model, request.param, images())
+@functools.cache
+def optimized(network, precision):
+    """A network, and what becomes of it."""
+    keras.utils.set_random_seed(3)
+    model = NETWORKS[network]()
+    return model, inference.optimize(model, precision, images())
+
+
+@pytest.fixture(params=["int8", "int16"])
+def fast(request):
+    return optimized("residual", request.param)[1]
+
+
+@pytest.fixture(
+    params=itertools.product(NETWORKS, ["int8", "int16"]), ids="-".join
+)
+def pair(request):
+    return optimized(*request.param)
 
 
 def behind(layer):
@@ -52,21 +61,40 @@ def behind(layer):
     }
 
 
-def test_every_layer_is_numpys(fast):
-    x = images(4, seed=5)
-    found = outputs_of(fast, ["stem_relu", *SOURCES], x)
-    for name, (source, added) in SOURCES.items():
-        layer = fast.get_layer(name)
+def as_images(x):
+    if x is None:
+        return None
+    x = np.asarray(x)
+    return x if x.ndim == 4 else x[:, None]
+
+
+def calls(model, x):
+    """Of each adder layer what it takes, what it adds, and what it hands on."""
+    tensors = {
+        layer.name: [layer.input, layer.output]
+        for layer in model.layers
+        if isinstance(layer, (FusedAdderLayer, AdderLayer))
+    }
+    found = keras.Model(model.inputs[0], tensors)(x)
+    for name, (inputs, output) in found.items():
+        source, added = [*keras.tree.flatten(inputs), None][:2]
+        yield name, as_images(source), as_images(added), as_images(output)
+
+
+def test_every_layer_is_numpys(pair):
+    for name, source, added, output in calls(pair[1], images(4, seed=5)):
+        layer = pair[1].get_layer(name)
+        padding = layer.padding
         np.testing.assert_array_equal(
-            found[name],
+            output,
             fused_oracle.fused_adder_conv2d(
-                found[source],
+                source,
                 np.asarray(layer.kernel),
                 strides=layer.strides,
-                padding=layer.padding.upper(),
+                padding=padding if type(padding) is tuple else padding.upper(),
                 input_scale=layer.input_scale,
                 input_zero_point=layer.input_zero_point,
-                residual=None if added is None else found[added],
+                residual=added,
                 **behind(layer),
             ),
             err_msg=name,
@@ -75,11 +103,11 @@ def test_every_layer_is_numpys(fast):
 
 def test_types(fast):
     integers = {"uint8", "int16"} & {
-        fast.get_layer(name).output_dtype for name in SOURCES
+        fast.get_layer(name).output_dtype for name in NAMES
     }
     (dtype,) = integers
-    assert all(fast.get_layer(name).filter_dtype == dtype for name in SOURCES)
-    found = {name: fast.get_layer(name).output_dtype for name in SOURCES}
+    assert all(fast.get_layer(name).filter_dtype == dtype for name in NAMES)
+    found = {name: fast.get_layer(name).output_dtype for name in NAMES}
     # The last one goes to a pooling.
     assert found == dict.fromkeys(["a0", "a1", "a2", "b1"], dtype) | {
         "b2": "float32"
@@ -100,46 +128,57 @@ def test_one_tensor_has_one_quantization(fast):
     assert block_output == scales("b1", "input") == scales("b2", "residual")
 
 
-def real(array, layer):
+def real(array, scale, zero_point):
     if array.dtype.kind == "f":
         return array.astype("float64")
-    steps = array.astype("float64") - layer.output_zero_point
-    return steps * layer.output_scale
+    return (array.astype("float64") - zero_point) * scale
 
 
-def test_every_layer_is_its_simulation(model, fast):
+def test_every_layer_is_its_simulation(pair):
     """From the original's weights, with rounded inputs and filters.
 
     And with the mean of what rounding does to the calibration's images.
     """
-    x = images(8, seed=5)
-    found = outputs_of(fast, ["stem_relu", *SOURCES], x)
-    seen = outputs_of(model, list(SAME.values()), images())
-    for name, (source, added) in SOURCES.items():
-        layer, original = fast.get_layer(name), model.get_layer(name)
-        kernel = np.asarray(original.kernel)
-        geometry = {"strides": original.strides, "padding": "SAME"}
-        calibrated = seen[SAME[source]]
-        errors = simulation.oracle.adder_conv2d(calibrated, kernel, **geometry)
-        errors -= simulation.distance(calibrated, kernel, layer, **geometry)
-        inputs = real(found[source], fast.get_layer(source))
-        y = simulation.distance(inputs, kernel, layer, **geometry)
-        y = simulation.normalize(
-            y + errors.mean((0, 1, 2)), model.get_layer(f"{name}_bn")
-        )
-        if added is not None:
-            y = y + real(found[added], fast.get_layer(added))
-        if name != "a0":
-            y = np.maximum(y, 0)
-        expected = simulation.stored(y, layer)
-        off = np.abs(expected - real(found[name], layer))
-        if layer.output_dtype == "float32":
-            assert off.max() < 1e-4 * np.ptp(expected)
-        else:
-            # Between two integers, float32 and float64 may take either.
-            assert off.max() < layer.output_scale + 2e-5 * np.ptp(expected)
-            few = 0.002 if layer.output_dtype == "uint8" else 0.2
-            assert np.mean(off > 0.5 * layer.output_scale) < few
+    model, fast = pair
+    found = {name: arrays for name, *arrays in calls(fast, images(8, seed=5))}
+    for original, seen, _, _ in calls(model, images()):
+        original = model.get_layer(original)
+        for name, *part in simulation.passes(original):
+            y, seen = simulated(fast.get_layer(name), found[name], part, seen)
+            if name == original.name:
+                y = y + (np.asarray(original.bias) if original.use_bias else 0)
+                y = simulation.normalize(y, model.get_layer(f"{name}_bn"))
+            assert_simulated(y, fast.get_layer(name), *found.pop(name)[1:])
+    assert not found
+
+
+def simulated(layer, arrays, part, seen):
+    """A layer's distances, of integers as well as of the calibration."""
+    kernel, geometry = part
+    exact = simulation.oracle.adder_conv2d(seen, kernel, **geometry)
+    errors = exact - simulation.distance(seen, kernel, layer, **geometry)
+    x = real(arrays[0], layer.input_scale, layer.input_zero_point)
+    if layer.name.endswith("explicit") or layer.name == "a_depthwise":
+        x = np.pad(x, ((0, 0), (0, 1), (1, 1), (0, 0)))  # What was folded.
+    y = simulation.distance(x, kernel, layer, **geometry)
+    return y + errors.mean((0, 1, 2)), exact
+
+
+def assert_simulated(y, layer, added, output):
+    if added is not None:
+        y = y + real(added, layer.residual_scale, layer.residual_zero_point)
+    if layer.lower is not None:
+        y = np.clip(y, layer.lower, layer.upper)
+    expected = simulation.stored(y, layer)
+    output = real(output, layer.output_scale, layer.output_zero_point)
+    off = np.abs(expected - output)
+    if layer.output_dtype == "float32":
+        assert off.max() < 1e-4 * np.ptp(expected)
+    else:
+        # Between two integers, float32 and float64 may take either.
+        assert off.max() < layer.output_scale + 2e-5 * np.ptp(expected)
+        few = 0.002 if layer.output_dtype == "uint8" else 0.2
+        assert np.mean(off > 0.5 * layer.output_scale) < few
 
 
 @pytest.mark.parametrize(
@@ -206,7 +245,7 @@ def test_few_bits(model, bits):
     # Inputs that are float, or residuals as well.
     assert [i.name for i in added] == ["a1_input", "b1_input"]
     found = outputs_of(
-        fast, [*SOURCES, *(i.name for i in added)], 3 * images(seed=5)
+        fast, [*NAMES, *(i.name for i in added)], 3 * images(seed=5)
     )
     taken = {"a0": "a1_input", "a1": "a1_input", "a2": "a1"}
     for name, source in (taken | {"b1": "b1_input", "b2": "b1"}).items():
@@ -223,11 +262,11 @@ def test_few_bits_of_what_is_stored(model):
     fast = inference.optimize(model, "int8", images(), bits=4, percentile=99.0)
     layer = fast.get_layer("b1_input")
     found = outputs_of(fast, ["a2", "b1_input"], images(seed=5))
-    numbers = real(found["a2"], fast.get_layer("a2"))
+    full = fast.get_layer("a2")
+    numbers = real(found["a2"], full.output_scale, full.output_zero_point)
     expected = np.clip(np.rint(numbers / layer.scale), 0, 15)
     off = found["b1_input"] - expected
     assert np.abs(off).max() <= 1 and np.mean(off != 0) < 0.002
-    full = fast.get_layer("a2")
     # Residuals keep all of their range.
     assert 255 * full.output_scale > 1.05 * 15 * layer.scale
 

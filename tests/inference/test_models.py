@@ -8,15 +8,18 @@ from fused_networks import block
 from fused_networks import difference
 from fused_networks import images
 from fused_networks import kinds
+from fused_networks import mobile
 from fused_networks import ready
 from fused_networks import residual
 from keras import layers
 
 from keras_adder import AdderConv2D
 from keras_adder import AdderDense
+from keras_adder import AdderSeparableConv2D
 from keras_adder import inference
 from keras_adder.applications import LeNet5
 from keras_adder.applications import LeNetPlusPlus
+from keras_adder.applications import MobileNetV2
 from keras_adder.applications import ResNet18
 from keras_adder.applications import ResNet20
 from keras_adder.applications import ResNet32
@@ -76,6 +79,46 @@ def test_builders_in_integers(name):
     fast = inference.optimize(model, "int8", x)
     # Of random weights; errors add up over the layers.
     assert difference(fast, model, x) < 0.15
+
+
+def test_mobilenet_v2(tmp_path):
+    """Nothing but its stem and its top is left in floating point."""
+    shape = (32, 32, 3)
+    keras.utils.set_random_seed(0)
+    model = MobileNetV2(
+        shape, alpha=0.35, classes=10, classifier_activation=None
+    )
+    x = images(16, shape)
+    ready(model, x, tame=True, beta=1.3)
+    bounds = {"float32": 1e-4, "int16": 2e-3, "int8": 0.15}
+    for precision, bound in bounds.items():
+        fast = inference.optimize(model, precision, x, percentile=100)
+        assert difference(fast, model, x) < bound
+        assert len(fused(fast)) == 51
+        left = [i.name for i in fast.layers if i.name not in fused(fast)]
+        assert left[1:] == ["Conv1", "Conv1_relu", "avg_pool", "predictions"]
+    report = inference.report(model, fast, print_fn=lambda text: None)
+    floats = [i.name for i in report.rows if i.output_dtype == "float32"]
+    # What the pooling takes.
+    assert len(report.rows) == 51 and floats == ["Conv_1"]
+    fast.save(tmp_path / "fast.keras")
+    loaded = keras.models.load_model(tmp_path / "fast.keras")
+    np.testing.assert_array_equal(loaded(x), fast(x))
+
+
+def test_a_mobile_network():
+    model = mobile()
+    small = assert_same(model)
+    assert kinds(small)["d1"] == kinds(small)["d2"] == "FusedAdderConv1D"
+    stored = {i: small.get_layer(i).output_dtype for i in fused(small)}
+    floats = [name for name, dtype in stored.items() if dtype == "float32"]
+    # What a reshaping takes, and a pooling.
+    assert floats == ["c", "d2"]
+    report = inference.report(model, small, images(), lambda text: None)
+    assert [row.name for row in report.rows] == fused(small)
+    assert min(row.snr for row in report.rows) > 20
+    fewer = inference.optimize(model, "int8", images(), bits=6)
+    assert difference(fewer, model, images()) < 0.15
 
 
 def nested():
@@ -289,6 +332,20 @@ def test_keep_float(model):
     assert difference(fast, model, images()) < 0.05
     with pytest.raises(ValueError, match="an adder layer.*`keep_float`"):
         inference.optimize(model, "float32", keep_float=lambda layer: True)
+
+
+def test_keep_float_of_a_separable_layer():
+    x = keras.Input(SHAPE)
+    layer = AdderSeparableConv2D(3, 3, name="kept")
+    model = ready(keras.Model(x, block(layer(x), name="c")))
+    asked = []
+    fast = inference.optimize(
+        model, "float32", keep_float=lambda i: asked.append(i) or i is layer
+    )
+    assert asked == [layer, model.get_layer("c")] and fused(fast) == ["c"]
+    assert type(fast.get_layer("kept")) is AdderSeparableConv2D
+    report = inference.report(model, fast, print_fn=lambda text: None)
+    assert report.kept[0].reason == "`keep_float` was true"
 
 
 @keras.saving.register_keras_serializable("test_models")

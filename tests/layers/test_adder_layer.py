@@ -10,20 +10,35 @@ import pytest
 import tensorflow as tf
 
 import keras_adder
+from keras_adder import AdderConv1D
 from keras_adder import AdderConv2D
 from keras_adder import AdderDense
+from keras_adder import AdderDepthwiseConv2D
+from keras_adder import AdderSeparableConv2D
 from keras_adder import is_adder_filter
 
 
 class Case:
-    """A layer class, its smallest arguments and inputs, and its parent."""
+    """A layer class, its smallest arguments and inputs, and its parent.
 
-    def __init__(self, layer, parent, args, shape):
+    And what makes its kernels large, their names, and those that begin the
+    names of their arguments.
+    """
+
+    def __init__(self, layer, parent, args, shape, wide, **kernels):
         self.layer, self.parent = layer, parent
-        self.args, self.shape = args, shape
+        self.args, self.shape, self.wide = args, shape, wide
+        self.kernels = kernels or {"kernel": "kernel"}
 
     def make(self, **kwargs):
         return self.layer(*self.args, **kwargs)
+
+    def for_kernels(self, what, value):
+        """An argument for all kernels, such as an `"initializer"`."""
+        return {f"{name}_{what}": value for name in self.kernels.values()}
+
+    def kernels_of(self, layer):
+        return [getattr(layer, name) for name in self.kernels]
 
     def inputs(self, dtype="float32"):
         x = np.random.default_rng(0).normal(size=self.shape)
@@ -36,8 +51,32 @@ class Case:
 
 
 CASES = [
-    Case(AdderConv2D, keras.layers.Conv2D, (4, 3), (2, 6, 6, 3)),
-    Case(AdderDense, keras.layers.Dense, (4,), (2, 5)),
+    Case(
+        AdderConv2D,
+        keras.layers.Conv2D,
+        (4, 3),
+        (2, 6, 6, 3),
+        {"filters": 300},
+    ),
+    Case(AdderDense, keras.layers.Dense, (4,), (2, 5), {"units": 1000}),
+    Case(
+        AdderDepthwiseConv2D,
+        keras.layers.DepthwiseConv2D,
+        (3,),
+        (2, 6, 6, 3),
+        {"depth_multiplier": 300},
+        kernel="depthwise",
+    ),
+    Case(
+        AdderSeparableConv2D,
+        keras.layers.SeparableConv2D,
+        (4, 3),
+        (2, 6, 6, 3),
+        {"depth_multiplier": 300, "filters": 10},
+        depthwise_kernel="depthwise",
+        pointwise_kernel="pointwise",
+    ),
+    Case(AdderConv1D, keras.layers.Conv1D, (4, 3), (2, 6, 3), {"filters": 900}),
 ]
 
 
@@ -56,14 +95,19 @@ def test_arguments_are_those_of_the_keras_layer(case):
     ]
     theirs = {p.name: p.default for p in theirs}
     changed = {p.name for p in ours if theirs.get(p.name) != p.default}
-    assert changed == {"kernel_initializer", "filter_gradient"}
+    initializers = case.for_kernels("initializer", None)
+    assert changed == {*initializers, "filter_gradient"}
+    assert issubclass(case.layer, case.parent)
 
 
 @pytest.mark.parametrize(
     "module",
     [
+        "keras_adder.layers.adder_conv1d",
         "keras_adder.layers.adder_conv2d",
         "keras_adder.layers.adder_dense",
+        "keras_adder.layers.adder_depthwise_conv2d",
+        "keras_adder.layers.adder_separable_conv2d",
         "keras_adder.applications.lenet",
     ],
 )
@@ -76,20 +120,20 @@ def test_examples_run(module):
 
 
 def test_filters_start_standard_normal(case):
-    wide = {"filters": 300} if case.layer is AdderConv2D else {"units": 1000}
-    config = {**case.make().get_config(), **wide}
+    config = {**case.make().get_config(), **case.wide}
     layer = case.layer.from_config(config)
     layer.build(case.shape)
-    kernel = layer.kernel.numpy()
-    assert abs(kernel.mean()) < 0.05
-    assert abs(kernel.std() - 1) < 0.05
+    for kernel in case.kernels_of(layer):
+        assert abs(kernel.numpy().mean()) < 0.05
+        assert abs(kernel.numpy().std() - 1) < 0.05
 
 
 def test_each_layer_starts_from_filters_of_its_own(case):
     first, second = case.make(), case.make()
     for layer in (first, second):
         layer.build(case.shape)
-    assert not np.array_equal(first.kernel, second.kernel)
+    for ours, theirs in zip(*map(case.kernels_of, (first, second))):
+        assert not np.array_equal(ours, theirs)
 
 
 def test_filters_follow_the_global_seed(case):
@@ -98,15 +142,17 @@ def test_filters_follow_the_global_seed(case):
         keras.utils.set_random_seed(7)
         layer = case.make()
         layer.build(case.shape)
-        kernels.append(layer.kernel.numpy())
-    np.testing.assert_array_equal(*kernels)
+        kernels.append(layer.get_weights())
+    for first, second in zip(*kernels):
+        np.testing.assert_array_equal(first, second)
 
 
-def test_the_kernel_and_nothing_else_is_an_adder_filter(case):
+def test_the_kernels_and_nothing_else_are_adder_filters(case):
     layer = case.make()
     layer.build(case.shape)
-    assert is_adder_filter(layer.kernel)
-    assert not is_adder_filter(layer.bias)
+    filters = [v for v in layer.variables if is_adder_filter(v)]
+    assert filters == case.kernels_of(layer)
+    assert len(layer.variables) == len(filters) + 1
 
 
 @pytest.mark.parametrize("mode", ["l1", "", None, 1, ["sign"]])
@@ -124,10 +170,12 @@ def full_config(case):
     return case.make(
         activation="relu",
         use_bias=False,
-        kernel_initializer=keras.initializers.RandomUniform(-2, 2, seed=1),
-        kernel_regularizer=keras.regularizers.L2(1e-3),
+        **case.for_kernels(
+            "initializer", keras.initializers.RandomUniform(-2, 2, seed=1)
+        ),
+        **case.for_kernels("regularizer", keras.regularizers.L2(1e-3)),
         activity_regularizer=keras.regularizers.L1(1e-3),
-        kernel_constraint=keras.constraints.MaxNorm(3.0),
+        **case.for_kernels("constraint", keras.constraints.MaxNorm(3.0)),
         filter_gradient="sign",
         dtype="mixed_bfloat16",
         trainable=False,
@@ -171,10 +219,11 @@ def test_dtype_policies(case, policy):
         loss = tf.reduce_sum(tf.cast(y, "float32"))
     assert y.dtype == layer.compute_dtype
     assert layer(keras.KerasTensor(case.shape)).dtype == layer.compute_dtype
-    assert layer.kernel.dtype == layer.variable_dtype
-    dx, df = tape.gradient(loss, [x, layer.kernel.value])
+    kernels = [kernel.value for kernel in case.kernels_of(layer)]
+    dx, *gradients = tape.gradient(loss, [x, *kernels])
     assert dx.dtype == x.dtype
-    assert df.dtype == layer.variable_dtype
+    for tensor in (*kernels, *gradients):
+        assert tensor.dtype == layer.variable_dtype
 
     double = case.make(dtype="float64")
     double.build(case.shape)
@@ -222,25 +271,27 @@ def test_sparse_and_ragged_inputs_are_refused(case):
 
 def test_regularizers_and_constraints(case):
     layer = case.make(
-        kernel_initializer="ones",
-        kernel_regularizer=keras.regularizers.L1(0.5),
+        **case.for_kernels("initializer", "ones"),
+        **case.for_kernels("regularizer", keras.regularizers.L1(0.5)),
         bias_regularizer=keras.regularizers.L1(1.0),
         activity_regularizer=keras.regularizers.L1(0.1),
-        kernel_constraint=keras.constraints.NonNeg(),
+        **case.for_kernels("constraint", keras.constraints.NonNeg()),
         bias_constraint=keras.constraints.NonNeg(),
     )
     y = layer(case.inputs())
     losses = sorted(float(loss) for loss in layer.losses)
-    size = np.prod(layer.kernel.shape)
+    sizes = [np.prod(kernel.shape) for kernel in case.kernels_of(layer)]
+    penalties = [0.5 * size for size in sizes]
     activity = 0.1 * np.abs(y).sum() / len(y)
     np.testing.assert_allclose(
-        losses, sorted([0.5 * size, 0.0, activity]), rtol=1e-5
+        losses, sorted([*penalties, 0.0, activity]), rtol=1e-5
     )
     keras.optimizers.SGD(1e6).apply(
         [tf.ones(v.shape) for v in layer.trainable_variables],
         layer.trainable_variables,
     )
-    assert np.min(layer.kernel) == 0.0 and np.min(layer.bias) == 0.0
+    for variable in layer.trainable_variables:
+        assert np.min(variable) == 0.0
 
 
 def test_rematerialization(case):
@@ -248,11 +299,13 @@ def test_rematerialization(case):
     gradients = []
     for mode in (None, "full"):
         with keras.RematScope(mode=mode):
-            layer = case.make(kernel_initializer=keras.initializers.Ones())
+            layer = case.make(**case.for_kernels("initializer", "ones"))
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(layer(x))
-        gradients.append(tape.gradient(loss, layer.kernel.value))
-    np.testing.assert_array_equal(*gradients)
+        kernels = [kernel.value for kernel in case.kernels_of(layer)]
+        gradients.append(tape.gradient(loss, kernels))
+    for plain, again in zip(*gradients):
+        np.testing.assert_array_equal(plain, again)
 
 
 def test_keras_does_not_try_xla_by_itself(case):
@@ -278,13 +331,15 @@ def test_training_learns(case):
         keras.layers.Dense(2, activation="softmax"),
         use_bias=False,
     )
-    before = model.layers[0].kernel.numpy()
+    before = model.layers[0].get_weights()
     model.compile(
         keras.optimizers.Adam(0.01),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
-    history = model.fit(x, labels, batch_size=16, epochs=25, verbose=0)
+    data = tf.data.Dataset.from_tensor_slices((x, labels)).batch(16)
+    history = model.fit(data.repeat(5), epochs=5, shuffle=False, verbose=0)
     assert history.history["loss"][-1] < history.history["loss"][0] / 2
     assert model.evaluate(x, labels, verbose=0)[1] > 0.95
-    assert not np.array_equal(model.layers[0].kernel, before)
+    for old, new in zip(before, model.layers[0].get_weights(), strict=True):
+        assert not np.array_equal(old, new)

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from keras import dtype_policies
 
+from keras_adder import AdderConv1D
 from keras_adder import AdderConv2D
 from keras_adder import AdderDense
+from keras_adder import AdderDepthwiseConv2D
+from keras_adder import AdderSeparableConv2D
 
 QUANTIZED = [
     "int8_from_float32",
@@ -17,9 +20,22 @@ QUANTIZED = [
     "gptq/4/128_from_float32",
     "awq/4/128_from_float32",
 ]
-FACTORIES = {
+# Those of layers whose Keras layers have LoRA.
+WITH_LORA = {
+    "AdderConv1D": (lambda **kw: AdderConv1D(4, 3, **kw), (1, 6, 3)),
     "AdderConv2D": (lambda **kw: AdderConv2D(4, 3, **kw), (1, 6, 6, 3)),
     "AdderDense": (lambda **kw: AdderDense(4, **kw), (1, 5)),
+}
+FACTORIES = {
+    **WITH_LORA,
+    "AdderDepthwiseConv2D": (
+        lambda **kw: AdderDepthwiseConv2D(3, **kw),
+        (1, 6, 6, 3),
+    ),
+    "AdderSeparableConv2D": (
+        lambda **kw: AdderSeparableConv2D(4, 3, **kw),
+        (1, 6, 6, 3),
+    ),
 }
 
 
@@ -187,6 +203,12 @@ def test_lora_arguments(make, name):
         make(**{name: 2})
     with pytest.raises(TypeError, match=f"`{name}` argument.*{name}=2"):
         type(make()).from_config({**make().get_config(), name: 2})
+
+
+@pytest.mark.parametrize("name", ["lora_rank", "lora_alpha"])
+@pytest.mark.parametrize("layer", WITH_LORA)
+def test_lora_arguments_that_ask_for_nothing(layer, name):
+    make, _ = WITH_LORA[layer]
     assert make(**{name: None}).get_config() is not None
 
 
@@ -204,7 +226,8 @@ def test_quantization_config_argument(make):
 def test_enable_lora(make, inputs):
     layer = make()
     before = layer(inputs)
+    weights = layer.weights
     with pytest.raises(NotImplementedError, match="enable_lora.*rank=2"):
         layer.enable_lora(2, lora_alpha=4)
-    assert layer.kernel.trainable and len(layer.weights) == 2
+    assert layer.trainable_weights == weights
     assert_unharmed(layer, inputs, before)

@@ -6,9 +6,13 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from keras_adder import AdderConv1D
 from keras_adder import AdderConv2D
 from keras_adder import AdderDense
+from keras_adder import AdderDepthwiseConv2D
+from keras_adder import AdderSeparableConv2D
 from keras_adder import is_adder_filter
 
 
@@ -21,6 +25,10 @@ def model():
             AdderConv2D(6, 3, groups=2, use_bias=False, name="conv"),
             keras.layers.BatchNormalization(),
             AdderConv2D(4, 3, dilation_rate=2, padding="same"),
+            AdderDepthwiseConv2D(2, depth_multiplier=2),
+            AdderSeparableConv2D(4, 2, padding="same"),
+            keras.layers.Reshape((-1, 4)),
+            AdderConv1D(4, 3, padding="causal"),
             keras.layers.Flatten(),
             AdderDense(3, filter_gradient="sign", name="dense"),
         ]
@@ -46,7 +54,7 @@ def test_keras_file(model, images, tmp_path):
     loaded = keras.saving.load_model(path)
     np.testing.assert_array_equal(loaded(images), model(images))
     assert adder_filters(loaded) == adder_filters(model)
-    assert len(adder_filters(loaded)) == 3
+    assert len(adder_filters(loaded)) == 7
     assert loaded.get_layer("dense").filter_gradient == "sign"
     assert configs(loaded) == configs(model)
 
@@ -77,9 +85,17 @@ def test_weights_file(model, images, tmp_path):
     np.testing.assert_array_equal(other(images), model(images))
 
 
+def test_saved_model(model, images, tmp_path):
+    model.export(tmp_path / "exported", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "exported")
+    np.testing.assert_allclose(
+        loaded.serve(images), model(images), rtol=1e-5, atol=1e-5
+    )
+
+
 def test_clone_model(model, images):
     clone = keras.models.clone_model(model)
-    assert len(adder_filters(clone)) == 3
+    assert len(adder_filters(clone)) == 7
     clone.set_weights(model.get_weights())
     np.testing.assert_array_equal(clone(images), model(images))
 

@@ -10,8 +10,15 @@ import keras_adder
 from keras_adder.layers import adder_layer
 
 LAYERS = {
+    "AdderConv1D": lambda **kwargs: keras_adder.AdderConv1D(4, 3, **kwargs),
     "AdderConv2D": lambda **kwargs: keras_adder.AdderConv2D(4, 3, **kwargs),
     "AdderDense": lambda **kwargs: keras_adder.AdderDense(4, **kwargs),
+    "AdderDepthwiseConv2D": lambda **kwargs: keras_adder.AdderDepthwiseConv2D(
+        3, **kwargs
+    ),
+    "AdderSeparableConv2D": lambda **kwargs: keras_adder.AdderSeparableConv2D(
+        4, 3, **kwargs
+    ),
 }
 
 
@@ -32,10 +39,24 @@ def no_warnings():
         yield
 
 
-def test_a_penalty_is_warned_of_once(make):
-    with pytest.warns(UserWarning, match="not weight decay") as caught:
-        make(kernel_regularizer=keras.regularizers.L2(1e-4))
-        make(kernel_regularizer="l1")
+@pytest.mark.parametrize(
+    "layer, argument",
+    [
+        ("AdderConv1D", "kernel_regularizer"),
+        ("AdderConv2D", "kernel_regularizer"),
+        ("AdderDense", "kernel_regularizer"),
+        ("AdderDepthwiseConv2D", "depthwise_regularizer"),
+        ("AdderSeparableConv2D", "depthwise_regularizer"),
+        ("AdderSeparableConv2D", "pointwise_regularizer"),
+    ],
+)
+def test_a_penalty_is_warned_of_once(layer, argument):
+    make = LAYERS[layer]
+    with pytest.warns(
+        UserWarning, match=f"`{argument}`.*not weight decay.*{argument}="
+    ) as caught:
+        make(**{argument: keras.regularizers.L2(1e-4)})
+        make(**{argument: "l1"})
     assert len(caught) == 1
     assert "ALR(weight_decay=...)" in str(caught[0].message)
     assert caught[0].filename == __file__

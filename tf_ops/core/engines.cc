@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/depthwise/suits_depthwise.h"
 #include "core/tile.h"
 
 namespace keras_adder {
@@ -9,8 +10,14 @@ namespace {
 
 // The list: the first that takes a problem is the one that runs it.
 constexpr std::unique_ptr<const Engine> (*kEngines[])(const Problem&) = {
-    MakeNothing,           MakeForward,        MakeFused,
-    MakeInputGradient,     MakeFilterGradient, MakeBackward,
+    MakeNothing,
+    MakeDepthwiseForward,
+    MakeDepthwiseGradient,
+    MakeForward,
+    MakeFused,
+    MakeInputGradient,
+    MakeFilterGradient,
+    MakeBackward,
     MakeSeparateGradients,
 };
 
@@ -104,9 +111,12 @@ int UsefulThreads(int available, const Geometry& geometry) {
   // To wake a thread up takes some ten microseconds, and this is thirty of a
   // Zen 5's work, at 140 G differences/s a core (`benchmarks/conv2d.py`).
   constexpr double kThreadWork = 1 << 22;
-  // Lanes without a filter take their time, too.
-  const double lanes = static_cast<double>(geometry.groups) *
-                       RoundUp(geometry.group_out(), kLanes);
+  // Lanes without a filter take their time, too. Depthwise there are none, but
+  // a difference takes twice as long.
+  const double lanes = SuitsDepthwise(geometry)
+                           ? 2.0 * geometry.out_channels
+                           : static_cast<double>(geometry.groups) *
+                                 RoundUp(geometry.group_out(), kLanes);
   const double differences = lanes * geometry.batch * geometry.height.output *
                              geometry.width.output * geometry.kernel_taps() *
                              geometry.group_in();

@@ -13,6 +13,9 @@ namespace keras_adder {
 // For problems in which no input meets an output: gradients are zero, whatever
 // tensors hold.
 std::unique_ptr<const Engine> MakeNothing(const Problem& problem);
+// Of groups with few filters, and every pass of their gradients.
+std::unique_ptr<const Engine> MakeDepthwiseForward(const Problem& problem);
+std::unique_ptr<const Engine> MakeDepthwiseGradient(const Problem& problem);
 std::unique_ptr<const Engine> MakeForward(const Problem& problem);
 std::unique_ptr<const Engine> MakeFused(const Problem& problem);
 std::unique_ptr<const Engine> MakeInputGradient(const Problem& problem);

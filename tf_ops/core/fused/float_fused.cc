@@ -21,7 +21,7 @@ Problem ForwardOf(const Problem& problem) {
 class FloatFused : public Engine {
  public:
   FloatFused(const Problem& problem, const FusedKernels& kernels)
-      : forward_(MakeForward(ForwardOf(problem))),
+      : forward_(MakeEngine(ForwardOf(problem))),
         fusion_(problem.fusion),
         kernels_(kernels),
         output_type_(problem.output_type),

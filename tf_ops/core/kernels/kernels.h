@@ -265,8 +265,70 @@ struct FilterTerms {
   Values padding, first_padding, last_padding;
 };
 
+// For neighbouring pixels of depthwise channels, each of which meets one source
+// lane under a tap:
+//
+//   output = -sum_taps |source - filter|, and then the epilogue if there is one
+//
+// for one block after the other. The first `inside` taps meet a source; of the
+// `outside` ones behind them, which lie in the padding, only the filters count.
+template <typename C>
+struct DepthwiseForwardParams {
+  const C* input;
+  ptrdiff_t input_block_stride, input_pixel_stride;
+  const C* filters;
+  ptrdiff_t filter_block_stride;
+  const ForwardTap* taps;
+  int64_t inside, outside;
+  C* output;
+  ptrdiff_t output_block_stride, output_pixel_stride;
+  int64_t pixels, blocks;
+  // As in ForwardParams.
+  const C* multiplier;
+  const C* offset;
+  C lower, upper;
+};
+
+// Where a tap's output gradient lies, seen from the first pixel's; its filters,
+// and the sums that are their gradient. In elements.
+struct DepthwiseTap {
+  ptrdiff_t gradient, filter, total;
+};
+
+// For neighbouring pixels of depthwise channels, which meet the same taps:
+//
+//   total[tap]     += sum_pixels gradient[tap] * (input - filter[tap])
+//   input_gradient  = sum_taps gradient[tap] * HT(filter[tap] - input)
+//
+// `input_gradient` is laid out as `input`.
+template <typename C>
+struct DepthwiseGradientParams {
+  const C* input;
+  C* input_gradient;
+  ptrdiff_t input_block_stride, input_pixel_stride;
+  const C* gradient;
+  ptrdiff_t gradient_block_stride, gradient_pixel_stride;
+  const C* filters;
+  ptrdiff_t filter_block_stride;
+  C* total;
+  ptrdiff_t total_block_stride;
+  const DepthwiseTap* taps;
+  int64_t tap_count;
+  int64_t pixels, blocks;
+};
+
+template <typename C>
+struct DepthwiseKernels {
+  void (*forward)(const DepthwiseForwardParams<C>&);
+  // The gradient of inputs, that of filters (of either mode), and both.
+  using Gradient = void (*)(const DepthwiseGradientParams<C>&);
+  Gradient input_gradient, filter_gradient, filter_gradient_sign;
+  Gradient backward, backward_sign;
+};
+
 template <typename C>
 struct Kernels {
+  DepthwiseKernels<C> depthwise;
   // For one block of destinations, for two, and so on.
   ForwardKernel<C> forward[kMaxBlocks];
   ForwardKernel<C> forward_twice[kMaxBlocks];

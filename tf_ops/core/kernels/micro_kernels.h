@@ -5,6 +5,7 @@
 #ifndef KERAS_ADDER_CORE_KERNELS_MICRO_KERNELS_H_
 #define KERAS_ADDER_CORE_KERNELS_MICRO_KERNELS_H_
 
+#include "core/kernels/depthwise_kernels.h"
 #include "core/kernels/forward_kernels.h"
 #include "core/kernels/gradient_kernels.h"
 #include "core/kernels/kernels.h"
@@ -85,6 +86,8 @@ constexpr Kernels<C> MakeKernels() {
   kernels.backward = &Backward<C, true, kOperands, Most(kBackward)>;
   kernels.backward_propagate_nan =
       &Backward<C, false, kOperands, Most(kBackward)>;
+  kernels.depthwise =
+      MakeDepthwiseKernels<C, Most(kDepthwisePixels), Most(kDepthwiseTaps)>();
   kernels.slot_sums = &SlotSums<C>;
   kernels.tap_sums = &SumTaps<C>;
   kernels.filter_sums = &SumFilters<C>;

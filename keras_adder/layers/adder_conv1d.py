@@ -1,0 +1,208 @@
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_adder._typing import Activation
+from keras_adder._typing import Constraint
+from keras_adder._typing import Initializer
+from keras_adder._typing import Regularizer
+from keras_adder._typing import Tensor
+from keras_adder.layers.adder_convolution import AdderConvolution
+from keras_adder.layers.adder_convolution import check_padding
+
+
+@keras.saving.register_keras_serializable(package="keras_adder")
+class AdderConv1D(AdderConvolution, keras.layers.Conv1D):
+    """1D adder convolution layer.
+
+    Where `keras.layers.Conv1D` correlates each patch of its input with a
+    filter, this layer measures how far they are apart: the output is the
+    negated l1 distance between the filter and the patch under it,
+
+    `output(m, t) = -sum_{i,k} |input(m+i, k) - kernel(i, k, t)|`
+
+    It takes additions only, no multiplications. Padding is real zeros: a
+    padded tap contributes `-|0 - kernel|`.
+
+    The output is never positive, and large: its variance grows with the number
+    of taps. Follow the layer by a `keras.layers.BatchNormalization`, and set
+    `use_bias=False`, since the batch normalization has a bias of its own. The
+    default `use_bias=True` is that of `keras.layers.Conv1D`.
+
+    The gradients are the paper's, not the derivatives of the distance: filters
+    receive the full-precision difference `input - kernel`, inputs the clipped
+    one, `clip(kernel - input, -1, 1)`. The gradients of adder filters are much
+    smaller than those of other weights; train them with `keras_adder.ALR`,
+    which finds the filters by `keras_adder.is_adder_filter(layer.kernel)`.
+
+    Note on batch normalization: `keras_adder.ALR` moves the output of this
+    layer by steps of a fixed norm, which the moving averages of a
+    `keras.layers.BatchNormalization` with its default momentum of 0.99 do not
+    follow while the learning rate is high, or over some hundred steps. Where
+    validation is far worse than training, measure them anew:
+    `keras_adder.callbacks.RecalibrateBatchNormalization` does it in `fit()`.
+
+    Note on half precision: sums are accumulated in float32 and then rounded to
+    the layer's `compute_dtype`. Distances are large numbers with small
+    differences: of a distance near 5000, `"mixed_float16"` keeps steps of 4
+    and `"mixed_bfloat16"` steps of 32.
+
+    Reference:
+
+    - [AdderNet: Do We Really Need Multiplications in Deep Learning?](
+        https://arxiv.org/abs/1912.13200) (CVPR 2020), equations 2, 5 and 6
+
+    Args:
+        filters: int, the dimension of the output space (the number of filters
+            in the convolution).
+        kernel_size: int or tuple/list of 1 integer, specifying the size of the
+            convolution window.
+        strides: int or tuple/list of 1 integer, specifying the stride length
+            of the convolution. `strides > 1` is incompatible with
+            `dilation_rate > 1`, as in `keras.layers.Conv1D`;
+            `keras_adder.ops.adder_conv2d` computes both together.
+        padding: string, `"valid"`, `"same"` or `"causal"` (case-insensitive).
+            `"valid"` means no padding. `"same"` results in padding evenly to
+            the left/right of the input. When `padding="same"` and `strides=1`,
+            the output has the same size as the input. `"causal"` pads on the
+            left alone, so that `output[t]` does not depend on `input[t+1:]`.
+        data_format: string, either `"channels_last"` or `"channels_first"`.
+            The ordering of the dimensions in the inputs. `"channels_last"`
+            corresponds to inputs with shape `(batch, steps, features)`
+            while `"channels_first"` corresponds to inputs with shape
+            `(batch, features, steps)`. Both work on any device. It defaults to
+            the `image_data_format` value found in your Keras config file at
+            `~/.keras/keras.json`. If you never set it, then it will be
+            `"channels_last"`.
+        dilation_rate: int or tuple/list of 1 integer, specifying the dilation
+            rate to use for dilated convolution.
+        groups: A positive int specifying the number of groups in which the
+            input is split along the channel axis. Each group is convolved
+            separately with `filters // groups` filters. The output is the
+            concatenation of all the `groups` results along the channel axis.
+            Input channels and `filters` must both be divisible by `groups`.
+        activation: Activation function. If `None`, no activation is applied.
+            A ReLU lets nothing pass here, as outputs are never positive: it
+            belongs behind the batch normalization.
+        use_bias: bool, if `True`, bias will be added to the output.
+        kernel_initializer: Initializer for the convolution kernel. If `None`,
+            the default initializer, the standard normal
+            `RandomNormal(mean=0.0, stddev=1.0)`, will be used.
+        bias_initializer: Initializer for the bias vector. If `None`, the
+            default initializer (`"zeros"`) will be used.
+        kernel_regularizer: Optional regularizer for the convolution kernel.
+            With `keras_adder.ALR` it does not do what it does elsewhere: use
+            `ALR(weight_decay=...)`.
+        bias_regularizer: Optional regularizer for the bias vector.
+        activity_regularizer: Optional regularizer function for the output.
+        kernel_constraint: Optional projection function to be applied to the
+            kernel after being updated by an `Optimizer` (e.g. used to implement
+            norm constraints or value constraints for layer weights). The
+            function must take as input the unprojected variable and must return
+            the projected variable (which must have the same shape). Constraints
+            are not safe to use when doing asynchronous distributed training.
+        bias_constraint: Optional projection function to be applied to the
+            bias after being updated by an `Optimizer`.
+        filter_gradient: string, either `"full_precision"` or `"sign"`. The
+            gradient that the filters receive: `input - kernel`, or its sign,
+            which is the paper's ablation.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
+            Quantized dtype policies, `lora_rank` and `lora_alpha` are not
+            supported.
+
+    Input shape:
+
+    - If `data_format="channels_last"`:
+        A 3D tensor with shape: `(batch_size, steps, channels)`
+    - If `data_format="channels_first"`:
+        A 3D tensor with shape: `(batch_size, channels, steps)`
+
+    Output shape:
+
+    - If `data_format="channels_last"`:
+        A 3D tensor with shape: `(batch_size, new_steps, filters)`
+    - If `data_format="channels_first"`:
+        A 3D tensor with shape: `(batch_size, filters, new_steps)`
+
+    Returns:
+        A 3D tensor representing
+        `activation(adder_conv1d(inputs, kernel) + bias)`.
+
+    Raises:
+        ValueError: when both `strides > 1` and `dilation_rate > 1`, and when
+            `filter_gradient`, `padding` or `dtype` is not one of those above.
+            And from `quantize()`, which is for matrix products: see
+            `keras_adder.inference.optimize`.
+        NotImplementedError: from `enable_lora()`.
+
+    Example:
+
+    >>> x = np.random.rand(4, 10, 128)
+    >>> y = keras_adder.AdderConv1D(32, 3, use_bias=False)(x)
+    >>> print(y.shape)
+    (4, 8, 32)
+    >>> bool(np.max(y) < 0)
+    True
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        groups: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = None,
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        filter_gradient: str = "full_precision",
+        **kwargs: Any,
+    ) -> None:
+        check_padding(padding, ("valid", "same", "causal"))
+        super().__init__(
+            filters=filters,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            groups=groups,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            filter_gradient=filter_gradient,
+            **kwargs,
+        )
+
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        """As a convolution of images of one row."""
+        row = 1 if self.data_format == "channels_last" else 2
+        outputs = self._distances(
+            keras.ops.expand_dims(inputs, row),
+            keras.ops.expand_dims(kernel, 0),
+            strides=(1, *self.strides),
+            padding=self._padding_of_images(),
+            dilation_rate=(1, *self.dilation_rate),
+        )
+        return keras.ops.squeeze(outputs, row)
+
+    def _padding_of_images(self):
+        if self.padding != "causal":
+            return self.padding
+        before = self.dilation_rate[0] * (self.kernel_size[0] - 1)
+        return (0, 0), (before, 0)
