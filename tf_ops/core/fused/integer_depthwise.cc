@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/depthwise/tap_runs.h"
 #include "core/tile.h"
 #include "core/workspace.h"
 
@@ -16,27 +17,6 @@ constexpr int64_t kDistanceBytes = 32 << 10;
 
 // Items for each thread, so that one that is late does not matter much.
 constexpr int64_t kItemsPerThread = 4;
-
-// Taps of a row that do not lie before the image, up to those that lie behind.
-struct Inside {
-  int64_t first, end;
-  bool operator==(const Inside& other) const {
-    return first == other.first && end == other.end;
-  }
-};
-
-Inside InsideOf(const Axis& axis, int64_t output) {
-  Inside inside{0, axis.kernel};
-  while (inside.first < axis.kernel &&
-         axis.Position(output, inside.first) < 0) {
-    ++inside.first;
-  }
-  while (inside.end > 0 &&
-         axis.Position(output, inside.end - 1) >= axis.input) {
-    --inside.end;
-  }
-  return inside;
-}
 
 // Taps of an axis that meet what no output before did.
 int64_t NextOf(const Axis& axis) { return std::min(axis.stride, axis.kernel); }
@@ -111,17 +91,22 @@ IntegerDepthwise::IntegerDepthwise(const Problem& problem,
 
 int64_t IntegerDepthwise::items() const { return CeilDiv(rows(), item_rows_); }
 
+// Windows meet the padding like anything else.
 void IntegerDepthwise::FindRuns() {
   const Axis& width = geometry_.width;
-  Inside last{-1, -1};
-  for (int64_t column = 0; column < width.output; ++column) {
-    const Inside inside =
-        sum_windows_ == nullptr ? InsideOf(width, column) : Inside{0, kWindow};
-    const bool is_full =
-        !runs_.empty() && runs_.back().count == outputs_at_once_;
-    if (!(inside == last) || is_full) runs_.push_back({column, 0});
-    ++runs_.back().count;
-    last = inside;
+  std::vector<Columns> alike;
+  if (sum_windows_ != nullptr) {
+    alike.push_back({0, width.output});
+  } else {
+    for (const TapRun& run : OutputRuns(width)) {
+      alike.push_back({run.first, run.count});
+    }
+  }
+  for (const Columns& run : alike) {
+    for (int64_t done = 0; done < run.count; done += outputs_at_once_) {
+      runs_.push_back(
+          {run.first + done, std::min(outputs_at_once_, run.count - done)});
+    }
   }
 }
 
@@ -137,10 +122,10 @@ void IntegerDepthwise::LayOut() {
   scratch_.quantized = scratch.Take(inputs_.QuantizedBytes());
   const int64_t next_rows = NextOf(geometry_.height);
   const int64_t next = next_rows * NextOf(geometry_.width);
-  scratch_.rows = scratch.Take((geometry_.height.kernel + next_rows) *
-                               sizeof(DepthwiseTap));
+  scratch_.rows =
+      scratch.Take((geometry_.height.kernel + next_rows) * sizeof(IntegerTap));
   scratch_.taps =
-      scratch.Take((geometry_.kernel_taps() + next) * sizeof(DepthwiseTap));
+      scratch.Take((geometry_.kernel_taps() + next) * sizeof(IntegerTap));
   scratch_.distances =
       scratch.Take(outputs_at_once_ * lanes_ * sizeof(int32_t));
   scratch_.end = PaddedSize(scratch.end(), 1, threads_);
@@ -150,8 +135,8 @@ IntegerDepthwise::Scratch IntegerDepthwise::ScratchAt(uint8_t* memory) const {
   return {{memory + scratch_.packed,
            reinterpret_cast<int64_t*>(memory + scratch_.held),
            memory + scratch_.quantized},
-          reinterpret_cast<DepthwiseTap*>(memory + scratch_.rows),
-          reinterpret_cast<DepthwiseTap*>(memory + scratch_.taps),
+          reinterpret_cast<IntegerTap*>(memory + scratch_.rows),
+          reinterpret_cast<IntegerTap*>(memory + scratch_.taps),
           reinterpret_cast<int32_t*>(memory + scratch_.distances)};
 }
 
@@ -271,8 +256,8 @@ void IntegerDepthwise::MeetRows(int64_t image, int64_t output_row,
                                 const Scratch& scratch) const {
   const void* const input = shared.tensors.input;
   const auto row_of = [&](const uint8_t* pixels) {
-    return pixels == nullptr ? DepthwiseTap{shared.padding, 0}
-                             : DepthwiseTap{pixels, inputs_.pixel_bytes()};
+    return pixels == nullptr ? IntegerTap{shared.padding, 0}
+                             : IntegerTap{pixels, inputs_.pixel_bytes()};
   };
   const int64_t taps = geometry_.height.kernel;
   for (int64_t tap = 0; tap < taps; ++tap) {
@@ -288,17 +273,17 @@ void IntegerDepthwise::MeetRows(int64_t image, int64_t output_row,
 void IntegerDepthwise::SumTaps(const Columns& columns, const Shared& shared,
                                const Scratch& scratch) const {
   const Axis& width = geometry_.width;
-  const auto met = [&](const DepthwiseTap& row, int64_t tap) -> DepthwiseTap {
+  const auto met = [&](const IntegerTap& row, int64_t tap) -> IntegerTap {
     const int64_t at = width.Position(columns.first, tap);
     if (at < 0 || at >= width.input) return {shared.padding, 0};
     return {row.input + at * row.step, width.stride * row.step};
   };
   const int64_t rows = geometry_.height.kernel;
-  DepthwiseTap* tap = scratch.taps;
+  IntegerTap* tap = scratch.taps;
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < width.kernel; ++j) *tap++ = met(scratch.rows[i], j);
   }
-  DepthwiseTap* const next = tap;
+  IntegerTap* const next = tap;
   for (int64_t i = 0; i < NextOf(geometry_.height); ++i) {
     for (int64_t j = 1; j <= NextOf(width); ++j) {
       *tap++ = met(scratch.rows[rows + i], width.kernel - j);

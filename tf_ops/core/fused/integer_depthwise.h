@@ -72,8 +72,8 @@ class IntegerDepthwise : public Engine {
     DepthwiseRows::Memory memory;
     // The first pixels of rows that rows of taps meet, and of those that are
     // met next; what taps meet, and what is met next.
-    DepthwiseTap* rows;
-    DepthwiseTap* taps;
+    IntegerTap* rows;
+    IntegerTap* taps;
     int32_t* distances;
   };
   struct ScratchOffsets {

@@ -1,4 +1,4 @@
-#include "core/kernels/depthwise_x86.h"
+#include "core/kernels/depthwise_sums_x86.h"
 #include "core/kernels/run_outputs.h"
 #include "core/kernels/sums_x86.h"
 

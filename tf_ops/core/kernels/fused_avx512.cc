@@ -1,5 +1,5 @@
 #include "core/kernels/byte_tiles_avx512.h"
-#include "core/kernels/depthwise_x86.h"
+#include "core/kernels/depthwise_sums_x86.h"
 #include "core/kernels/run_outputs.h"
 #include "core/kernels/sums_x86.h"
 

@@ -2,9 +2,10 @@
 
 #include "core/kernels/run_outputs.h"
 #if defined(__x86_64__)
-#include "core/kernels/depthwise_x86.h"
+#include "core/kernels/depthwise_sums_x86.h"
 #include "core/kernels/sums_x86.h"
 #else
+#include "core/kernels/depthwise_sums_portable.h"
 #include "core/kernels/sums_portable.h"
 #endif
 
@@ -20,6 +21,8 @@ constexpr FusedKernels Make() {
   kernels.bytes = MakeSums<SadForm<SourcesOf<1>>>();
   kernels.words = MakeSums<MaxWordsForm<SourcesOf<2>>>();
 #else
+  kernels.depthwise_bytes = &SumDepthwise<PortableDistances, uint8_t, 16>;
+  kernels.depthwise_words = &SumDepthwise<PortableDistances, int16_t, 16>;
   kernels.bytes = MakeSums<PortableForm<uint8_t>>();
   kernels.words = MakeSums<PortableForm<int16_t>>();
 #endif

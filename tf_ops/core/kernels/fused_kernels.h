@@ -77,7 +77,7 @@ struct IntegerRowSums {
 
 // Where a tap meets inputs: that of a run's first output, and how many bytes it
 // is to the next one's. Taps in the padding meet the same again: 0.
-struct DepthwiseTap {
+struct IntegerTap {
   const uint8_t* input;
   ptrdiff_t step;
 };
@@ -91,9 +91,9 @@ struct DepthwiseTap {
 // before any others do. Sums go through pixels some channels at a time, which
 // the processor does not foresee.
 struct DepthwiseParams {
-  const DepthwiseTap* taps;
+  const IntegerTap* taps;
   int64_t tap_count;
-  const DepthwiseTap* next;
+  const IntegerTap* next;
   int64_t next_count;
   const uint8_t* filters;
   int64_t channels;  // kLanes at least
@@ -113,10 +113,10 @@ struct DepthwiseParams {
 // channel's filters, modulo 2^32.
 constexpr int kWindow = 3;
 struct DepthwiseWindowParams {
-  DepthwiseTap rows[kWindow];
+  IntegerTap rows[kWindow];
   const uint8_t* padding;  // a pixel
   int64_t first, columns;
-  DepthwiseTap next;
+  IntegerTap next;
   const uint8_t* filters;
   const uint32_t* starts;
   int64_t channels;

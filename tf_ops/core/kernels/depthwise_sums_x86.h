@@ -2,8 +2,8 @@
 // width. To be included by the files of an instruction set alone (see
 // vector.h).
 
-#ifndef KERAS_ADDER_CORE_KERNELS_DEPTHWISE_X86_H_
-#define KERAS_ADDER_CORE_KERNELS_DEPTHWISE_X86_H_
+#ifndef KERAS_ADDER_CORE_KERNELS_DEPTHWISE_SUMS_X86_H_
+#define KERAS_ADDER_CORE_KERNELS_DEPTHWISE_SUMS_X86_H_
 
 #include <cstdint>
 #include <cstring>
@@ -154,4 +154,4 @@ struct DistanceSums {
 }  // namespace
 }  // namespace keras_adder
 
-#endif  // KERAS_ADDER_CORE_KERNELS_DEPTHWISE_X86_H_
+#endif  // KERAS_ADDER_CORE_KERNELS_DEPTHWISE_SUMS_X86_H_
