@@ -339,6 +339,74 @@ void SweepDepthwise() {
   CheckCase(c);
 }
 
+// The fused pass where filters see one channel: channels that vectors divide
+// and that they do not, all multiples of them, padding of all kinds, more taps
+// than 16 bits have the sum of.
+void SweepFusedDepthwise() {
+  const auto depthwise = [](int64_t groups, int64_t filters, int64_t width) {
+    Case c = Block(1, filters, width);
+    c.groups = groups;
+    c.fused_alone = true;
+    return c;
+  };
+  for (const int64_t groups : {1, 15, 16, 17, 31, 33, 63, 64, 65, 97, 130}) {
+    Case c = depthwise(groups, 1, 7);
+    CheckCase(c);
+    c.stride = 2;
+    CheckCase(c);
+  }
+  for (const int64_t filters : {2, 3, 7, 15}) {
+    for (const int64_t groups : {1, 3, 17}) {
+      Case c = depthwise(groups, filters, 5);
+      CheckCase(c);
+      c.format = "NCHW";
+      c.stride = 2;
+      CheckCase(c);
+    }
+  }
+  for (const int64_t kernel : {1, 3, 5}) {
+    for (const int64_t stride : {1, 2, 3}) {
+      for (const int64_t dilation : {1, 3}) {
+        Case c = depthwise(18, 1, 9);
+        c.height = 8;
+        c.batch = 2;
+        c.kernel_height = c.kernel_width = kernel;
+        c.stride = stride;
+        c.dilation = dilation;
+        CheckCase(c);
+        c.padding = "EXPLICIT";
+        c.left = (kernel - 1) * dilation;
+        c.top = c.right = c.left / 2;
+        CheckCase(c);
+      }
+    }
+  }
+  // More outputs than go at once, columns of taps alone, and rows of them.
+  for (const int64_t width : {1, 2, 3, 4, 150}) {
+    Case c = depthwise(80, 1, width);
+    CheckCase(c);
+    c.kernel_height = 1;
+    c.kernel_width = 7;
+    CheckCase(c);
+    c.row_dilation = 2;
+    c.kernel_height = c.kernel_width = 3;
+    CheckCase(c);
+  }
+  // Sums that do not fit into 16 bits: enough turns for extremes of all types.
+  for (const int64_t groups : {16, 70}) {
+    Case c = depthwise(groups, 1, 3);
+    CheckCase(c);
+    c.kernel_height = c.kernel_width = 17;
+    CheckCase(c);
+    c.dilation = 1 << 20;
+    CheckCase(c);
+  }
+  Case empty = depthwise(20, 1, 0);
+  empty.padding = "EXPLICIT";
+  empty.left = empty.right = 2;
+  CheckCase(empty);
+}
+
 void Sweep(int64_t last) {
   const std::vector<int64_t Case::*> dimensions = {
       &Case::batch,        &Case::height,  &Case::width,
@@ -493,6 +561,7 @@ void Sweep(int64_t last) {
 int main(int count, char** arguments) {
   keras_adder::TestThreads(&keras_adder::checks, &keras_adder::failures);
   keras_adder::SweepDepthwise();
+  keras_adder::SweepFusedDepthwise();
   keras_adder::Sweep(count > 1 ? std::atoll(arguments[1]) : 20);
   for (const keras_adder::KernelSet* set : keras_adder::SupportedKernels()) {
     std::printf("%s ", set->name);

@@ -14,6 +14,7 @@
 
 #include "core/default_pool.h"
 #include "core/engine.h"
+#include "core/fused/integer_depthwise.h"
 #include "core/fused/integer_forward.h"
 #include "core/fused/reference.h"
 #include "core/select_kernels.h"
@@ -189,9 +190,21 @@ std::vector<FusedKernels> VariantsOf(const KernelSet& set) {
   variants.push_back(vnni);
   vnni.byte_rows = kVnniByteRows;
   vnni.word_rows = kVnniWordRows;
+  vnni.window_bytes = kVnniWindowBytes;
+  vnni.window_words = kVnniWindowWords;
   variants.push_back(vnni);
 #endif
   return variants;
+}
+
+// The engine of a problem of integers, with kernels that may not be what this
+// processor is given.
+std::unique_ptr<const Engine> EngineOf(const Problem& problem,
+                                       const FusedKernels& kernels) {
+  if (internal::IntegerDepthwise::Takes(problem.geometry)) {
+    return std::make_unique<const internal::IntegerDepthwise>(problem, kernels);
+  }
+  return std::make_unique<const internal::IntegerForward>(problem, kernels);
 }
 
 // Types by turns, so that all of them meet.
@@ -223,7 +236,7 @@ Problem ProblemOf(const Geometry& geometry, int turn) {
     fusion.residual = quantization(fusion.residual_type, 0.3f);
   }
   fusion.output = quantization(problem.output_type, 0.7f);
-  problem.threads = 1 + turn % 3;
+  problem.threads = 1 << turn % 3;
   return problem;
 }
 
@@ -286,7 +299,7 @@ void CheckFused(const Geometry& geometry, int turn, const std::string& where,
     }
     const auto variants = VariantsOf(*set);
     for (size_t i = 0; i < variants.size(); ++i) {
-      check(internal::IntegerForward(problem, variants[i]),
+      check(*EngineOf(problem, variants[i]),
             (std::string(set->name) + " " + std::to_string(i)).c_str(),
             expected);
     }

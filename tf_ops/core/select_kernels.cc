@@ -119,6 +119,8 @@ FusedKernels BestOfAvx512() {
   if (vnni) {
     kernels.words = kVnniWords;
     kernels.word_rows = kVnniWordRows;
+    kernels.window_bytes = kVnniWindowBytes;
+    kernels.window_words = kVnniWindowWords;
   }
   if (!__builtin_cpu_is("amd")) {
     kernels.sliding = kSaturatingSliding;

@@ -4,6 +4,7 @@
 
 #include "core/engines.h"
 #include "core/fused/float_fused.h"
+#include "core/fused/integer_depthwise.h"
 #include "core/fused/integer_forward.h"
 #include "core/fused/transposed.h"
 #include "core/select_kernels.h"
@@ -16,6 +17,15 @@ bool IsChannelsLast(const Geometry& geometry) {
          geometry.output_strides.channel == 1;
 }
 
+// For NHWC.
+std::unique_ptr<const Engine> MakeInteger(const Problem& problem,
+                                          const FusedKernels& kernels) {
+  if (internal::IntegerDepthwise::Takes(problem.geometry)) {
+    return std::make_unique<const internal::IntegerDepthwise>(problem, kernels);
+  }
+  return std::make_unique<const internal::IntegerForward>(problem, kernels);
+}
+
 }  // namespace
 
 std::unique_ptr<const Engine> MakeFused(const Problem& problem) {
@@ -24,13 +34,10 @@ std::unique_ptr<const Engine> MakeFused(const Problem& problem) {
   if (!IsInteger(problem.fusion.filter_type)) {
     return internal::MakeFloatFused(problem, kernels);
   }
-  const auto make = [&kernels](const Problem& channels_last) {
-    return std::make_unique<const internal::IntegerForward>(channels_last,
-                                                            kernels);
-  };
-  if (IsChannelsLast(problem.geometry)) return make(problem);
+  if (IsChannelsLast(problem.geometry)) return MakeInteger(problem, kernels);
   return std::make_unique<const internal::Transposed>(
-      problem, make(internal::Transposed::ChannelsLast(problem)));
+      problem,
+      MakeInteger(internal::Transposed::ChannelsLast(problem), kernels));
 }
 
 }  // namespace keras_adder

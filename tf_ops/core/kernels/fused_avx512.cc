@@ -1,5 +1,6 @@
 #include "core/kernels/byte_tiles_avx512.h"
-#include "core/kernels/fused_outputs.h"
+#include "core/kernels/depthwise_sums_x86.h"
+#include "core/kernels/run_outputs.h"
 #include "core/kernels/sums_x86.h"
 
 namespace keras_adder {
@@ -59,7 +60,10 @@ struct SlidingForm : SourcesOf<8> {
 
 constexpr FusedKernels Make() {
   FusedKernels kernels = MakeFusedKernels();
+  FillRunOutputs(&kernels);
   kernels.sliding = MakeSums<SlidingForm<WordAddition::kPlain>>();
+  kernels.depthwise_bytes = &SumDepthwise<DistanceSums, uint8_t, kVectorBytes>;
+  kernels.depthwise_words = &SumDepthwise<DistanceSums, int16_t, kVectorBytes>;
   kernels.bytes = MakeSums<SadForm<SourcesOf<10, 6>>>();
   kernels.words = MakeSums<MaxWordsForm<SourcesOf<12, 12, 8, 6>>>();
   kernels.transpose_bytes = &TransposeBytes;

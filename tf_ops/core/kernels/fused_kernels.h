@@ -75,6 +75,55 @@ struct IntegerRowSums {
               ptrdiff_t pixel_stride, const StepParams& params) = nullptr;
 };
 
+// Where a tap meets inputs: that of a run's first output, and how many bytes it
+// is to the next one's. Taps in the padding meet the same again: 0.
+struct IntegerTap {
+  const uint8_t* input;
+  ptrdiff_t step;
+};
+
+// Sums of distances for filters that see one input channel each: lanes are
+// output channels, of inputs, filters and totals alike.
+//
+//     filters[tap][channel]        totals[output][channel]
+//
+// What is `next` is asked for ahead: inputs that outputs of the next row meet
+// before any others do. Sums go through pixels some channels at a time, which
+// the processor does not foresee.
+struct DepthwiseParams {
+  const IntegerTap* taps;
+  int64_t tap_count;
+  const IntegerTap* next;
+  int64_t next_count;
+  const uint8_t* filters;
+  int64_t channels;  // kLanes at least
+  int64_t outputs;
+  int32_t* totals;
+};
+
+// The same for filters of kWindow x kWindow taps without stride or dilation
+// along rows, and outputs of a row that meet any columns: `first` is where the
+// first one's window begins, and those that are not 0 ... columns - 1 are
+// padding, as `rows` of step 0 are. Filters are packed, so many rows of a
+// column of taps together as fill 32 bits, and zeros:
+//
+//     filters[tap column][some tap rows][channel][tap row of these]
+//
+// A total starts from the sum of three `starts`, which is minus that of a
+// channel's filters, modulo 2^32.
+constexpr int kWindow = 3;
+struct DepthwiseWindowParams {
+  IntegerTap rows[kWindow];
+  const uint8_t* padding;  // a pixel
+  int64_t first, columns;
+  IntegerTap next;
+  const uint8_t* filters;
+  const uint32_t* starts;
+  int64_t channels;
+  int64_t outputs;
+  int32_t* totals;
+};
+
 constexpr int kRowTaps = 3;
 constexpr int kSlidingTaps = 4;
 constexpr int kSlidingOutputs = 4;
@@ -99,6 +148,28 @@ struct OutputParams {
   void* outputs;
   ptrdiff_t pixel_stride;  // elements of both
   int64_t lanes;           // that have a filter
+};
+
+// The same for distances that follow each other as outputs do, `channels` of a
+// pixel: the first is channel 0. Multipliers and offsets begin anew behind the
+// last channel's, up to kRepeated of them.
+//
+// Most outputs of integers are those of values that `fit`: none is NaN, and
+// scaled to integers, all are far from what int32 has not. Then bounds are
+// `integer_bounds`, too.
+constexpr int kRepeated = 64;
+struct RunOutputParams {
+  const int32_t* distances;
+  int64_t count;
+  int64_t channels;
+  const float* multiplier;
+  const float* offset;
+  float lower, upper;
+  bool fit;
+  IntegerRange integer_bounds;
+  Quantization residual, output;
+  const void* residuals;  // of the first; null if there are none
+  void* outputs;
 };
 
 // The same for sums of floats that have got multiplier and offset already:
@@ -135,7 +206,14 @@ struct FusedKernels {
   IntegerSums bytes;                    // of uint8
   IntegerSums words;                    // of int16
   IntegerRowSums byte_rows, word_rows;  // with the steps of bytes and of words
+  void (*depthwise_bytes)(const DepthwiseParams& params);
+  void (*depthwise_words)(const DepthwiseParams& params);
+  // Null: there are none.
+  void (*window_bytes)(const DepthwiseWindowParams& params);
+  void (*window_words)(const DepthwiseWindowParams& params);
   void (*outputs[kResidualTypes][kOutputTypes])(const OutputParams& params);
+  void (*run_outputs[kResidualTypes][kOutputTypes])(
+      const RunOutputParams& params);
   void (*float_outputs[kResidualTypes][kOutputTypes])(
       const FloatOutputParams& params);
   void (*quantize_bytes)(const float* values, int64_t count,
@@ -166,6 +244,8 @@ extern const FusedKernels kFusedAvx512;
 // In place of AVX-512's own, where they are faster.
 extern const IntegerSums kVnniBytes, kVnniWords;
 extern const IntegerRowSums kVnniByteRows, kVnniWordRows;
+extern void (*const kVnniWindowBytes)(const DepthwiseWindowParams& params);
+extern void (*const kVnniWindowWords)(const DepthwiseWindowParams& params);
 extern const IntegerSums kSaturatingSliding, kSaturatingBytes;
 #elif defined(__aarch64__)
 extern const FusedKernels kFusedNeon;

@@ -1,13 +1,23 @@
 #include <arm_neon.h>
 
-#include "core/kernels/fused_outputs.h"
+#include <cstring>
+#include <type_traits>
+
+#include "core/kernels/depthwise_sums.h"
 #include "core/kernels/integer_sums.h"
+#include "core/kernels/run_outputs.h"
 
 namespace keras_adder {
 namespace {
 
 inline void StoreTotals(int32_t* totals, int32x4_t sums, bool add) {
   vst1q_s32(totals, add ? vaddq_s32(sums, vld1q_s32(totals)) : sums);
+}
+
+inline void StoreTotals(int32_t* totals, uint16x8_t sums, bool add) {
+  StoreTotals(totals, vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(sums))),
+              add);
+  StoreTotals(totals + 4, vreinterpretq_s32_u32(vmovl_high_u16(sums)), add);
 }
 
 // Bytes, one of a lane at once, by one instruction that takes the distance and
@@ -37,11 +47,7 @@ struct BytesForm {
   }
   static void Flush(const Vector* sums, int32_t* totals, bool add) {
     for (int v = 0; v < kVectors; ++v) {
-      StoreTotals(totals + 8 * v,
-                  vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(sums[v]))), add);
-      StoreTotals(totals + 8 * v + 4,
-                  vreinterpretq_s32_u32(vmovl_u16(vget_high_u16(sums[v]))),
-                  add);
+      StoreTotals(totals + 8 * v, sums[v], add);
     }
   }
 };
@@ -78,8 +84,54 @@ struct WordsForm {
   }
 };
 
+// The same by channel (depthwise_sums.h): the lower and the upper half of 16
+// bytes, or of eight words.
+inline uint16x8_t AddLow(uint16x8_t sum, uint8x16_t x, uint8x16_t f) {
+  return vabal_u8(sum, vget_low_u8(x), vget_low_u8(f));
+}
+inline uint16x8_t AddHigh(uint16x8_t sum, uint8x16_t x, uint8x16_t f) {
+  return vabal_high_u8(sum, x, f);
+}
+inline int32x4_t AddLow(int32x4_t sum, int16x8_t x, int16x8_t f) {
+  return vabal_s16(sum, vget_low_s16(x), vget_low_s16(f));
+}
+inline int32x4_t AddHigh(int32x4_t sum, int16x8_t x, int16x8_t f) {
+  return vabal_high_s16(sum, x, f);
+}
+
+template <typename T, int kBytes>
+struct Distances {
+  static constexpr bool kAreBytes = sizeof(T) == 1;
+  using Elements = std::conditional_t<kAreBytes, uint8x16_t, int16x8_t>;
+  using Sums = std::conditional_t<kAreBytes, uint16x8_t, int32x4_t>;
+  static constexpr int kElements = kBytes / sizeof(T);
+  static constexpr int kElementBytes = sizeof(T);
+  static constexpr int64_t kMaxTaps = kAreBytes ? 257 : int64_t{1} << 62;
+  static_assert(kBytes == sizeof(Elements));
+
+  static Elements Load(const uint8_t* from) {
+    Elements elements;
+    std::memcpy(&elements, from, sizeof(elements));
+    return elements;
+  }
+  void Add(const uint8_t* from, const Elements& f) {
+    const Elements x = Load(from);
+    low = AddLow(low, x, f);
+    high = AddHigh(high, x, f);
+  }
+  void Store(int32_t* totals, bool add) const {
+    StoreTotals(totals, low, add);
+    StoreTotals(totals + kElements / 2, high, add);
+  }
+
+  Sums low = {}, high = {};
+};
+
 constexpr FusedKernels Make() {
   FusedKernels kernels = MakeFusedKernels();
+  FillRunOutputs(&kernels);
+  kernels.depthwise_bytes = &SumDepthwise<Distances, uint8_t, 16>;
+  kernels.depthwise_words = &SumDepthwise<Distances, int16_t, 16>;
   kernels.bytes = MakeSums<BytesForm>();
   kernels.words = MakeSums<WordsForm>();
   return kernels;
