@@ -58,6 +58,8 @@ def reachable(path):
             [
                 "kVnniByteRows",
                 "kVnniBytes",
+                "kVnniWindowBytes",
+                "kVnniWindowWords",
                 "kVnniWordRows",
                 "kVnniWords",
             ],
