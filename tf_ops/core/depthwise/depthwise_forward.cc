@@ -175,13 +175,11 @@ template <typename C>
 void DepthwiseForwardPlan::RunRow(const TapRun& row_taps, const View<C>& view,
                                   const LaneEpilogue<C>& epilogue) const {
   std::vector<ForwardTap> taps;
+  taps.reserve(blocks_.terms());
   DepthwiseForwardParams<C> params{};
   params.input = view.input;
-  params.input_block_stride = kLanes;
   params.input_pixel_stride = geometry_.width.stride * view.pixel_stride;
   params.filters = view.filters;
-  params.filter_block_stride = kLanes;
-  params.output_block_stride = kLanes;
   params.output_pixel_stride = view.output_pixel_stride;
   params.blocks = view.blocks;
   if (epilogue.multiplier != nullptr) {

@@ -31,43 +31,57 @@ inline Vector<C> SubtractMagnitude(Vector<C> sum, Vector<C> magnitude,
 #endif
 }
 
-template <typename C, int kPixels>
+// Some pixels and some vectors of lanes, from `lane` on.
+template <typename C, int kPixels, int kVectors>
 inline __attribute__((always_inline)) void DepthwiseForwardPixels(
-    const DepthwiseForwardParams<C>& params, const C* input, const C* filters,
-    int64_t lane, C* output) {
+    const DepthwiseForwardParams<C>& params, const C* input, int64_t lane,
+    C* output) {
   const Vector<C> minus_one = Opaque<C>(-1);
-  Vector<C> sums[kPixels] = {};
+  const C* const filters = params.filters + lane;
+  Vector<C> sums[kVectors][kPixels] = {};
   const ForwardTap* tap = params.taps;
   const ForwardTap* const inside = tap + params.inside;
   for (; tap < inside; ++tap) {
-    const Vector<C> filter = Load(filters + tap->filter);
-    const C* const source = input + tap->source;
 #pragma GCC unroll 16
-    for (int p = 0; p < kPixels; ++p) {
-      const Vector<C> distance = AbsoluteDifference<C>(
-          Load(source + p * params.input_pixel_stride), filter);
-      sums[p] = SubtractMagnitude<C>(sums[p], distance, minus_one);
+    for (int v = 0; v < kVectors; ++v) {
+      const Vector<C> filter = Load(filters + tap->filter + v * kWidth<C>);
+      const C* const source = input + tap->source + v * kWidth<C>;
+#pragma GCC unroll 16
+      for (int p = 0; p < kPixels; ++p) {
+        const Vector<C> distance = AbsoluteDifference<C>(
+            Load(source + p * params.input_pixel_stride), filter);
+        sums[v][p] = SubtractMagnitude<C>(sums[v][p], distance, minus_one);
+      }
     }
   }
   for (const ForwardTap* const end = inside + params.outside; tap < end;
        ++tap) {
-    const Vector<C> magnitude = Abs<C>(Load(filters + tap->filter));
 #pragma GCC unroll 16
-    for (int p = 0; p < kPixels; ++p) sums[p] -= magnitude;
-  }
-  if (params.multiplier != nullptr) {
-    const Vector<C> multiplier = Load(params.multiplier + lane);
-    const Vector<C> offset = Load(params.offset + lane);
-    const Vector<C> lower = Broadcast(params.lower);
-    const Vector<C> upper = Broadcast(params.upper);
+    for (int v = 0; v < kVectors; ++v) {
+      const Vector<C> magnitude =
+          Abs<C>(Load(filters + tap->filter + v * kWidth<C>));
 #pragma GCC unroll 16
-    for (int p = 0; p < kPixels; ++p) {
-      sums[p] = Min(upper, Max(lower, sums[p] * multiplier + offset));
+      for (int p = 0; p < kPixels; ++p) sums[v][p] -= magnitude;
     }
   }
 #pragma GCC unroll 16
-  for (int p = 0; p < kPixels; ++p) {
-    Store(sums[p], output + p * params.output_pixel_stride);
+  for (int v = 0; v < kVectors; ++v) {
+    if (params.multiplier != nullptr) {
+      const int64_t at = lane + v * kWidth<C>;
+      const Vector<C> multiplier = Load(params.multiplier + at);
+      const Vector<C> offset = Load(params.offset + at);
+      const Vector<C> lower = Broadcast(params.lower);
+      const Vector<C> upper = Broadcast(params.upper);
+#pragma GCC unroll 16
+      for (int p = 0; p < kPixels; ++p) {
+        sums[v][p] = Min(upper, Max(lower, sums[v][p] * multiplier + offset));
+      }
+    }
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p) {
+      Store(sums[v][p],
+            output + p * params.output_pixel_stride + v * kWidth<C>);
+    }
   }
 }
 
@@ -96,40 +110,44 @@ class Prefetch {
   const int64_t lines_;
 };
 
-// All blocks of so many pixels: what these read stays in the first-level cache
-// for the pixels behind them.
+// All lanes of so many pixels: what these read stays in the first-level cache
+// for the pixels behind them. Few pixels take several vectors of lanes at once,
+// for there to be enough sums that need not wait for each other.
 //
 // Only the last row of taps meets inputs that no row before has met. They come
 // from memory, and not in the order of addresses, so the processor does not see
 // what comes next: it is told to fetch as much as these pixels take of what
 // lies behind them and those after them.
 template <typename C, int kPixels>
-void DepthwiseForwardBlocks(const DepthwiseForwardParams<C>& params,
-                            int64_t first) {
+void DepthwiseForwardLanes(const DepthwiseForwardParams<C>& params,
+                           int64_t first) {
   constexpr int64_t kAhead = 4096;
-  const C* input = params.input + first * params.input_pixel_stride;
-  C* output = params.output + first * params.output_pixel_stride;
-  const C* filters = params.filters;
+  constexpr int kAtOnce = kDepthwisePixels / kPixels;
+  constexpr int kStep = kAtOnce * kWidth<C>;
+  const C* const input = params.input + first * params.input_pixel_stride;
+  C* const output = params.output + first * params.output_pixel_stride;
   const int64_t bytes = kPixels * params.input_pixel_stride * sizeof(C);
   const ptrdiff_t last =
       params.inside > 0 ? params.taps[params.inside - 1].source : 0;
-  Prefetch prefetch(input + last, bytes + kAhead, bytes, params.blocks);
-  for (int64_t block = 0; block < params.blocks; ++block) {
+  const int64_t lanes = params.blocks * kLanes;
+  Prefetch prefetch(input + last, bytes + kAhead, bytes,
+                    (lanes + kStep - 1) / kStep);
+  int64_t lane = 0;
+  for (; lane + kStep <= lanes; lane += kStep) {
     prefetch.Step();
-    for (int lane = 0; lane < kLanes; lane += kWidth<C>) {
-      DepthwiseForwardPixels<C, kPixels>(params, input + lane, filters + lane,
-                                         block * kLanes + lane, output + lane);
-    }
-    input += params.input_block_stride;
-    output += params.output_block_stride;
-    filters += params.filter_block_stride;
+    DepthwiseForwardPixels<C, kPixels, kAtOnce>(params, input + lane, lane,
+                                                output + lane);
+  }
+  for (; lane < lanes; lane += kWidth<C>) {
+    DepthwiseForwardPixels<C, kPixels, 1>(params, input + lane, lane,
+                                          output + lane);
   }
 }
 
 template <typename C, int kMost>
 void DepthwiseForwardUpTo(const DepthwiseForwardParams<C>& params,
                           int64_t first, int64_t pixels) {
-  if (pixels == kMost) return DepthwiseForwardBlocks<C, kMost>(params, first);
+  if (pixels == kMost) return DepthwiseForwardLanes<C, kMost>(params, first);
   if constexpr (kMost > 1) {
     DepthwiseForwardUpTo<C, kMost - 1>(params, first, pixels);
   }
@@ -139,7 +157,7 @@ template <typename C, int kMost>
 void DepthwiseForward(const DepthwiseForwardParams<C>& params) {
   int64_t first = 0;
   for (; first + kMost <= params.pixels; first += kMost) {
-    DepthwiseForwardBlocks<C, kMost>(params, first);
+    DepthwiseForwardLanes<C, kMost>(params, first);
   }
   if (first < params.pixels) {
     DepthwiseForwardUpTo<C, kMost>(params, first, params.pixels - first);

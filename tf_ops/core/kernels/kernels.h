@@ -275,14 +275,14 @@ struct FilterTerms {
 template <typename C>
 struct DepthwiseForwardParams {
   const C* input;
-  ptrdiff_t input_block_stride, input_pixel_stride;
+  ptrdiff_t input_pixel_stride;
   const C* filters;
-  ptrdiff_t filter_block_stride;
   const ForwardTap* taps;
   int64_t inside, outside;
   C* output;
-  ptrdiff_t output_block_stride, output_pixel_stride;
-  int64_t pixels, blocks;
+  ptrdiff_t output_pixel_stride;
+  int64_t pixels;
+  int64_t blocks;  // whose lanes are neighbours, in all of these
   // As in ForwardParams.
   const C* multiplier;
   const C* offset;
