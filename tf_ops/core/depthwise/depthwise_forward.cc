@@ -110,7 +110,7 @@ void DepthwiseForwardPlan::RunInPlace(const WorkItem& item,
   if constexpr (std::is_same_v<T, C> && std::is_same_v<O, C>) {
     const ImageStrides& input = geometry_.input_strides;
     const ImageStrides& output = geometry_.output_strides;
-    View<C> view{tensors.input + item.image * input.batch,
+    View<C> view{nullptr,
                  std::vector<ptrdiff_t>(geometry_.height.kernel),
                  input.width,
                  0,
@@ -120,14 +120,23 @@ void DepthwiseForwardPlan::RunInPlace(const WorkItem& item,
                  output.width,
                  0,
                  in_place_};
+    // Seen from the input row that an output row's first tap would meet without
+    // padding, taps are the same for all rows of a run.
+    for (int64_t tap = 0; tap < geometry_.height.kernel; ++tap) {
+      view.rows[tap] = InputRow(0, tap) * input.height;
+    }
+    RowLists lists;
+    int64_t listed = -1;
     for (int64_t row = item.first_row; row < item.end_row; ++row) {
-      const TapRun& taps = RowTaps(row);
-      for (const int64_t tap : taps.inside) {
-        view.rows[tap] = InputRow(row, tap) * input.height;
+      if (run_of_row_[row] != listed) {
+        ListRow(RowTaps(row), view, &lists);
+        listed = run_of_row_[row];
       }
+      view.input = tensors.input + item.image * input.batch +
+                   row * geometry_.height.stride * input.height;
       view.output =
           tensors.output + item.image * output.batch + row * output.height;
-      RunRow(taps, view, epilogue);
+      RunRow(lists, view, epilogue);
     }
   }
 }
@@ -148,6 +157,7 @@ void DepthwiseForwardPlan::RunPacked(const WorkItem& item, int64_t block,
                worker.output,  kLanes,
                block,          1};
   PackedRows::Held held(packed_rows_);
+  RowLists lists;
   for (int64_t row = item.first_row; row < item.end_row; ++row) {
     const TapRun& taps = RowTaps(row);
     for (const int64_t tap : taps.inside) {
@@ -163,7 +173,8 @@ void DepthwiseForwardPlan::RunPacked(const WorkItem& item, int64_t block,
                            worker.input + slot * slot_size + p * plane);
       }
     }
-    RunRow(taps, view, epilogue);
+    ListRow(taps, view, &lists);
+    RunRow(lists, view, epilogue);
     blocks_.UnpackOutputs(set_, worker.output,
                           {item.image * output.batch + row * output.height, 0,
                            geometry_.width.output},
@@ -172,10 +183,20 @@ void DepthwiseForwardPlan::RunPacked(const WorkItem& item, int64_t block,
 }
 
 template <typename C>
-void DepthwiseForwardPlan::RunRow(const TapRun& row_taps, const View<C>& view,
+void DepthwiseForwardPlan::ListRow(const TapRun& row_taps, const View<C>& view,
+                                   RowLists* lists) const {
+  lists->resize(columns_.size());
+  for (size_t i = 0; i < columns_.size(); ++i) {
+    TapList& list = (*lists)[i];
+    ListTaps(row_taps, columns_[i], view, &list.taps);
+    list.inside =
+        row_taps.inside.size() * columns_[i].inside.size() * blocks_.planes();
+  }
+}
+
+template <typename C>
+void DepthwiseForwardPlan::RunRow(const RowLists& lists, const View<C>& view,
                                   const LaneEpilogue<C>& epilogue) const {
-  std::vector<ForwardTap> taps;
-  taps.reserve(blocks_.terms());
   DepthwiseForwardParams<C> params{};
   params.input = view.input;
   params.input_pixel_stride = geometry_.width.stride * view.pixel_stride;
@@ -188,12 +209,11 @@ void DepthwiseForwardPlan::RunRow(const TapRun& row_taps, const View<C>& view,
     params.lower = epilogue.lower;
     params.upper = epilogue.upper;
   }
-  for (const TapRun& run : columns_) {
-    ListTaps(row_taps, run, view, &taps);
-    params.taps = taps.data();
-    params.inside =
-        row_taps.inside.size() * run.inside.size() * blocks_.planes();
-    params.outside = taps.size() - params.inside;
+  for (size_t i = 0; i < columns_.size(); ++i) {
+    const TapRun& run = columns_[i];
+    params.taps = lists[i].taps.data();
+    params.inside = lists[i].inside;
+    params.outside = lists[i].taps.size() - lists[i].inside;
     params.output = view.output + run.first * view.output_pixel_stride;
     params.pixels = run.count;
     KernelsOf<C>(set_).depthwise.forward(params);

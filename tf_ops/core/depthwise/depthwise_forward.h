@@ -67,6 +67,13 @@ class DepthwiseForwardPlan {
     int64_t first_block, blocks;
   };
 
+  // The taps of each run of a row's outputs, of which so many meet an input.
+  struct TapList {
+    std::vector<ForwardTap> taps;
+    int64_t inside;
+  };
+  using RowLists = std::vector<TapList>;
+
   WorkItem ItemAt(int64_t index) const;
   int64_t items() const { return geometry_.batch * bands_; }
   int64_t InputRow(int64_t output_row, int64_t tap) const {
@@ -85,8 +92,11 @@ class DepthwiseForwardPlan {
                  const LaneEpilogue<C>& epilogue,
                  const Worker<C>& worker) const;
   template <typename C>
-  void RunRow(const TapRun& row_taps, const View<C>& view,
+  void RunRow(const RowLists& lists, const View<C>& view,
               const LaneEpilogue<C>& epilogue) const;
+  template <typename C>
+  void ListRow(const TapRun& row_taps, const View<C>& view,
+               RowLists* lists) const;
   template <typename C>
   void ListTaps(const TapRun& row_taps, const TapRun& run, const View<C>& view,
                 std::vector<ForwardTap>* taps) const;

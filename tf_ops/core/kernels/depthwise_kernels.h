@@ -45,11 +45,14 @@ inline __attribute__((always_inline)) void DepthwiseForwardPixels(
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) {
       const Vector<C> filter = Load(filters + tap->filter + v * kWidth<C>);
-      const C* const source = input + tap->source + v * kWidth<C>;
+      const C* source = input + tap->source + v * kWidth<C>;
 #pragma GCC unroll 16
       for (int p = 0; p < kPixels; ++p) {
-        const Vector<C> distance = AbsoluteDifference<C>(
-            Load(source + p * params.input_pixel_stride), filter);
+        const Vector<C> distance = AbsoluteDifference<C>(Load(source), filter);
+        // Step by step: the compiler would keep all multiples of the stride,
+        // for which there are too few registers.
+        source += params.input_pixel_stride;
+        asm("" : "+r"(source));
         sums[v][p] = SubtractMagnitude<C>(sums[v][p], distance, minus_one);
       }
     }
