@@ -24,47 +24,65 @@
 namespace keras_adder {
 namespace {
 
-// Outputs whose sums of a vector of channels are made at once: they share its
-// filters, and hide how long an addition takes.
-constexpr int kDepthwiseOutputs = 4;
+// Sums that are made at once, to hide how long an addition takes: of outputs,
+// which share filters, and where these are few, of vectors of channels.
+constexpr int kDepthwiseSums = 4;
 
-// The sums of `count` vectors of channels from `channel` on, of kOutputs
-// outputs from `first` on.
-template <typename Sums, int kOutputs>
+// Asks for what is met next by kOutputs outputs from `first` on, so many bytes
+// of each pixel from `at` on.
+template <int kOutputs, int kBytes>
+inline void Prefetch(const DepthwiseParams& params, int64_t first,
+                     ptrdiff_t at) {
+  constexpr int kLine = 64;
+  for (int64_t i = 0; i < params.next_count; ++i) {
+    const ptrdiff_t step = params.next[i].step;
+    const uint8_t* next = params.next[i].input + first * step + at;
+#pragma GCC unroll 16
+    for (int j = 0; j < kOutputs; ++j, next += step) {
+#pragma GCC unroll 16
+      for (int k = 0; k < kBytes; k += kLine)
+        __builtin_prefetch(next + k, 0, 2);
+    }
+  }
+}
+
+// The sums of `count` vectors of channels from `channel` on, kVectors at once,
+// and of kOutputs outputs from `first` on.
+template <typename Sums, int kOutputs, int kVectors>
 __attribute__((noinline)) void SumVectors(const DepthwiseParams& params,
                                           int64_t first, int64_t channel,
                                           int64_t count) {
+  constexpr int kBytes = Sums::kElements * Sums::kElementBytes;
   const int64_t filter_step = params.channels * Sums::kElementBytes;
-  for (; count > 0; --count, channel += Sums::kElements) {
+  for (; count > 0; count -= kVectors, channel += kVectors * Sums::kElements) {
     const ptrdiff_t at = channel * Sums::kElementBytes;
+    Prefetch<kOutputs, kVectors * kBytes>(params, first, at);
     const uint8_t* filters = params.filters + at;
     int32_t* totals = params.totals + first * params.channels + channel;
-    for (int64_t i = 0; i < params.next_count; ++i) {
-      const ptrdiff_t step = params.next[i].step;
-      const uint8_t* next = params.next[i].input + first * step + at;
-#pragma GCC unroll 16
-      for (int j = 0; j < kOutputs; ++j, next += step) {
-        __builtin_prefetch(next, 0, 2);
-      }
-    }
     for (int64_t tap = 0; tap < params.tap_count;) {
       const bool add = tap > 0;
       const int64_t left = params.tap_count - tap;
       const int64_t end = tap + (left < Sums::kMaxTaps ? left : Sums::kMaxTaps);
-      Sums sums[kOutputs];
+      Sums sums[kVectors][kOutputs];
       for (; tap < end; ++tap, filters += filter_step) {
         const ptrdiff_t step = params.taps[tap].step;
         const uint8_t* x = params.taps[tap].input + first * step + at;
-        const auto f = Sums::Load(filters);
 #pragma GCC unroll 16
-        for (int i = 0; i < kOutputs; ++i) {
-          sums[i].Add(x, f);
-          x += step;
+        for (int v = 0; v < kVectors; ++v) {
+          const auto f = Sums::Load(filters + v * kBytes);
+#pragma GCC unroll 16
+          for (int i = 0; i < kOutputs; ++i) {
+            sums[v][i].Add(x + i * step + v * kBytes, f);
+          }
         }
       }
 #pragma GCC unroll 16
-      for (int i = 0; i < kOutputs; ++i) {
-        sums[i].Store(totals + i * params.channels, add);
+      for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kOutputs; ++i) {
+          sums[v][i].Store(totals + i * params.channels + v * Sums::kElements,
+                           add);
+        }
       }
     }
   }
@@ -92,9 +110,18 @@ void ForEachVector(int64_t channels, int64_t channel, const Visit& visit) {
 template <template <typename, int> class Sums, typename T, int kBytes,
           int kOutputs>
 void SumChannels(const DepthwiseParams& params, int64_t first) {
+  // As many sums at once, whatever they are of.
+  constexpr int kVectors = kDepthwiseSums / kOutputs;
   ForEachVector<T, kBytes>(
       params.channels, 0, [&](auto bytes, int64_t channel, int64_t count) {
-        SumVectors<Sums<T, bytes()>, kOutputs>(params, first, channel, count);
+        using Vector = Sums<T, bytes()>;
+        const int64_t whole = count / kVectors * kVectors;
+        SumVectors<Vector, kOutputs, kVectors>(params, first, channel, whole);
+        if constexpr (kVectors > 1) {
+          SumVectors<Vector, kOutputs, 1>(params, first,
+                                          channel + whole * Vector::kElements,
+                                          count - whole);
+        }
       });
 }
 
@@ -119,7 +146,7 @@ void SumOutputs(const DepthwiseParams& params,
 template <template <typename, int> class Sums, typename T, int kBytes>
 void SumDepthwise(const DepthwiseParams& params) {
   SumOutputs<Sums, T, kBytes>(
-      params, std::make_integer_sequence<int, kDepthwiseOutputs>());
+      params, std::make_integer_sequence<int, kDepthwiseSums>());
 }
 
 }  // namespace

@@ -32,6 +32,13 @@ KERAS_ADDER_INSTRUCTION(LowWords, "vpunpcklwd")
 KERAS_ADDER_INSTRUCTION(HighWords, "vpunpckhwd")
 #undef KERAS_ADDER_INSTRUCTION
 
+template <typename T, int kBytes>
+struct VectorOfBytes {
+  typedef T type __attribute__((vector_size(kBytes)));
+  typedef T in_memory
+      __attribute__((vector_size(kBytes), aligned(1), may_alias));
+};
+
 // sum + weight times all elements of each lane, and + weight times all maxima
 // with filters. Weights are alike in all elements.
 template <typename T, typename Register>
@@ -44,28 +51,22 @@ inline void AddElements(const Register& elements, const Register& weights,
   }
 }
 template <typename T, typename Register>
-inline void AddMaxima(const Register& elements, const Register& filters,
+inline void AddMaxima(const Register& elements, const uint8_t* filters,
                       const Register& weights, Register* sum) {
+  using InMemory =
+      typename VectorOfBytes<uint32_t, sizeof(Register)>::in_memory;
+  const auto& f = *reinterpret_cast<const InMemory*>(filters);
   Register maxima;
   if constexpr (sizeof(T) == 1) {
     asm("vpmaxub %3, %2, %1\n\tvpdpbusd %4, %1, %0"
         : "+v"(*sum), "=&v"(maxima)
-        : "v"(elements), "m"(filters), "v"(weights));
+        : "v"(elements), "m"(f), "v"(weights));
   } else {
     asm("vpmaxsw %3, %2, %1\n\tvpdpwssd %4, %1, %0"
         : "+v"(*sum), "=&v"(maxima)
-        : "v"(elements), "m"(filters), "v"(weights));
+        : "v"(elements), "m"(f), "v"(weights));
   }
 }
-
-// Vectors of a column of inputs: as many rows as fill 32 bits make as many
-// vectors of channels together, twice if those are not all.
-constexpr int kColumnVectors = 4;
-
-template <typename T, int kBytes>
-struct VectorOfBytes {
-  typedef T type __attribute__((vector_size(kBytes)));
-};
 
 // Which 32 bits of a vector of channels come where, so that channels are in
 // order once rows of them are put together. That is done within 128 bits, which
@@ -82,13 +83,30 @@ struct ChannelOrder {
   uint32_t from[kBytes / 4];
 };
 
+// Sums of a vector of channels, output by output. A lane has as many rows of a
+// channel as fill it, so that a vector of channels becomes kParts of them, and
+// so do the rows that are left, if there are any.
 template <typename T, int kBytes>
-struct Windows {
+struct WindowSums {
   using Register = typename VectorOfBytes<uint32_t, kBytes>::type;
   using Elements = typename VectorOfBytes<T, kBytes>::type;
-  static constexpr int kParts = 4 / sizeof(T);  // of a vector of channels
-  static constexpr int kGroups = kColumnVectors / kParts;  // of rows
+  static constexpr int kParts = 4 / sizeof(T);
+  static constexpr int kVectors = 4;  // of a column: of all parts and rows
+  static constexpr int kGroups = kVectors / kParts;  // of rows
   static constexpr int kLanesOfPart = kBytes / 4;
+  using Column = Register[kVectors];
+  using Sums = Register[kParts];
+
+  WindowSums(const DepthwiseWindowParams& window_params, int64_t channel)
+      : params(window_params),
+        at(channel * sizeof(T)),
+        group_bytes(params.channels * 4),
+        filters(params.filters + channel * 4),
+        starts(params.starts + channel),
+        totals(params.totals + channel),
+        column(params.first),
+        minus_one((Register)(Elements{} - static_cast<T>(1))),
+        two((Register)(Elements{} + static_cast<T>(2))) {}
 
   static Register Load(const void* from) {
     Register value;
@@ -109,19 +127,8 @@ struct Windows {
     }
   }
 
-  static void LoadColumn(const DepthwiseWindowParams& params, int64_t column,
-                         ptrdiff_t at, Register (&x)[kColumnVectors]) {
-    const bool inside = column >= 0 && column < params.columns;
-    Register row[kWindow];
-#pragma GCC unroll 3
-    for (int i = 0; i < kWindow; ++i) {
-      const uint8_t* pixel =
-          inside ? params.rows[i].input + column * params.rows[i].step
-                 : params.padding;
-      row[i] = LoadRow(pixel + at);
-    }
-    __builtin_prefetch(params.next.input + column * params.next.step + at, 0,
-                       2);
+  // Rows that are not there are zeros, as their filters are.
+  static void PutTogether(const Register (&row)[kWindow], Column& x) {
     const Register none = {};
     if constexpr (kParts == 4) {
       const Register low = LowBytes(row[0], row[1]);
@@ -140,37 +147,24 @@ struct Windows {
     }
   }
 
-  static Register Repeat(T weight) { return (Register)(Elements{} + weight); }
-};
-
-// Sums of a vector of channels, output by output.
-template <typename T, int kBytes>
-struct WindowSums : Windows<T, kBytes> {
-  using W = Windows<T, kBytes>;
-  using Register = typename W::Register;
-  using Column = Register[kColumnVectors];
-  using Sums = Register[W::kParts];
-  static constexpr int kParts = W::kParts;
-
-  WindowSums(const DepthwiseWindowParams& window_params, int64_t channel)
-      : params(window_params),
-        at(channel * sizeof(T)),
-        group_bytes(params.channels * 4),
-        filters(params.filters + channel * 4),
-        starts(params.starts + channel),
-        totals(params.totals + channel),
-        column(params.first),
-        minus_one(W::Repeat(static_cast<T>(-1))),
-        two(W::Repeat(2)) {}
-
   // Inputs of the next column, and the start of a total less what they are.
   inline __attribute__((always_inline)) void Next(Column& x, Sums& sums) {
-    W::LoadColumn(params, column++, at, x);
+    const bool inside = column >= 0 && column < params.columns;
+    const auto pixel = [&](const IntegerTap& of_row) {
+      return at +
+             (inside ? of_row.input + column * of_row.step : params.padding);
+    };
+    Register row[kWindow];
+#pragma GCC unroll 3
+    for (int i = 0; i < kWindow; ++i) row[i] = LoadRow(pixel(params.rows[i]));
+    __builtin_prefetch(pixel(params.next), 0, 2);
+    ++column;
+    PutTogether(row, x);
 #pragma GCC unroll 4
     for (int part = 0; part < kParts; ++part) {
-      sums[part] = W::Load(starts + part * W::kLanesOfPart);
+      sums[part] = Load(starts + part * kLanesOfPart);
 #pragma GCC unroll 2
-      for (int group = 0; group < W::kGroups; ++group) {
+      for (int group = 0; group < kGroups; ++group) {
         AddElements<T>(x[group * kParts + part], minus_one, &sums[part]);
       }
     }
@@ -179,12 +173,11 @@ struct WindowSums : Windows<T, kBytes> {
   inline __attribute__((always_inline)) void AddColumn(const Column& x, int tap,
                                                        Sums& sums) const {
 #pragma GCC unroll 4
-    for (int v = 0; v < kColumnVectors; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       const int group = v / kParts, part = v % kParts;
       const uint8_t* f =
-          filters + (tap * W::kGroups + group) * group_bytes + part * kBytes;
-      AddMaxima<T>(x[v], *reinterpret_cast<const Register*>(f), two,
-                   &sums[part]);
+          filters + (tap * kGroups + group) * group_bytes + part * kBytes;
+      AddMaxima<T>(x[v], f, two, &sums[part]);
     }
   }
 
@@ -206,8 +199,7 @@ struct WindowSums : Windows<T, kBytes> {
     AddColumn(c, 2, sums);
 #pragma GCC unroll 4
     for (int part = 0; part < kParts; ++part) {
-      std::memcpy(totals + part * W::kLanesOfPart, &sums[part],
-                  sizeof(Register));
+      std::memcpy(totals + part * kLanesOfPart, &sums[part], sizeof(Register));
     }
     totals += params.channels;
   }
