@@ -8,23 +8,26 @@ import rich.console
 import rich.markup
 
 
-def render(name: str, *parts: Any) -> str:
-    """The text of tables and lines about a model.
+def render(*parts: Any) -> str:
+    """The text of tables and lines.
 
     As wide as it takes: a line that is too long can be scrolled.
 
     Args:
-        name: string, the model's.
         *parts: What a `rich.console.Console` prints.
     """
     text = io.StringIO()
     console = rich.console.Console(
         file=text, width=1000, color_system=None, highlight=False
     )
-    console.print(f'Model: "{rich.markup.escape(name)}"')
     for part in parts:
         console.print(part)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def title_line(name: str) -> str:
+    """The line above what is said of a model of this name."""
+    return f'Model: "{rich.markup.escape(name)}"'
 
 
 def print_text(text: str) -> None:

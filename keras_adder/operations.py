@@ -14,11 +14,13 @@ import rich.table
 from keras_adder._calls import trace
 from keras_adder._printing import print_text
 from keras_adder._printing import render
+from keras_adder._printing import title_line
 from keras_adder.layers import AdderConv1D
 from keras_adder.layers import AdderConv2D
 from keras_adder.layers import AdderDense
 from keras_adder.layers import AdderDepthwiseConv2D
 from keras_adder.layers import AdderSeparableConv2D
+from keras_adder.layers import FusedAdderConv1D
 from keras_adder.layers import FusedAdderConv2D
 from keras_adder.layers import FusedAdderDense
 
@@ -469,6 +471,7 @@ _WEIGHTED_RULES = {
     AdderDense: _distances(_units),
     AdderDepthwiseConv2D: _distances(_depthwise),
     AdderSeparableConv2D: _distances(_separable),
+    FusedAdderConv1D: _fused,
     FusedAdderConv2D: _fused,
     FusedAdderDense: _fused,
     keras.layers.Conv1D: _multiply_adds(_filters),
@@ -549,7 +552,7 @@ def _render(result):
         if model is not None and model.unknown:
             names = rich.markup.escape(", ".join(model.unknown))
             parts.append(f"Not counted in the {role}, as unknown: {names}")
-    return render(result.name, *parts)
+    return render(title_line(result.name), *parts)
 
 
 def _table_of_rows(result):

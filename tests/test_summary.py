@@ -18,6 +18,7 @@ from keras_adder.applications import LeNet5
 from keras_adder.applications import ResNet20
 from keras_adder.applications import ResNet50
 from keras_adder.applications import VGGSmall
+from keras_adder.layers import FusedAdderConv1D
 from keras_adder.layers import FusedAdderConv2D
 from keras_adder.layers import FusedAdderDense
 from keras_adder.operations import Operations
@@ -210,7 +211,8 @@ def test_rules(layer, shapes, expected):
     assert row_of(layer, *shapes).operations == Operations(*expected)
 
 
-CONV, DENSE = 5 * 4 * 6, 3 * 6  # Outputs of the layers below.
+# Outputs of the layers below.
+CONV, CONV1D, DENSE = 5 * 4 * 6, 4 * 6, 3 * 6
 QUANTIZED = {"output_dtype": "uint8", "output_scale": 2.0}
 
 
@@ -230,6 +232,7 @@ QUANTIZED = {"output_dtype": "uint8", "output_scale": 2.0}
             (CONV, CONV * (72 + 4)),
         ),
         ("conv", QUANTIZED, ["uint8"], (2 * CONV, CONV * 73)),
+        ("conv1d", {}, ["uint8"], (CONV1D, CONV1D * 25)),
         ("dense", QUANTIZED, ["uint8", "uint8"], (3 * DENSE, DENSE * 10)),
         # And of the inputs.
         ("conv", {}, ["float32"], (CONV + 7 * 6 * 4, CONV * 73)),
@@ -241,6 +244,8 @@ def test_fused_layers_take_what_follows_the_distances(
 ):
     if build == "conv":
         layer, shapes = FusedAdderConv2D(6, 3, **arguments), [(7, 6, 4)]
+    elif build == "conv1d":
+        layer, shapes = FusedAdderConv1D(6, (1, 3), **arguments), [(6, 4)]
     else:
         layer, shapes = FusedAdderDense(6, **arguments), [(3, 4)]
     shapes.append(layer.compute_output_shape((None, *shapes[0]))[1:])

@@ -1,6 +1,5 @@
 """Clones a CNN with adder layers in place of its products."""
 
-import io
 import warnings
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -8,12 +7,12 @@ from typing import Any
 
 import keras
 import rich.box
-import rich.console
 import rich.table
 
 from keras_adder._calls import is_graph
 from keras_adder._calls import trace
 from keras_adder._printing import print_text
+from keras_adder._printing import render
 from keras_adder.convert.selection import ADDER_LAYERS
 from keras_adder.convert.selection import decide
 from keras_adder.convert.selection import normalizations_of_distances
@@ -359,12 +358,7 @@ def _table(decisions, insert_batch_norm):
             ]
         name = rich.markup.escape(decision.name)
         table.add_row(name, kind.__name__, becomes, "; ".join(reasons))
-    text = io.StringIO()
-    console = rich.console.Console(
-        file=text, width=1000, color_system=None, highlight=False
-    )
-    console.print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+    return render(table)
 
 
 def _regularizers(layer):

@@ -7,7 +7,6 @@ import numpy as np
 
 from keras_adder.inference.folding import Folding
 from keras_adder.inference.folding import Fused
-from keras_adder.inference.fused_adder_conv1d import FusedAdderConv1D
 from keras_adder.inference.graph import Graph
 from keras_adder.inference.graph import replace_values
 from keras_adder.inference.planning import Plan
@@ -16,6 +15,7 @@ from keras_adder.inference.quantization import quantize_filters
 from keras_adder.inference.requantize import Requantize
 from keras_adder.layers import AdderConv1D
 from keras_adder.layers import AdderDense
+from keras_adder.layers import FusedAdderConv1D
 from keras_adder.layers import FusedAdderConv2D
 from keras_adder.layers import FusedAdderDense
 

@@ -13,12 +13,12 @@ import tensorflow as tf
 from keras_adder.inference.calibration import batches
 from keras_adder.inference.calibration import compiled
 from keras_adder.inference.folding import Fused
-from keras_adder.inference.fused_adder_conv1d import row_axis
 from keras_adder.inference.graph import Graph
 from keras_adder.inference.planning import Plan
 from keras_adder.inference.quantization import quantize_filters
 from keras_adder.layers import AdderConv1D
 from keras_adder.layers import AdderDense
+from keras_adder.layers.fused_adder_conv1d import row_axis
 from keras_adder.ops import adder_conv2d
 from keras_adder.ops import fused_adder_conv2d
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_adder._printing import print_text
 from keras_adder._printing import render
+from keras_adder._printing import title_line
 from keras_adder.inference import convolutions
 from keras_adder.inference import folding
 from keras_adder.inference import graph as graphs
@@ -408,7 +409,7 @@ def _render(result):
     parts = [_table_of_rows(result), _lines_of_totals(result)]
     if result.kept:
         parts.insert(1, _table_of_kept(result))
-    return render(result.name, *parts)
+    return render(title_line(result.name), *parts)
 
 
 def _table_of_rows(result):

@@ -4,7 +4,7 @@ import keras
 
 from keras_adder._typing import Shape
 from keras_adder._typing import Tensor
-from keras_adder.layers import FusedAdderConv2D
+from keras_adder.layers.fused_adder_conv2d import FusedAdderConv2D
 
 
 @keras.saving.register_keras_serializable(package="keras_adder")
