@@ -14,8 +14,7 @@
 
 #include "core/default_pool.h"
 #include "core/engine.h"
-#include "core/fused/integer_depthwise.h"
-#include "core/fused/integer_forward.h"
+#include "core/fused/make_fused.h"
 #include "core/fused/reference.h"
 #include "core/select_kernels.h"
 #include "core/workspace.h"
@@ -197,16 +196,6 @@ std::vector<FusedKernels> VariantsOf(const KernelSet& set) {
   return variants;
 }
 
-// The engine of a problem of integers, with kernels that may not be what this
-// processor is given.
-std::unique_ptr<const Engine> EngineOf(const Problem& problem,
-                                       const FusedKernels& kernels) {
-  if (internal::IntegerDepthwise::Takes(problem.geometry)) {
-    return std::make_unique<const internal::IntegerDepthwise>(problem, kernels);
-  }
-  return std::make_unique<const internal::IntegerForward>(problem, kernels);
-}
-
 // Types by turns, so that all of them meet.
 Problem ProblemOf(const Geometry& geometry, int turn) {
   constexpr DataType kF = DataType::kFloat32, kB = DataType::kUint8,
@@ -300,7 +289,7 @@ void CheckFused(const Geometry& geometry, int turn, const std::string& where,
     }
     const auto variants = VariantsOf(*set);
     for (size_t i = 0; i < variants.size(); ++i) {
-      check(*EngineOf(problem, variants[i]),
+      check(*internal::MakeInteger(problem, variants[i]),
             (std::string(set->name) + " " + std::to_string(i)).c_str(),
             expected);
     }

@@ -41,6 +41,10 @@ class ThreadPool {
   virtual Caller caller() const { return Caller::kWorks; }
 };
 
+// Work items that a pass should have for each thread, so that one that is late
+// does not matter much.
+constexpr int64_t kItemsPerThread = 4;
+
 // Some pieces of work, work(item, worker), that may be done at the same time.
 // What an item computes must not depend on the worker, which is how results
 // stay bitwise equal for any number of threads.

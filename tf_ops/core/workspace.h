@@ -25,6 +25,20 @@ inline int64_t PaddedSize(int64_t elements, int64_t element_bytes,
          GapBytes(threads) / element_bytes;
 }
 
+// Hands out parts of a workspace: where each begins, in bytes.
+class Places {
+ public:
+  int64_t Take(int64_t bytes) {
+    const int64_t begin = end_;
+    end_ += RoundUp(bytes, kWorkspaceAlignment);
+    return begin;
+  }
+  int64_t end() const { return end_; }
+
+ private:
+  int64_t end_ = 0;
+};
+
 }  // namespace keras_adder
 
 #endif  // KERAS_ADDER_CORE_WORKSPACE_H_

@@ -9,12 +9,6 @@
 
 namespace keras_adder {
 namespace internal {
-namespace {
-
-// Items for each thread, so that one that is late does not matter much.
-constexpr int64_t kItemsPerThread = 4;
-
-}  // namespace
 
 DepthwiseForwardPlan::DepthwiseForwardPlan(const Problem& problem)
     : set_(*problem.kernels),
@@ -162,7 +156,7 @@ void DepthwiseForwardPlan::RunPacked(const WorkItem& item, int64_t block,
     const TapRun& taps = RowTaps(row);
     for (const int64_t tap : taps.inside) {
       const int64_t from = InputRow(row, tap);
-      const int64_t slot = packed_rows_.SlotOf(from, tap);
+      const int64_t slot = packed_rows_.SlotOf(from);
       view.rows[tap] = slot * slot_size;
       if (!held.Misses(slot, from)) continue;
       for (int64_t p = 0; p < blocks_.planes(); ++p) {

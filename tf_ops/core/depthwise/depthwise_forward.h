@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/depthwise/lane_blocks.h"
+#include "core/depthwise/packed_rows.h"
 #include "core/depthwise/tap_runs.h"
 #include "core/engine.h"
 #include "core/typed_engine.h"

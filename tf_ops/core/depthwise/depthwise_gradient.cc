@@ -6,6 +6,7 @@
 
 #include "core/depthwise/suits_depthwise.h"
 #include "core/engines.h"
+#include "core/stride_phase.h"
 #include "core/workspace.h"
 
 namespace keras_adder {
@@ -36,7 +37,8 @@ DepthwiseGradientPlan::DepthwiseGradientPlan(const Problem& problem)
       run_of_input_(RunOfEach(input_rows_, geometry_.height.input)),
       run_of_output_(RunOfEach(output_rows_, geometry_.height.output)),
       packed_rows_(geometry_.height.kernel,
-                   CeilDiv(geometry_.height.dilation, geometry_.height.stride),
+                   TapStep(geometry_.height) * geometry_.height.dilation /
+                       geometry_.height.stride,
                    geometry_.height.output),
       compute_bytes_(ComputeBytes(problem.type)) {
   const int64_t rows = geometry_.batch * geometry_.height.input;
@@ -178,7 +180,7 @@ void DepthwiseGradientPlan::RunPacked(int64_t chunk, int64_t block,
     const TapRun& taps = TapsOfInput(row);
     for (const int64_t tap : taps.inside) {
       const int64_t from = OutputRow(row, tap);
-      const int64_t slot = packed_rows_.SlotOf(from, tap);
+      const int64_t slot = packed_rows_.SlotOf(from);
       view.rows[tap] = slot * row_size;
       if (!held.Misses(slot, image * geometry_.height.output + from)) continue;
       blocks_.PackOutputs(set_, tensors.output_gradient,

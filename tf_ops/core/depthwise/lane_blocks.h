@@ -12,7 +12,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include "core/geometry.h"
 #include "core/kernels/kernels.h"
@@ -143,47 +142,6 @@ class LaneBlocks {
   int64_t groups_, planes_, filters_;  // filters of a group
   int64_t out_channels_, terms_;
   ImageStrides input_, output_;
-};
-
-// Rows of a tensor that are packed, as many as one row at the other end of the
-// filters meets. Where taps are neighbours, or almost, a row serves all of the
-// rows that meet it one after the other.
-class PackedRows {
- public:
-  // For so many taps at a distance of rows, of which a tensor has `rows`.
-  PackedRows(int64_t taps, int64_t distance, int64_t rows) {
-    const int64_t met = std::min((taps - 1) * distance + 1, rows);
-    by_tap_ = met > kSparse * taps;
-    slots_ = by_tap_ ? taps : met;
-  }
-
-  int64_t slots() const { return slots_; }
-  int64_t SlotOf(int64_t row, int64_t tap) const {
-    return by_tap_ ? tap : row % slots_;
-  }
-
-  // Which row each slot holds: for a worker to remember.
-  class Held {
-   public:
-    explicit Held(const PackedRows& rows) : rows_(rows.slots(), -1) {}
-    // Whether a row has yet to be packed into this slot, as it now will be.
-    bool Misses(int64_t slot, int64_t row) {
-      if (rows_[slot] == row) return false;
-      rows_[slot] = row;
-      return true;
-    }
-
-   private:
-    std::vector<int64_t> rows_;
-  };
-
- private:
-  // Rows from the first tap to the last that are more than so many times the
-  // taps are not all kept: most of them meet nothing for now.
-  static constexpr int64_t kSparse = 4;
-
-  bool by_tap_;
-  int64_t slots_;
 };
 
 }  // namespace internal

@@ -11,6 +11,13 @@
 
 namespace keras_adder {
 
+// Whether each filter sees one channel, of several, and a channel has fewer
+// filters than a block of the other passes has lanes.
+inline bool IsDepthwise(const Geometry& geometry) {
+  return geometry.groups > 1 && geometry.group_in() == 1 &&
+         geometry.group_out() < kLanes;
+}
+
 // Where a group's filters would leave most lanes of a block of the other passes
 // empty. These have one chain of additions for all terms of a sum, which may
 // not become too long; and they pack whole rows, each pixel of which takes a
@@ -20,12 +27,11 @@ inline bool SuitsDepthwise(const Geometry& geometry) {
   constexpr int64_t kFewFilters = 2;
   constexpr int64_t kMostPacked = 4 << 20;  // elements of a worker
   const int64_t filters = geometry.group_out(), channels = geometry.group_in();
-  const bool few = channels == 1
-                       ? filters < kLanes
-                       : filters <= kFewFilters && channels <= kFewFilters;
+  const bool few =
+      geometry.groups > 1 && filters <= kFewFilters && channels <= kFewFilters;
   const int64_t terms = geometry.kernel_taps() * channels;
   const int64_t columns = std::max(geometry.width.input, geometry.width.output);
-  return geometry.groups > 1 && few && terms <= kMostTerms &&
+  return (IsDepthwise(geometry) || few) && terms <= kMostTerms &&
          geometry.height.input > 0 && geometry.width.input > 0 &&
          columns <= kMostPacked / (kLanes * geometry.height.kernel * channels);
 }

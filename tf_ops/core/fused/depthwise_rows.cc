@@ -34,16 +34,14 @@ DepthwiseRows::DepthwiseRows(const Problem& problem, int64_t lanes,
       kernels_(kernels),
       element_bytes_(SizeOf(filter_type_)),
       lanes_(lanes),
-      in_place_(IsQuantized() && lanes == geometry_.in_channels) {}
+      in_place_(IsQuantized() && lanes == geometry_.in_channels),
+      packed_rows_(geometry_.height.kernel, geometry_.height.dilation,
+                   geometry_.height.input) {}
 
 int64_t DepthwiseRows::QuantizedBytes() const {
   const bool is_packed_at_once = lanes_ == geometry_.in_channels;
   if (IsQuantized() || is_packed_at_once) return 0;
   return geometry_.width.input * geometry_.in_channels * element_bytes_;
-}
-
-void DepthwiseRows::Clear(const Memory& memory) const {
-  if (!in_place_) std::fill_n(memory.held, HeldRows(), -1);
 }
 
 const uint8_t* DepthwiseRows::RowOf(const void* input, int64_t image,
@@ -68,13 +66,11 @@ const uint8_t* DepthwiseRows::Met(const void* input, int64_t image,
   const int64_t row = height.Position(output_row, tap);
   const uint8_t* const from = RowOf(input, image, row);
   if (in_place_ || from == nullptr) return from;
-  // A place that no other row of taps needs now, and the same one for a row
-  // that several outputs meet without dilation.
-  const int64_t place = row / height.dilation % HeldRows();
-  const int64_t of_all = image * height.input + row;
-  uint8_t* const packed = memory.packed + place * row_bytes();
-  if (memory.held[place] != of_all) Pack(from, memory, packed);
-  memory.held[place] = of_all;
+  const int64_t slot = packed_rows_.SlotOf(row);
+  uint8_t* const packed = memory.packed + slot * row_bytes();
+  if (memory.held->Misses(slot, image * height.input + row)) {
+    Pack(from, memory, packed);
+  }
   return packed;
 }
 

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "core/depthwise/packed_rows.h"
 #include "core/engine.h"
 #include "core/kernels/fused_kernels.h"
 
@@ -15,12 +16,11 @@ namespace internal {
 
 class DepthwiseRows {
  public:
-  // Memory of a worker. Outputs meet a row under one row of taps after the
-  // other, so packed rows are kept, one for each row of taps.
+  // Memory of a worker.
   struct Memory {
     uint8_t* packed;
-    int64_t* held;  // of all images' rows, which each of those is, or -1
     uint8_t* quantized;
+    PackedRows::Held* held;  // rows of all images
   };
 
   // `lanes`: elements of a packed pixel, as many as output channels or more.
@@ -28,16 +28,12 @@ class DepthwiseRows {
                 const FusedKernels& kernels);
 
   int64_t PackedBytes() const {
-    return in_place_ ? 0 : HeldRows() * row_bytes();
-  }
-  int64_t HeldBytes() const {
-    return in_place_ ? 0 : HeldRows() * static_cast<int64_t>(sizeof(int64_t));
+    return in_place_ ? 0 : packed_rows_.slots() * row_bytes();
   }
   int64_t QuantizedBytes() const;
   int64_t pixel_bytes() const { return lanes_ * element_bytes_; }
 
-  // Forgets what was packed before.
-  void Clear(const Memory& memory) const;
+  const PackedRows& packed_rows() const { return packed_rows_; }
   // The row that a row of outputs of an image meets under a row of taps; null
   // in the padding.
   const uint8_t* Met(const void* input, int64_t image, int64_t output_row,
@@ -48,7 +44,6 @@ class DepthwiseRows {
                          int64_t tap) const;
 
  private:
-  int64_t HeldRows() const { return geometry_.height.kernel; }
   int64_t row_bytes() const { return geometry_.width.input * pixel_bytes(); }
   bool IsQuantized() const { return input_type_ == filter_type_; }
   // Whether a packed row has nothing but an element for each output channel.
@@ -66,6 +61,7 @@ class DepthwiseRows {
   const FusedKernels& kernels_;
   const int64_t element_bytes_, lanes_;
   const bool in_place_;
+  const PackedRows packed_rows_;
 };
 
 }  // namespace internal

@@ -15,25 +15,8 @@ namespace {
 // What distances take of the first-level cache until they become outputs.
 constexpr int64_t kDistanceBytes = 32 << 10;
 
-// Items for each thread, so that one that is late does not matter much.
-constexpr int64_t kItemsPerThread = 4;
-
 // Taps of an axis that meet what no output before did.
 int64_t NextOf(const Axis& axis) { return std::min(axis.stride, axis.kernel); }
-
-// Hands out parts of a memory.
-class Places {
- public:
-  int64_t Take(int64_t bytes) {
-    const int64_t begin = end_;
-    end_ += RoundUp(bytes, kWorkspaceAlignment);
-    return begin;
-  }
-  int64_t end() const { return end_; }
-
- private:
-  int64_t end_ = 0;
-};
 
 auto TapsOf(const Problem& problem, const FusedKernels& kernels) {
   return problem.fusion.filter_type == DataType::kUint8
@@ -118,7 +101,6 @@ void IntegerDepthwise::LayOut() {
   shared_.end = shared.end();
   Places scratch;
   scratch_.packed = scratch.Take(inputs_.PackedBytes());
-  scratch_.held = scratch.Take(inputs_.HeldBytes());
   scratch_.quantized = scratch.Take(inputs_.QuantizedBytes());
   const int64_t next_rows = NextOf(geometry_.height);
   const int64_t next = next_rows * NextOf(geometry_.width);
@@ -131,10 +113,9 @@ void IntegerDepthwise::LayOut() {
   scratch_.end = PaddedSize(scratch.end(), 1, threads_);
 }
 
-IntegerDepthwise::Scratch IntegerDepthwise::ScratchAt(uint8_t* memory) const {
-  return {{memory + scratch_.packed,
-           reinterpret_cast<int64_t*>(memory + scratch_.held),
-           memory + scratch_.quantized},
+IntegerDepthwise::Scratch IntegerDepthwise::ScratchAt(
+    uint8_t* memory, PackedRows::Held* held) const {
+  return {{memory + scratch_.packed, memory + scratch_.quantized, held},
           reinterpret_cast<IntegerTap*>(memory + scratch_.rows),
           reinterpret_cast<IntegerTap*>(memory + scratch_.taps),
           reinterpret_cast<int32_t*>(memory + scratch_.distances)};
@@ -161,8 +142,8 @@ void IntegerDepthwise::Run(ThreadPool& pool, const Tensors& tensors,
       Prepare(tensors, static_cast<const uint8_t*>(filters), memory);
   memory += shared_.end;
   const auto run = [&](int64_t item, int worker) {
-    const Scratch scratch = ScratchAt(memory + worker * scratch_.end);
-    inputs_.Clear(scratch.memory);
+    PackedRows::Held held(inputs_.packed_rows());
+    const Scratch scratch = ScratchAt(memory + worker * scratch_.end, &held);
     const int64_t first = item * item_rows_;
     const int64_t end = std::min(first + item_rows_, rows());
     for (int64_t row = first; row < end; ++row) RunRow(row, shared, scratch);

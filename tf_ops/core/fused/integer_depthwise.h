@@ -29,11 +29,7 @@ namespace internal {
 
 class IntegerDepthwise : public Engine {
  public:
-  static bool Takes(const Geometry& geometry) {
-    return geometry.group_in() == 1 && geometry.group_out() < kLanes;
-  }
-
-  // For NHWC.
+  // For NHWC, and for depthwise convolutions alone (IsDepthwise).
   IntegerDepthwise(const Problem& problem, const FusedKernels& kernels);
 
   int64_t workspace_bytes(bool filters_are_packed) const override;
@@ -77,14 +73,14 @@ class IntegerDepthwise : public Engine {
     int32_t* distances;
   };
   struct ScratchOffsets {
-    int64_t packed, held, quantized, rows, taps, distances, end;
+    int64_t packed, quantized, rows, taps, distances, end;
   };
 
   int64_t rows() const { return geometry_.batch * geometry_.height.output; }
   int64_t items() const;
   void FindRuns();
   void LayOut();
-  Scratch ScratchAt(uint8_t* memory) const;
+  Scratch ScratchAt(uint8_t* memory, PackedRows::Held* held) const;
 
   Shared Prepare(const Tensors& tensors, const uint8_t* filters,
                  uint8_t* memory) const;

@@ -21,9 +21,6 @@ constexpr int64_t kFewBytes = 32 << 10;
 constexpr int64_t kBatch = 64;
 static_assert(kBatch >= kMaxSources && kBatch >= 8 * kSlidingOutputs);
 
-// Items for each thread, so that one that is late does not matter much.
-constexpr int64_t kItemsPerThread = 4;
-
 // The sums of a panel's filters lie behind it.
 constexpr int64_t kFilterSumsBytes = kLanes * sizeof(int32_t);
 
@@ -141,22 +138,17 @@ bool IntegerForward::SplitItems() {
 }
 
 void IntegerForward::LayOutScratch() {
-  int64_t end = 0;
-  const auto place = [&end](int64_t bytes) {
-    const int64_t begin = end;
-    end += RoundUp(bytes, kWorkspaceAlignment);
-    return begin;
-  };
+  Places places;
   const int64_t sources = tile_.Sources(images_, rows_, layout_.columns);
-  scratch_.quantized = place(tile_.QuantizedBytes(rows_));
-  scratch_.tile = place(tile_.TileBytes(images_, rows_));
-  scratch_.sources = place(sources * sizeof(uint8_t*));
-  scratch_.pixel_sums = place(
+  scratch_.quantized = places.Take(tile_.QuantizedBytes(rows_));
+  scratch_.tile = places.Take(tile_.TileBytes(images_, rows_));
+  scratch_.sources = places.Take(sources * sizeof(uint8_t*));
+  scratch_.pixel_sums = places.Take(
       tile_.has_pixel_sums() ? sources * layout_.outputs() * sizeof(int32_t)
                              : 0);
-  scratch_.row_sums = place(tile_.RowSums(rows_) * sizeof(int32_t));
-  scratch_.totals = place(kMaxPanels * kBatch * kLanes * sizeof(int32_t));
-  scratch_.end = PaddedSize(end, 1, threads_);
+  scratch_.row_sums = places.Take(tile_.RowSums(rows_) * sizeof(int32_t));
+  scratch_.totals = places.Take(kMaxPanels * kBatch * kLanes * sizeof(int32_t));
+  scratch_.end = PaddedSize(places.end(), 1, threads_);
 }
 
 IntegerForward::Scratch IntegerForward::ScratchAt(uint8_t* memory) const {

@@ -1,7 +1,8 @@
-// Which engine computes a fused pass (fusion.h).
+#include "core/fused/make_fused.h"
 
 #include <utility>
 
+#include "core/depthwise/suits_depthwise.h"
 #include "core/engines.h"
 #include "core/fused/float_fused.h"
 #include "core/fused/integer_depthwise.h"
@@ -17,16 +18,19 @@ bool IsChannelsLast(const Geometry& geometry) {
          geometry.output_strides.channel == 1;
 }
 
-// For NHWC.
+}  // namespace
+
+namespace internal {
+
 std::unique_ptr<const Engine> MakeInteger(const Problem& problem,
                                           const FusedKernels& kernels) {
-  if (internal::IntegerDepthwise::Takes(problem.geometry)) {
-    return std::make_unique<const internal::IntegerDepthwise>(problem, kernels);
+  if (IsDepthwise(problem.geometry)) {
+    return std::make_unique<const IntegerDepthwise>(problem, kernels);
   }
-  return std::make_unique<const internal::IntegerForward>(problem, kernels);
+  return std::make_unique<const IntegerForward>(problem, kernels);
 }
 
-}  // namespace
+}  // namespace internal
 
 std::unique_ptr<const Engine> MakeFused(const Problem& problem) {
   if (problem.pass != Pass::kFused) return nullptr;
@@ -34,10 +38,12 @@ std::unique_ptr<const Engine> MakeFused(const Problem& problem) {
   if (!IsInteger(problem.fusion.filter_type)) {
     return internal::MakeFloatFused(problem, kernels);
   }
-  if (IsChannelsLast(problem.geometry)) return MakeInteger(problem, kernels);
+  if (IsChannelsLast(problem.geometry)) {
+    return internal::MakeInteger(problem, kernels);
+  }
+  const Problem channels_last = internal::Transposed::ChannelsLast(problem);
   return std::make_unique<const internal::Transposed>(
-      problem,
-      MakeInteger(internal::Transposed::ChannelsLast(problem), kernels));
+      problem, internal::MakeInteger(channels_last, kernels));
 }
 
 }  // namespace keras_adder
