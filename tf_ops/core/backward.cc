@@ -15,10 +15,6 @@ namespace {
 // These sizes were found with `benchmarks/conv2d.py --parts main
 // configurations` on Zen 5.
 
-// Pixels that a kernel sweeps over: enough to pay for loading filters and
-// sums, few enough for inputs, their gradients and outputs of one block to
-// share a first-level cache of 48 KiB.
-constexpr int64_t kBandPixels = 200;
 // Channel blocks of output gradients that are packed together: what they have
 // of a pixel are neighbours in memory.
 constexpr int64_t kGradientBlocks = 4;
@@ -53,6 +49,7 @@ bool CoversAxis(const AxisPlan& plan, int64_t size) {
 
 BackwardPlan::BackwardPlan(const Problem& problem, const Geometry& geometry)
     : set_(*problem.kernels),
+      band_pixels_(KernelsOf<float>(set_).band_pixels),
       compute_bytes_(ComputeBytes(problem.type)),
       threads_(problem.threads),
       groups_(geometry.groups),
@@ -108,10 +105,12 @@ void BackwardPlan::DealParts() {
   input_scratch_ = MostBlocks(parts_) * tile_block_size_;
 }
 
-// Returns how many rows, of all images of a region, a kernel sweeps over.
+// Returns how many rows, of all images of a region, a kernel sweeps over. Bands
+// are dealt out evenly: 14 rows are 7 and 7, not 9 and 5.
 int64_t BackwardPlan::BandRows() const {
-  return std::clamp<int64_t>(kBandPixels / (tile_columns_ * region_images_), 1,
-                             region_rows_);
+  const int64_t most =
+      std::max<int64_t>(band_pixels_ / (tile_columns_ * region_images_), 1);
+  return CeilDiv(region_rows_, CeilDiv(region_rows_, most));
 }
 
 // Regions must not overlap in the input: an axis is cut only where the filters
@@ -121,18 +120,18 @@ void BackwardPlan::ChooseRegions() {
   const bool im2row = input_.im2row.used();
   region_columns_ = output_.width;
   if (width_.kernel == 1 && !im2row) {
-    region_columns_ = std::min(region_columns_, kBandPixels);
+    region_columns_ = std::min(region_columns_, band_pixels_);
   }
   region_rows_ = output_.height;
   if (height_.kernel == 1 && !im2row) {
     region_rows_ = std::min(
-        region_rows_, std::max<int64_t>(1, kBandPixels / region_columns_));
+        region_rows_, std::max<int64_t>(1, band_pixels_ / region_columns_));
   }
   region_images_ = std::clamp<int64_t>(
-      kBandPixels / (region_columns_ * region_rows_), 1, output_.batch);
+      band_pixels_ / (region_columns_ * region_rows_), 1, output_.batch);
   const bool windows = im2row && height_.kernel == 1;
   tile_columns_ =
-      windows ? std::min(region_columns_, kBandPixels) : region_columns_;
+      windows ? std::min(region_columns_, band_pixels_) : region_columns_;
   tile_rows_ = windows ? BandRows() : region_rows_;
   input_rows_ = PlanAxis(ForwardTaps(height_), height_.stride, tile_rows_);
   input_columns_ = PlanAxis(ForwardTaps(width_), width_.stride, tile_columns_);

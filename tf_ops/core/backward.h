@@ -116,6 +116,7 @@ class BackwardPlan {
                   C* total) const;
 
   const KernelSet& set_;
+  int64_t band_pixels_;
   int64_t compute_bytes_;
   int threads_;
   int64_t groups_;

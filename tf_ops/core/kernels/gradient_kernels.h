@@ -75,7 +75,6 @@ template <typename C, bool kFinite, bool kOperands, int kFilters>
 struct BackwardStep {
   Vector<C> filters[kFilters];
   Vector<C> sums[kFilters];
-  Vector<C> one;
 
   // Takes some neighbouring pixels at once, each of which has a chain of
   // additions of its own.
@@ -83,32 +82,46 @@ struct BackwardStep {
   inline __attribute__((always_inline)) void Take(const C* input,
                                                   const C* gradient,
                                                   C* input_gradient) {
-    Vector<C> x[kPixels], rest[kPixels];
+    Vector<C> rest[kPixels];
 #pragma GCC unroll 4
-    for (int p = 0; p < kPixels; ++p) {
-      x[p] = Load(input + p * kLanes);
+    for (int p = 0; p < kPixels; ++p)
       rest[p] = Load(input_gradient + p * kLanes);
-    }
 #pragma GCC unroll 64
     for (int i = 0; i < kFilters * kPixels; ++i) {
       const int t = i / kPixels, p = i % kPixels;
       const C* const scalar = gradient + p * kLanes + t;
-      const Vector<C> difference =
-          Difference<C>(x[p], filters[t], one, kFuseHalf && t % 2 == 1);
+      const Vector<C> difference = SubtractLoad(filters[t], input + p * kLanes);
       const Vector<C> slope =
           kFinite ? FiniteHardTanh<C>(difference) : HardTanh<C>(difference);
       if constexpr (kOperands) {
-        rest[p] = FnmaBroadcast(slope, scalar, rest[p]);
-        sums[t] = FmaBroadcast(difference, scalar, sums[t]);
+        rest[p] = FmaBroadcast(slope, scalar, rest[p]);
+        sums[t] = FnmaBroadcast(difference, scalar, sums[t]);
       } else {
         const Vector<C> weight = BroadcastLoad(scalar);
-        rest[p] = Fma(-slope, weight, rest[p]);
-        sums[t] = Fma(difference, weight, sums[t]);
+        rest[p] = Fma(slope, weight, rest[p]);
+        sums[t] = Fma(-difference, weight, sums[t]);
       }
     }
 #pragma GCC unroll 4
     for (int p = 0; p < kPixels; ++p) {
       Store(rest[p], input_gradient + p * kLanes);
+    }
+  }
+
+  // Takes a row of them, as many at once as there are.
+  template <int kPixels>
+  inline __attribute__((always_inline)) void TakeRow(const C* input,
+                                                     const C* gradient,
+                                                     C* input_gradient,
+                                                     int64_t count) {
+    for (; count >= kPixels; count -= kPixels) {
+      Take<kPixels>(input, gradient, input_gradient);
+      input += kPixels * kLanes;
+      gradient += kPixels * kLanes;
+      input_gradient += kPixels * kLanes;
+    }
+    if constexpr (kPixels > 1) {
+      TakeRow<kPixels - 1>(input, gradient, input_gradient, count);
     }
   }
 };
@@ -118,13 +131,11 @@ struct BackwardStep {
 template <typename C, bool kFinite, bool kOperands, int kFilters>
 inline __attribute__((always_inline)) void BackwardFilters(
     const BackwardParams<C>& params, const BackwardTap& tap, int first) {
-  constexpr int kPixels = kBackwardPixels;
   const C* const filters = params.filters + tap.filter + first * kLanes;
   C* const total = params.total + tap.filter + first * kLanes;
   for (int v = 0; v < kVectors<C>; ++v) {
     const int lane = v * kWidth<C>;
     BackwardStep<C, kFinite, kOperands, kFilters> step;
-    step.one = Opaque<C>(1);
 #pragma GCC unroll 16
     for (int t = 0; t < kFilters; ++t) {
       step.filters[t] = Load(filters + t * kLanes + lane);
@@ -139,16 +150,8 @@ inline __attribute__((always_inline)) void BackwardFilters(
         const C* gradient = params.gradient + tap.gradient +
                             image * params.gradient_image_stride +
                             row * params.gradient_row_stride + first;
-        int64_t column = 0;
-        for (; column + kPixels <= tap.columns; column += kPixels) {
-          const int64_t at = column * kLanes;
-          step.template Take<kPixels>(input + at, gradient + at,
-                                      input_gradient + at);
-        }
-        for (; column < tap.columns; ++column) {
-          const int64_t at = column * kLanes;
-          step.template Take<1>(input + at, gradient + at, input_gradient + at);
-        }
+        step.template TakeRow<kBackwardPixels>(input, gradient, input_gradient,
+                                               tap.columns);
       }
     }
 #pragma GCC unroll 16

@@ -345,6 +345,8 @@ struct Kernels {
   // NaN through.
   void (*backward)(const BackwardParams<C>&);
   void (*backward_propagate_nan)(const BackwardParams<C>&);
+  // How many pixels these should be given at once, about.
+  int64_t band_pixels;
   // The sum, and the sum of magnitudes, of all channels of each slot; and the
   // sum of what `columns` neighbouring pixels see of such sums, tap by tap.
   // They work in whole vectors: of sums, up to kLanes - 1 beyond the last are

@@ -86,6 +86,7 @@ constexpr Kernels<C> MakeKernels() {
   kernels.backward = &Backward<C, true, kOperands, Most(kBackward)>;
   kernels.backward_propagate_nan =
       &Backward<C, false, kOperands, Most(kBackward)>;
+  kernels.band_pixels = kBandPixels;
   kernels.depthwise =
       MakeDepthwiseKernels<C, Most(kDepthwisePixels), Most(kDepthwiseTaps)>();
   kernels.slot_sums = &SlotSums<C>;

@@ -298,6 +298,29 @@ inline Vector<C> FnmaBroadcast(Vector<C> a, const C* b, Vector<C> c) {
 }
 #endif
 
+// a - *b, the vector being an operand where registers are few: left to itself,
+// the compiler would load it once and spill another.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+template <typename C>
+inline Vector<C> SubtractLoad(Vector<C> a, const C* b) {
+  typedef C Unaligned
+      __attribute__((vector_size(kVectorBytes), aligned(1), may_alias));
+  const auto& vector = *reinterpret_cast<const Unaligned*>(b);
+  Vector<C> result;
+  if constexpr (sizeof(C) == sizeof(float)) {
+    asm("vsubps %2, %1, %0" : "=x"(result) : "x"(a), "m"(vector));
+  } else {
+    asm("vsubpd %2, %1, %0" : "=x"(result) : "x"(a), "m"(vector));
+  }
+  return result;
+}
+#else
+template <typename C>
+inline Vector<C> SubtractLoad(Vector<C> a, const C* b) {
+  return a - Load(b);
+}
+#endif
+
 // A constant that the compiler does not know: it would turn Fma(x, 1, y) into
 // an addition, and Fma(x, 2, y) into two, but max and add compete for the same
 // ports where max and fma do not.
@@ -473,6 +496,18 @@ template <>
 inline Vector<double> FiniteHardTanh<double>(Vector<double> value) {
   return _mm512_range_pd(value, _mm512_set1_pd(1), 2);
 }
+#elif defined(__AVX2__)
+// Bits of floats, as integers without a sign, are greater than those of -1
+// below -1 alone; with a sign, greater than those of 1 above 1 alone. On AMD
+// processors minima of integers run on every port, those of floats on the two
+// that subtract.
+template <>
+inline Vector<float> FiniteHardTanh<float>(Vector<float> value) {
+  const __m256i minus_one = _mm256_castps_si256(Broadcast<float>(-1));
+  const __m256i one = _mm256_castps_si256(Broadcast<float>(1));
+  return _mm256_castsi256_ps(_mm256_min_epi32(
+      _mm256_min_epu32(_mm256_castps_si256(value), minus_one), one));
+}
 #endif
 
 // In a loop of a difference, a clipping and two multiply-adds: whether half of
@@ -487,8 +522,21 @@ constexpr bool kFuseHalf = true;
 // How many pixels that loop takes at once, registers permitting.
 #if defined(__AVX512F__)
 constexpr int kBackwardPixels = 2;
+#elif defined(__AVX2__)
+constexpr int kBackwardPixels = 3;
 #else
 constexpr int kBackwardPixels = 1;
+#endif
+
+// How many pixels that loop sweeps over before it takes other filters: enough
+// to pay for loading these and their sums, few enough for inputs, their
+// gradients and output gradients of one block to share a first-level cache.
+// Found with `benchmarks/conv2d.py --parts main configurations` on Zen 5 and
+// its 48 KiB and, but for AVX-512, on Zen 4 and its 32.
+#if defined(__AVX512F__)
+constexpr int64_t kBandPixels = 200;
+#else
+constexpr int64_t kBandPixels = 128;
 #endif
 
 // -1, 0 or 1; NaN for NaN.
