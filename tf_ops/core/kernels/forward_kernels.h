@@ -524,6 +524,21 @@ inline __attribute__((always_inline)) void Finish(
                   params.output_block_stride);
 }
 
+// Fetches what a run will be written to, while its sums come about: a short sum
+// would wait for memory longer than it takes.
+template <typename C, typename S>
+inline __attribute__((always_inline)) void PrefetchOutputs(
+    const ForwardParams<C>& params, const C* output) {
+#pragma GCC unroll 32
+  for (int p = 0; p < S::kRun; ++p) {
+#pragma GCC unroll 8
+    for (int block = 0; block < S::kBlocks; ++block) {
+      __builtin_prefetch(output + block * params.output_block_stride, 1);
+    }
+    output += params.output_pixel_stride;
+  }
+}
+
 // Distances of one register tile, `done` pixels behind its starts, from sums of
 // maxima. What depends on a pixel and a lane depends on nothing else of the
 // tile, so that any tiling gives the same bits: its largest magnitudes and
@@ -538,6 +553,11 @@ inline __attribute__((always_inline)) void ForwardRuns(
   };
   const C* const source = params.source + done * params.source_pixel_stride;
   const RunPair<C> sources{source + first.source, source + second.source};
+  C* const output = params.output + done * params.output_pixel_stride;
+  PrefetchOutputs<C, S>(params, output + first.*params.start);
+  if (S::kRuns > 1) {
+    PrefetchOutputs<C, S>(params, output + second.*params.start);
+  }
   if constexpr (kDirectForward) {
     Finish<C, S>(params, first, second, done,
                  SumOverTaps<C, Direct<C>, S>(params, sources, {}));
