@@ -135,9 +135,15 @@ void DepthwiseForwardLanes(const DepthwiseForwardParams<C>& params,
   const int64_t lanes = params.blocks * kLanes;
   Prefetch prefetch(input + last, bytes + kAhead, bytes,
                     (lanes + kStep - 1) / kStep);
+  // Outputs that no cache holds have to be fetched, too.
+  const int64_t pixel = params.output_pixel_stride * sizeof(C);
+  Prefetch outputs(output, kDepthwisePixels * pixel,
+                   params.fetches_outputs ? kPixels * pixel : 0,
+                   (lanes + kStep - 1) / kStep);
   int64_t lane = 0;
   for (; lane + kStep <= lanes; lane += kStep) {
     prefetch.Step();
+    outputs.Step();
     DepthwiseForwardPixels<C, kPixels, kAtOnce>(params, input + lane, lane,
                                                 output + lane);
   }

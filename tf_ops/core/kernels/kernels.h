@@ -281,6 +281,7 @@ struct DepthwiseForwardParams {
   int64_t inside, outside;
   C* output;
   ptrdiff_t output_pixel_stride;
+  bool fetches_outputs;  // since they are too many for a cache
   int64_t pixels;
   int64_t blocks;  // whose lanes are neighbours, in all of these
   // As in ForwardParams.
