@@ -2,6 +2,7 @@
 
     python benchmarks/conv2d.py
     python benchmarks/conv2d.py --shape 16,28,28,128,128   # one 3x3, no files
+    python benchmarks/conv2d.py --parts pointwise          # 1x1
     python benchmarks/conv2d.py --parts integer            # uint8 and int16
     python benchmarks/conv2d.py --parts depthwise          # a filter a channel
 
@@ -32,9 +33,14 @@ import tensorflow as tf  # noqa: E402
 # Instruction sets by our names, and what limits oneDNN to the same.
 ISAS = {"baseline": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}
 
+# What is measured beside Conv2D where there is time for it: LiteRT, and two
+# ways to write the same down in Python.
+OTHERS = {"litert", "formulas"}
+
 PARTS = (
     "noise",
     "main",
+    "pointwise",
     "configurations",
     "scaling",
     "memory",
@@ -67,8 +73,10 @@ def main():
     results["roofline"] = roofline.measure(isa, threads, *plan.peak)
     if "main" in args.parts:
         # XNNPACK cannot be held to an instruction set.
-        others = not args.isa
-        results["main"] = list(main_rows(plan, threads, others))
+        others = OTHERS if not args.isa else OTHERS - {"litert"}
+        results["main"] = list(rows_of(plan.main, plan, threads, others))
+    if "pointwise" in args.parts:
+        results["pointwise"] = list(rows_of(plan.pointwise, plan, threads, ()))
     if "configurations" in args.parts:
         results["configurations"] = [
             configuration_row(configuration, plan)
@@ -100,11 +108,13 @@ def main():
     results["roofline"] = roofline.better(
         results["roofline"], roofline.measure(isa, threads, *plan.peak)
     )
-    for row in results.get("main", ()):
-        peak = results["roofline"]["peak"]
-        row["fraction_of_peak"] = row["speeds"]["ours"] / peak
-    if "main" in results:
-        results["summary"] = report.summary(results)
+    for part in report.TITLES:
+        rows = results.get(part, ())
+        for row in rows:
+            peak = results["roofline"]["peak"]
+            row["fraction_of_peak"] = row["speeds"]["ours"] / peak
+        if rows:
+            results[report.summary_of(part)] = report.summary(rows)
     results["load"].append(measuring.load())
 
     text = report.markdown(results)
@@ -152,8 +162,8 @@ def parse():
         "--parts",
         nargs="+",
         choices=PARTS,
-        help="of a --shape main, integer and depthwise (default: all, of a "
-        "--shape main)",
+        help="of a --shape main, pointwise, integer and depthwise (default: "
+        "all, of a --shape main)",
     )
     parser.add_argument(
         "--quick", action="store_true", help="tiny shapes; figures mean nothing"
@@ -176,6 +186,7 @@ class Plan:
     seconds: float
     rounds: int = 1000
     main: tuple = shapes.MAIN
+    pointwise: tuple = shapes.POINTWISE
     configurations: tuple = shapes.CONFIGURATIONS
     large: tuple = shapes.LARGE
     small: tuple = shapes.SMALL
@@ -197,6 +208,7 @@ class Plan:
             seconds=0.05,
             rounds=3,
             main=shapes.QUICK,
+            pointwise=(shapes.QUICK[0].but(kernel=1),),
             configurations=shapes.QUICK_CONFIGURATIONS,
             large=shapes.QUICK[:1],
             small=shapes.SMALL[:1],
@@ -217,6 +229,7 @@ class Plan:
         return dataclasses.replace(
             self,
             main=(shape,),
+            pointwise=(shape.but(kernel=1),),
             integer={"3x3": [shapes.plain(shape)]},
             filters=(),
             depthwise=(
@@ -266,22 +279,23 @@ def noise_table(noise):
     return report.table(["n,h,w,ci,co", "beside itself", "ratio"], rows)
 
 
-def main_rows(plan, threads, others):
-    for shape in plan.main:
-        measuring.progress(str(shape))
+def rows_of(some_shapes, plan, threads, others):
+    """Each pass and way of calling, beside Conv2D and `others` (OTHERS)."""
+    for shape in some_shapes:
+        measuring.progress(f"{shape.kernel}x{shape.kernel}: {shape}")
         for what in contenders.PASSES:
             for call in report.CALLS:
                 if (what, call) != ("backward", "function"):
-                    yield main_row(shape, what, call, plan, threads, others)
+                    yield row_of(shape, what, call, plan, threads, others)
 
 
-def main_row(shape, what, call, plan, threads, others):
+def row_of(shape, what, call, plan, threads, others):
     traced = call == "function"
     ours = contenders.ours(shape, what, traced)
     works = {"ours": ours, "stock": contenders.stock(shape, what, traced)}
     times, speeds = contenders.measure(works, plan.seconds, plan.rounds)
     over_litert = None
-    if what == "forward" and not traced and others:
+    if what == "forward" and not traced and "litert" in others:
         # Apart: its threads go on spinning for a while after each call, on the
         # cores of whoever comes next.
         pair = {"ours": ours, "litert": contenders.litert(shape, threads)}
@@ -292,7 +306,7 @@ def main_row(shape, what, call, plan, threads, others):
             over_litert = beside["ours"] / beside["litert"]
             times["litert"] = beside_times["litert"]
             speeds["litert"] = beside["litert"]
-    if what != "backward" and not traced:
+    if what != "backward" and not traced and "formulas" in others:
         # Hundreds of times slower, so apart, and few rounds of them.
         slow = {
             "broadcast": contenders.broadcast(shape, what),

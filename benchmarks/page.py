@@ -55,7 +55,7 @@ def section(results):
     import twins
 
     conv2d = read(results / "conv2d.json")
-    parts = [report.main_table(conv2d, what) for what in ("forward", "step")]
+    parts = [report.shapes_table(conv2d, what) for what in ("forward", "step")]
     titles = [report.PASSES[what] for what in ("forward", "step")]
     machine = "\n".join(f"- {line}" for line in report.machine_lines(conv2d))
     text = [f"{machine}\n", report.summary_table(conv2d)]

@@ -21,9 +21,16 @@ PASSES = {
 
 CALLS = {"eager": "eager", "function": "in one tf.function"}
 
-# What the ratio to the stock convolution should be: in the geometric mean and
-# for the worst shape.
-GOALS = {"forward": (1.0, 1.15), "step": (1.05, 1.25)}
+# What the ratio to the stock convolution should be: in the geometric mean and,
+# where there is a second figure, for the worst shape.
+GOALS = {
+    "main": {"forward": (1.0, 1.15), "step": (1.05, 1.25)},
+    "pointwise": {"forward": (1.05,), "step": (1.05,)},
+}
+TITLES = {
+    "main": "3x3, SAME, NHWC, float32",
+    "pointwise": "1x1, NHWC, float32",
+}
 LITERT_GOAL = 0.95
 SPEEDUP_GOAL = 1.85
 BUSY = 0.5
@@ -43,20 +50,21 @@ def percent(value):
     return "-" if value is None else f"{value:.0%}"
 
 
-def rows_of(results, what, call="eager"):
-    return [
-        row
-        for row in results["main"]
-        if row["pass"] == what and row["call"] == call
-    ]
+def rows_of(rows, what, call="eager"):
+    return [row for row in rows if row["pass"] == what and row["call"] == call]
 
 
-def summary(results):
+def summary_of(part):
+    """Where the results of a part of `TITLES` have its summary."""
+    return "summary" if part == "main" else f"{part}_summary"
+
+
+def summary(all_rows):
     """Ratios over all shapes: dicts, one a pass and way of calling."""
     found = []
     for what in PASSES:
         for call in CALLS:
-            rows = rows_of(results, what, call)
+            rows = rows_of(all_rows, what, call)
             if not rows:
                 continue
             ratios = [row["ratio"] for row in rows]
@@ -76,16 +84,16 @@ def summary(results):
     return found
 
 
-def summary_table(results):
+def summary_table(results, part="main"):
     rows = []
-    for line in results["summary"]:
-        goal = GOALS.get(line["pass"])
+    for line in results[summary_of(part)]:
+        goal = GOALS[part].get(line["pass"])
         rows.append(
             [
                 f"{PASSES[line['pass']]}, {CALLS[line['call']]}",
                 number(line["mean"]),
                 number(line["worst"]),
-                f"{goal[0]:.2f}, {goal[1]:.2f}" if goal else "-",
+                ", ".join(map(number, goal)) if goal else "-",
                 number(line["over_litert"]),
                 f"{line['peak']:.0%}",
             ]
@@ -96,8 +104,8 @@ def summary_table(results):
     )
 
 
-def main_table(results, what, call="eager"):
-    rows = rows_of(results, what, call)
+def shapes_table(results, what, call="eager", part="main"):
+    rows = rows_of(results[part], what, call)
     names = [n for n in LABELS if any(n in r["speeds"] for r in rows)]
     lines = [
         [
@@ -209,15 +217,10 @@ def markdown(results):
         parts.append(
             "**The machine was busy with other work: trust no figure.**\n"
         )
-    if results.get("main"):
-        parts.append("## 3x3, SAME, NHWC, float32\n")
-        parts.append(summary_table(results))
-        for what in PASSES:
-            for call in CALLS:
-                if rows_of(results, what, call):
-                    title = f"{PASSES[what]}, {CALLS[call]}, G differences/s"
-                    parts.append(f"### {title[0].upper()}{title[1:]}\n")
-                    parts.append(main_table(results, what, call))
+    for part, title in TITLES.items():
+        if results.get(part):
+            parts += [f"## {title}\n", summary_table(results, part)]
+            parts += shapes_tables(results, part)
     if results.get("configurations"):
         parts.append("## Every other configuration\n")
         parts.append(
@@ -232,6 +235,17 @@ def markdown(results):
         parts.append("## Scratch memory of the op, all threads together\n")
         parts.append(memory_table(results))
     return "\n".join(parts)
+
+
+def shapes_tables(results, part):
+    """The tables of a part's passes and ways of calling, with titles."""
+    size = TITLES[part].split(",")[0]
+    for what in PASSES:
+        for call in CALLS:
+            if rows_of(results[part], what, call):
+                title = f"{PASSES[what]}, {CALLS[call]}, G differences/s"
+                yield f"### {size}: {title}\n"
+                yield shapes_table(results, what, call, part)
 
 
 def busy(results):
@@ -264,12 +278,12 @@ def picture(results, path):
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    passes = [w for w in ("forward", "step") if rows_of(results, w)]
+    passes = [w for w in ("forward", "step") if rows_of(results["main"], w)]
     figure, axes = plt.subplots(
         1, len(passes), figsize=(6 * len(passes), 4), squeeze=False
     )
     for axis, what in zip(axes[0], passes):
-        rows = rows_of(results, what)
+        rows = rows_of(results["main"], what)
         names = [n for n in LABELS if any(n in r["speeds"] for r in rows)]
         for i, name in enumerate(names):
             axis.bar(

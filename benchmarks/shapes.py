@@ -86,7 +86,31 @@ MAIN = (
     Shape(16, 7, 7, 512, 512),
 )
 
-# The same at the batch size that fills a large GPU.
+# Those of 1x1 filters of ResNet-50, and the largest of MobileNetV2, at 224x224.
+POINTWISE = tuple(
+    Shape(16, size, size, channels, filters, kernel=1)
+    for size, channels, filters in (
+        (56, 64, 64),
+        (56, 64, 256),
+        (56, 256, 64),
+        (28, 128, 512),
+        (28, 512, 128),
+        (14, 256, 1024),
+        (14, 1024, 256),
+        (7, 512, 2048),
+        (7, 2048, 512),
+        (112, 32, 16),
+        (112, 16, 96),
+        (56, 24, 144),
+        (28, 192, 32),
+        (14, 96, 576),
+        (14, 576, 96),
+        (7, 160, 960),
+        (7, 960, 320),
+    )
+)
+
+# Those of 3x3 at the batch size that fills a large GPU.
 GPU = tuple(shape.but(batch=256) for shape in MAIN)
 
 QUICK = (Shape(2, 8, 8, 16, 16), Shape(2, 4, 4, 32, 32))

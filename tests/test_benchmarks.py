@@ -70,6 +70,12 @@ def test_tables_and_json_say_the_same(measured):
     assert len(results["summary"]) == 5
     assert all(line["worst"] >= line["mean"] for line in results["summary"])
 
+    # One shape of 1x1, beside Conv2D alone.
+    assert len(results["pointwise"]) == len(results["pointwise_summary"]) == 5
+    for row in results["pointwise"]:
+        assert set(row["speeds"]) == {"ours", "stock"}
+        assert f"| {row['shape']} | {row['speeds']['ours']:.1f} |" in text
+
     for row in results["configurations"]:
         assert row["passes"]["forward"]["ratio"] > 0
         assert f"| {row['name']} | {row['shape']} |" in text

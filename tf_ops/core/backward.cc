@@ -21,7 +21,7 @@ constexpr int64_t kGradientBlocks = 4;
 // Channel blocks of the input that share the output gradients. More of them
 // if there is one tap alone, which does not make up for packing often.
 constexpr int64_t kSharedBlocks = 4;
-constexpr int64_t kSharedBlocksOfOneTap = 8;
+constexpr int64_t kSharedBlocksOfOneTap = 16;
 // Bytes of a tile's inputs, or of an image that im2row pixels add up to. Bands
 // go through them one after the other, so that only memory is the limit.
 constexpr int64_t kTileBytes = 4 << 20;
