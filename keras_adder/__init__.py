@@ -13,6 +13,7 @@ _require_tensorflow()
 from keras_adder import applications  # noqa: E402
 from keras_adder import callbacks  # noqa: E402
 from keras_adder import convert  # noqa: E402
+from keras_adder import export  # noqa: E402
 from keras_adder import inference  # noqa: E402
 from keras_adder import layers  # noqa: E402
 from keras_adder import ops  # noqa: E402
@@ -45,6 +46,7 @@ __all__ = [
     "applications",
     "callbacks",
     "convert",
+    "export",
     "inference",
     "is_adder_filter",
     "layers",

@@ -18,6 +18,7 @@ MODULES = (
     keras_adder.applications,
     keras_adder.callbacks,
     keras_adder.convert,
+    keras_adder.export,
     keras_adder.inference,
     keras_adder.layers,
     keras_adder.operations,

@@ -17,6 +17,8 @@ import contenders  # noqa: E402
 import depthwise  # noqa: E402
 import measuring  # noqa: E402
 import mobilenet  # noqa: E402
+import numpy as np  # noqa: E402
+import portable  # noqa: E402
 import roofline  # noqa: E402
 import shapes  # noqa: E402
 
@@ -215,6 +217,49 @@ def test_mobilenet(tmp_path):
         assert set(row["milliseconds"]) == names
         assert all(time > 0 for time in row["milliseconds"].values())
     assert "| fused, int8 | " in done.stdout
+
+
+@pytest.mark.slow
+def test_portable(tmp_path):
+    flags = ("--quick", "--networks=lenet5", f"--output={tmp_path}")
+    done = run("portable.py", *flags)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "portable.md").read_text("utf-8") == done.stdout
+    results = json.loads((tmp_path / "portable.json").read_text("utf-8"))
+    network = results["networks"]["lenet5"]
+    for column in ("batch", "one"):
+        times = network["times"][column]
+        assert {"adder", "adder_portable", "int8", "int8_portable"} <= set(times)
+        assert all(timing["seconds"] > 0 for timing in times.values())
+    for pair in network["pairs"].values():
+        assert pair["difference"] < 1e-4
+        assert pair["differing"] == []
+        assert pair["least_margin"] > 0
+    assert "| int8, portable | " in done.stdout
+
+
+def test_portable_says_how_near_logits_are():
+    """Of two networks that differ in one image, in whose logits a tie is."""
+
+    class Fixed:
+        layers = (None,)
+
+        def __init__(self, *logits):
+            self._logits = np.float32(logits)
+
+        def predict(self, images, batch_size, verbose):
+            return self._logits
+
+    found = portable.compare(
+        Fixed([1, 3, 2], [5, 4.5, 0]),
+        Fixed([1, 3, 2], [4.5, 4.75, 0]),
+        images=None,
+        labels=np.array([1, 0]),
+        batch_size=2,
+    )
+    assert found["accuracy"] == 100 and found["accuracy_portable"] == 50
+    assert found["differing"] == [{"image": 1, "margins": [0.5, 0.25]}]
+    assert found["least_margin"] == 0.5
 
 
 def test_goals_of_mobilenet_are_for_the_makers_processor():

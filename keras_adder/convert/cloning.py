@@ -9,8 +9,9 @@ import keras
 import rich.box
 import rich.table
 
-from keras_adder._calls import is_graph
 from keras_adder._calls import trace
+from keras_adder._cloning import Cloner
+from keras_adder._cloning import refuse_subclassed_models
 from keras_adder._printing import print_text
 from keras_adder._printing import render
 from keras_adder.convert.selection import ADDER_LAYERS
@@ -127,11 +128,11 @@ def to_adder(
             f"Received: predicate={predicate} (of type {type(predicate)})"
         )
     calls = trace(model)
-    _refuse_subclassed_models(calls)
+    refuse_subclassed_models(calls)
     decisions = decide(calls, predicate, also)
     if not insert_batch_norm:
         _warn_of_missing_normalizations(decisions)
-    cloner = _Cloner(
+    cloner = _AdderCloner(
         decisions,
         normalizations_of_distances(calls, decisions),
         {call.name.rpartition("/")[2] for call in calls},
@@ -156,10 +157,11 @@ def to_adder(
 _OPTIMIZERS = (AdderSGD, WithALR)
 
 
-class _Cloner:
-    """Clones models, and remembers what each layer has become."""
+class _AdderCloner(Cloner):
+    """Clones models with adder layers where they were decided on."""
 
     def __init__(self, decisions, normalizations, names, insert_batch_norm):
+        super().__init__()
         self._normalizations = normalizations
         self._converted = {id(d.layer) for d in decisions if d.converts}
         self._bare = {
@@ -168,68 +170,29 @@ class _Cloner:
             if d.needs_normalization and insert_batch_norm
         }
         self._names = names
-        # By the original's id: the original, which is to keep its id, what it
-        # has become, and what stands behind that.
-        self._clones = {}
-        self._behind = {}
+        self._inserted = {}  # By the id of the clone that they stand behind.
 
-    def clone(self, model):
-        """Clones a functional or sequential model without its weights."""
-        if isinstance(model, keras.Sequential):
-            return self._clone_sequential(model)
-        return keras.models.clone_model(
-            model,
-            input_tensors=_clone_inputs(model),
-            clone_function=self._clone_layer,
-            call_function=self._call,
-        )
+    def _new_layer(self, layer):
+        if id(layer) in self._converted:
+            return self._convert(layer)
+        config = layer.get_config()
+        if id(layer) in self._normalizations:
+            config["trainable"] = True
+        return type(layer).from_config(config)
 
-    def copy_weights(self):
-        """Copies the weights of all layers that were kept."""
-        for original, clone in self._clones.values():
-            if id(original) in self._converted or is_graph(original):
-                continue
-            if not isinstance(original, keras.layers.Layer):
-                continue  # A function of `keras.ops`.
-            weights = original.get_weights()
-            # Statistics of products say nothing of distances.
-            if id(original) in self._normalizations and isinstance(
-                original, keras.layers.BatchNormalization
-            ):
-                weights[-2:] = clone.get_weights()[-2:]
-            clone.set_weights(weights)
-            # What an adapted layer computes with is derived from its weights.
-            if hasattr(clone, "finalize_state"):
-                clone.finalize_state()
+    def _weights(self, original, clone):
+        if id(original) in self._converted:
+            return None
+        weights = original.get_weights()
+        # Statistics of products say nothing of distances.
+        if id(original) in self._normalizations and isinstance(
+            original, keras.layers.BatchNormalization
+        ):
+            weights[-2:] = clone.get_weights()[-2:]
+        return weights
 
-    def _clone_sequential(self, model):
-        layers = []
-        for layer in model.layers:
-            clone = self._clone_layer(layer)
-            layers += [clone, *self._behind.get(id(clone), ())]
-        clone = keras.Sequential(
-            [_clone_input(_input_layers(model)[0]), *layers],
-            name=model.name,
-            trainable=model.trainable,
-        )
-        if model.compiled:
-            clone.compile_from_config(model.get_compile_config())
-        return clone
-
-    def _clone_layer(self, layer):
-        if id(layer) in self._clones:  # It is shared.
-            return self._clones[id(layer)][1]
-        if is_graph(layer):
-            clone = self.clone(layer)
-        elif id(layer) in self._converted:
-            clone = self._convert(layer)
-        else:
-            config = layer.get_config()
-            if id(layer) in self._normalizations:
-                config["trainable"] = True
-            clone = type(layer).from_config(config)
-        self._clones[id(layer)] = layer, clone
-        return clone
+    def _behind(self, clone):
+        return self._inserted.get(id(clone), ())
 
     def _convert(self, layer):
         adder_layer = ADDER_LAYERS[type(layer)]
@@ -241,7 +204,7 @@ class _Cloner:
             config |= {"activation": "linear", "use_bias": False}
         clone = adder_layer.from_config(config)
         if bare:
-            self._behind[id(clone)] = self._layers_behind(layer)
+            self._inserted[id(clone)] = self._layers_behind(layer)
         return clone
 
     def _layers_behind(self, layer):
@@ -272,10 +235,7 @@ class _Cloner:
     def _call(self, layer, *args, **kwargs):
         if kwargs.get("training") is False and self._has_converted(layer):
             del kwargs["training"]
-        outputs = layer(*args, **kwargs)
-        for behind in self._behind.get(id(layer), ()):
-            outputs = behind(outputs)
-        return outputs
+        return super()._call(layer, *args, **kwargs)
 
     def _has_converted(self, clone):
         """Whether the clone of a nested model has adder layers."""
@@ -284,39 +244,6 @@ class _Cloner:
             isinstance(layer, adder_layers) or self._has_converted(layer)
             for layer in clone.layers
         )
-
-
-def _input_layers(model):
-    layers = model.layers
-    if isinstance(model, keras.Sequential):
-        # Of these, `layers` leaves it out.
-        layers = [keras.Model(model.inputs, model.outputs).layers[0]]
-    return [x for x in layers if isinstance(x, keras.layers.InputLayer)]
-
-
-def _clone_input(layer):
-    return type(layer).from_config(layer.get_config()).output
-
-
-def _clone_inputs(model):
-    """New inputs of a functional model, by the names of its input layers.
-
-    `clone_model` would name them by their tensors.
-    """
-    layers = {id(layer.output): layer for layer in _input_layers(model)}
-    return keras.tree.map_structure(
-        lambda tensor: _clone_input(layers[id(tensor)]), model.input
-    )
-
-
-def _refuse_subclassed_models(calls):
-    for call in calls:
-        if isinstance(call.layer, keras.Model):
-            raise ValueError(
-                "`model` must be made of functional and sequential models; the "
-                "layers in a subclassed one cannot be replaced. Received: "
-                f"model with '{call.name}' of type {type(call.layer)}"
-            )
 
 
 def _warn_of_missing_normalizations(decisions):

@@ -197,6 +197,7 @@ class AdderConv1D(AdderConvolution, keras.layers.Conv1D):
             keras.ops.expand_dims(kernel, 0),
             strides=(1, *self.strides),
             padding=self._padding_of_images(),
+            data_format=self.data_format,
             dilation_rate=(1, *self.dilation_rate),
         )
         return keras.ops.squeeze(outputs, row)

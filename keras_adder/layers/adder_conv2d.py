@@ -195,5 +195,6 @@ class AdderConv2D(AdderConvolution, keras.layers.Conv2D):
             kernel,
             strides=self.strides,
             padding=self.padding,
+            data_format=self.data_format,
             dilation_rate=self.dilation_rate,
         )

@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from keras_adder._typing import Tensor
 from keras_adder.layers.adder_layer import AdderLayer
-from keras_adder.ops import adder_conv2d
 
 
 class AdderConvolution(AdderLayer):
@@ -31,15 +30,6 @@ class AdderConvolution(AdderLayer):
         if self.activation is not None:
             return self.activation(outputs)
         return outputs
-
-    def _distances(self, inputs, filters, **geometry):
-        return adder_conv2d(
-            inputs,
-            filters,
-            data_format=self.data_format,
-            filter_gradient=self.filter_gradient,
-            **geometry,
-        )
 
 
 def check_padding(

@@ -9,7 +9,6 @@ from keras_adder._typing import Initializer
 from keras_adder._typing import Regularizer
 from keras_adder._typing import Tensor
 from keras_adder.layers.adder_layer import AdderLayer
-from keras_adder.ops import adder_conv2d
 
 
 @keras.saving.register_keras_serializable(package="keras_adder")
@@ -166,12 +165,11 @@ class AdderDense(AdderLayer, keras.layers.Dense):
         inputs, kernel = self._promote(inputs, kernel)
         input_dim, units = kernel.shape
         leading_shape = keras.ops.shape(inputs)[:-1]
-        outputs = adder_conv2d(
+        outputs = self._distances(
             keras.ops.reshape(
                 inputs, (math.prod(leading_shape), 1, 1, input_dim)
             ),
             keras.ops.reshape(kernel, (1, 1, input_dim, units)),
             data_format="channels_last",
-            filter_gradient=self.filter_gradient,
         )
         return keras.ops.reshape(outputs, leading_shape + (units,))

@@ -192,6 +192,7 @@ class AdderDepthwiseConv2D(AdderConvolution, keras.layers.DepthwiseConv2D):
             depthwise_filters(kernel),
             strides=self.strides,
             padding=self.padding,
+            data_format=self.data_format,
             dilation_rate=self.dilation_rate,
         )
 

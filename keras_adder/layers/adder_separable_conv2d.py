@@ -215,6 +215,9 @@ class AdderSeparableConv2D(AdderConvolution, keras.layers.SeparableConv2D):
             depthwise_filters(depthwise_kernel),
             strides=self.strides,
             padding=self.padding,
+            data_format=self.data_format,
             dilation_rate=self.dilation_rate,
         )
-        return self._distances(channels, pointwise_kernel)
+        return self._distances(
+            channels, pointwise_kernel, data_format=self.data_format
+        )

@@ -1,7 +1,6 @@
 #include "core/fused/integer_depthwise.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "core/depthwise/tap_runs.h"
@@ -33,17 +32,6 @@ auto WindowsOf(const Problem& problem, const FusedKernels& kernels) {
          : problem.fusion.filter_type == DataType::kUint8
              ? kernels.window_bytes
              : kernels.window_words;
-}
-
-// The integer of a bound, which any float may be but NaN.
-int32_t Quantized(float bound, DataType type,
-                  const Quantization& quantization) {
-  const IntegerRange range = RangeOf(type);
-  const float lowest = range.lowest - quantization.zero_point;
-  const float highest = range.highest - quantization.zero_point;
-  const float scaled = bound * (1.0f / quantization.scale);
-  const float inside = std::clamp(scaled, lowest, highest);
-  return static_cast<int32_t>(std::nearbyint(inside)) + quantization.zero_point;
 }
 
 }  // namespace
@@ -160,13 +148,9 @@ IntegerDepthwise::Shared IntegerDepthwise::Prepare(const Tensors& tensors,
       Repeat(epilogue.multiplier, 1, memory + shared_.multiplier);
   // To add negative zero changes nothing, not even that.
   const float* offset = Repeat(epilogue.offset, -0.0f, memory + shared_.offset);
-  const bool fit = Fit(epilogue, multiplier, offset);
-  IntegerRange bounds{};
-  if (fit) {
-    bounds = {Quantized(epilogue.lower, output_type_, fusion_.output),
-              Quantized(epilogue.upper, output_type_, fusion_.output)};
-  }
-  return {tensors, filters, padding, multiplier, offset, fit, bounds};
+  return {tensors, filters,
+          padding, multiplier,
+          offset,  FittingOf(geometry_, fusion_, output_type_, epilogue)};
 }
 
 const uint8_t* IntegerDepthwise::FillPadding(uint8_t* pixel) const {
@@ -192,27 +176,6 @@ const float* IntegerDepthwise::Repeat(const float* values, float none,
   std::copy_n(values, channels, repeated);
   for (int64_t i = channels; i < end; ++i) repeated[i] = repeated[i - channels];
   return repeated;
-}
-
-// Whether the values of outputs fit, whatever inputs are.
-bool IntegerDepthwise::Fit(const Epilogue& epilogue, const float* multiplier,
-                           const float* offset) const {
-  if (!IsInteger(output_type_)) return false;
-  if (std::isnan(epilogue.lower) || std::isnan(epilogue.upper)) return false;
-  float most = static_cast<float>(1 << 30) * fusion_.output.scale;
-  if (fusion_.has_residual) {
-    if (!IsInteger(fusion_.residual_type)) return false;
-    most -= (1 << 17) * fusion_.residual.scale;
-  }
-  const IntegerRange range = RangeOf(fusion_.filter_type);
-  const float farthest = static_cast<float>(
-      geometry_.kernel_taps() * (int64_t{range.highest} - range.lowest));
-  bool fit = true;
-  for (int64_t i = 0; i < geometry_.out_channels; ++i) {
-    // NaN is not less.
-    fit &= std::abs(multiplier[i]) * farthest + std::abs(offset[i]) < most;
-  }
-  return fit;
 }
 
 void IntegerDepthwise::RunRow(int64_t row, const Shared& shared,
@@ -307,14 +270,14 @@ void IntegerDepthwise::Write(int64_t pixel, int64_t count, const Shared& shared,
   if (lanes_ == channels) {
     return write_run_({scratch.distances, count * channels, channels,
                        shared.multiplier, shared.offset, lower, upper,
-                       shared.fit, shared.integer_bounds, fusion_.residual,
-                       fusion_.output, residuals, outputs});
+                       shared.fitting.fit, shared.fitting.bounds,
+                       fusion_.residual, fusion_.output, residuals, outputs});
   }
   static constexpr int32_t kNoSums[kLanes] = {};
   write_pixels_({scratch.distances, count, 0, nullptr, kNoSums,
                  shared.multiplier, shared.offset, lower, upper,
-                 fusion_.residual, fusion_.output, residuals, outputs, channels,
-                 channels});
+                 shared.fitting.fit, shared.fitting.bounds, fusion_.residual,
+                 fusion_.output, residuals, outputs, channels, channels});
 }
 
 }  // namespace internal

@@ -22,6 +22,7 @@
 #include "core/engine.h"
 #include "core/fused/depthwise_filters.h"
 #include "core/fused/depthwise_rows.h"
+#include "core/fused/fitting.h"
 #include "core/kernels/fused_kernels.h"
 
 namespace keras_adder {
@@ -56,8 +57,7 @@ class IntegerDepthwise : public Engine {
     const uint8_t* padding;  // a pixel
     const float* multiplier;
     const float* offset;
-    bool fit;  // values of outputs, see RunOutputParams
-    IntegerRange integer_bounds;
+    Fitting fitting;
   };
   struct SharedOffsets {
     int64_t padding, multiplier, offset, end;
@@ -86,8 +86,6 @@ class IntegerDepthwise : public Engine {
                  uint8_t* memory) const;
   const uint8_t* FillPadding(uint8_t* pixel) const;
   const float* Repeat(const float* values, float none, uint8_t* memory) const;
-  bool Fit(const Epilogue& epilogue, const float* multiplier,
-           const float* offset) const;
 
   void RunRow(int64_t row, const Shared& shared, const Scratch& scratch) const;
   void MeetRows(int64_t image, int64_t output_row, const Shared& shared,

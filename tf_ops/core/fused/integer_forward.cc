@@ -260,7 +260,9 @@ void IntegerForward::Run(ThreadPool& pool, const Tensors& tensors,
   SpreadChannels(epilogue.multiplier, 1, multiplier);
   // To add it changes nothing, not even a negative zero.
   SpreadChannels(epilogue.offset, -0.0f, offset);
-  const Shared shared = {tensors, filters, multiplier, offset};
+  const Shared shared = {
+      tensors, filters, multiplier, offset,
+      FittingOf(geometry(), fusion_, output_type_, epilogue)};
   const auto run = [&](int64_t index, int worker) {
     RunItem(ItemAt(index), shared, ScratchAt(scratch + worker * scratch_.end));
   };
@@ -367,6 +369,8 @@ OutputParams IntegerForward::ParamsOf(int64_t group, int64_t panel,
   params.offset = shared.offset + of_all * kLanes;
   params.lower = shared.tensors.epilogue->lower;
   params.upper = shared.tensors.epilogue->upper;
+  params.fit = shared.fitting.fit;
+  params.integer_bounds = shared.fitting.bounds;
   params.residual = fusion_.residual;
   params.output = fusion_.output;
   params.pixel_stride = geometry().out_channels;

@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "core/engine.h"
+#include "core/fused/fitting.h"
 #include "core/fused/integer_layout.h"
 #include "core/fused/integer_tile.h"
 #include "core/kernels/fused_kernels.h"
@@ -56,6 +57,7 @@ class IntegerForward : public Engine {
     const uint8_t* filters;
     const float* multiplier;
     const float* offset;
+    Fitting fitting;
   };
 
   const Geometry& geometry() const { return layout_.geometry; }

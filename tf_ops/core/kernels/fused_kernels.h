@@ -133,7 +133,8 @@ constexpr int kSlidingOutputs = 4;
 //   distance = (total << shift) - pixel_sum - filter_sum
 //   y = -distance
 //
-// and so on, as fused/fusion.h says.
+// and so on, as fused/fusion.h says. Values that `fit` have `integer_bounds`,
+// too (fused/fitting.h).
 struct OutputParams {
   const int32_t* totals;
   int64_t pixels;
@@ -143,6 +144,8 @@ struct OutputParams {
   const float* multiplier;
   const float* offset;
   float lower, upper;
+  bool fit;
+  IntegerRange integer_bounds;
   Quantization residual, output;
   const void* residuals;  // of the first pixel; null if there are none
   void* outputs;
@@ -153,10 +156,6 @@ struct OutputParams {
 // The same for distances that follow each other as outputs do, `channels` of a
 // pixel: the first is channel 0. Multipliers and offsets begin anew behind the
 // last channel's, up to kRepeated of them.
-//
-// Most outputs of integers are those of values that `fit`: none is NaN, and
-// scaled to integers, all are far from what int32 has not. Then bounds are
-// `integer_bounds`, too.
 constexpr int kRepeated = 64;
 struct RunOutputParams {
   const int32_t* distances;

@@ -11,6 +11,9 @@
 
 #include "core/kernels/fused_kernels.h"
 #include "core/kernels/kernels.h"
+#if defined(__x86_64__)
+#include "core/kernels/narrow_x86.h"
+#endif
 
 // Vectors wider than the instruction set's are passed to functions that are
 // always inlined, so that no ABI matters.
@@ -83,6 +86,59 @@ KERAS_ADDER_INLINE void StoreLanes(const typename LanesOf<T>::type& value,
   }
 }
 
+// Integers, made wider, or narrower: their lower bits. GCC 12 would take lanes
+// of `__builtin_convertvector` one by one, except in AVX-512.
+template <typename R>
+KERAS_ADDER_INLINE Ints LoadWidened(const void* from, int64_t count) {
+#if defined(__x86_64__)
+  R lanes[kLanes] = {};
+  std::memcpy(lanes, from, (count == kLanes ? kLanes : count) * sizeof(R));
+  Ints wide;
+#pragma GCC unroll 4
+  for (int lane = 0; lane < kLanes; lane += kWidth<float>) {
+    const Integers some = Widened(lanes + lane);
+    std::memcpy(reinterpret_cast<char*>(&wide) + lane * sizeof(int32_t), &some,
+                sizeof(some));
+  }
+  return wide;
+#else
+  return __builtin_convertvector(LoadLanes<R>(from, count), Ints);
+#endif
+}
+
+template <typename O>
+KERAS_ADDER_INLINE void StoreNarrowed(const Ints& value, int64_t count,
+                                      void* to) {
+#if defined(__x86_64__) && !defined(__AVX512F__)
+  constexpr int kOfLanes = kLanes / kWidth<float>;
+  constexpr int kUnused = 32 - 8 * sizeof(O);
+  // So that none is saturated.
+  const Ints low = std::is_signed_v<O>
+                       ? value << kUnused >> kUnused
+                       : (Ints)((WrappingInts)value << kUnused >> kUnused);
+  Integers ints[kOfLanes];
+  std::memcpy(ints, &low, sizeof(ints));
+  O narrow[kLanes];
+  if constexpr (sizeof(O) == 1) {
+    const Integers words = PackInts(ints[0], ints[1]);
+    const Integers others =
+        kOfLanes > 2 ? PackInts(ints[kOfLanes - 2], ints[kOfLanes - 1]) : words;
+    const Integers bytes = BytesInOrder(PackWords(words, others));
+    std::memcpy(narrow, &bytes, kLanes);
+  } else {
+#pragma GCC unroll 2
+    for (int i = 0; i < kOfLanes; i += 2) {
+      const Integers words = WordsInOrder(PackInts(ints[i], ints[i + 1]));
+      std::memcpy(narrow + i * kWidth<float>, &words, sizeof(words));
+    }
+  }
+  std::memcpy(to, narrow, (count == kLanes ? kLanes : count) * sizeof(O));
+#else
+  StoreLanes<O>(__builtin_convertvector(value, typename LanesOf<O>::type),
+                count, to);
+#endif
+}
+
 struct NoResidual {};
 
 // From a sum that is offset on: residual, bounds, the output's quantization.
@@ -94,8 +150,7 @@ struct Finish {
     if constexpr (std::is_same_v<R, float>) {
       y += LoadLanes<float>(residual, count);
     } else if constexpr (!std::is_same_v<R, NoResidual>) {
-      const Ints value =
-          __builtin_convertvector(LoadLanes<R>(residual, count), Ints);
+      const Ints value = LoadWidened<R>(residual, count);
       y += __builtin_convertvector(value - residual_zero_point, Floats) *
            residual_scale;
     }
@@ -106,9 +161,7 @@ struct Finish {
     if constexpr (std::is_same_v<O, float>) {
       StoreLanes<float>(y, count, output);
     } else {
-      const Ints value = quantizer(y);
-      StoreLanes<O>(__builtin_convertvector(value, typename LanesOf<O>::type),
-                    count, output);
+      StoreNarrowed<O>(quantizer(y), count, output);
     }
   }
 
@@ -169,12 +222,103 @@ KERAS_ADDER_INLINE void OutputsOfLanes(const OutputParams& params) {
   }
 }
 
+#if defined(__x86_64__)
+// Whether there are lanes that become narrow by a few instructions: those of
+// integers, without a residual of floats, about which nothing is known.
+template <typename R, typename O>
+constexpr bool kHasNarrowLanes =
+    std::is_integral_v<O> && sizeof(O) < 4 && !std::is_same_v<R, float>;
+
+// Values that fit, so many pixels at once as make up a vector of integers.
+// Returns how many it has done. Outputs that come some calls later are fetched
+// meanwhile, since stores would wait for them.
+template <typename R, typename O, bool kMaxima>
+int64_t NarrowPixels(const OutputParams& params) {
+  typedef uint32_t LaneInts __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t SignedInts __attribute__((vector_size(kVectorBytes)));
+  constexpr int kWide = kWidth<float>, kOfPixel = kLanes / kWide;
+  constexpr int64_t kPixels = kNarrowed / kOfPixel, kAhead = 64;
+  static_assert(kPixels * kLanes == kNarrowedLanes);
+  const Narrow<O> narrow(params.output, params.integer_bounds);
+  LaneInts filter_sums[kOfPixel];
+  Vector<float> multiplier[kOfPixel], offset[kOfPixel];
+  for (int v = 0; v < kOfPixel; ++v) {
+    std::memcpy(&filter_sums[v], params.filter_sums + v * kWide, kVectorBytes);
+    multiplier[v] = Load(params.multiplier + v * kWide);
+    offset[v] = Load(params.offset + v * kWide);
+  }
+  const auto* residual = static_cast<const R*>(params.residuals);
+  auto* output = static_cast<O*>(params.outputs);
+  int64_t pixel = 0;
+  for (; pixel + kPixels <= params.pixels; pixel += kPixels) {
+    const int32_t* const totals = params.totals + pixel * kLanes;
+    Vector<float> values[kNarrowed];
+#pragma GCC unroll 4
+    for (int i = 0; i < kNarrowed; ++i) {
+      const int p = i / kOfPixel, v = i % kOfPixel;
+      LaneInts total;
+      std::memcpy(&total, totals + i * kWide, kVectorBytes);
+      LaneInts sum = filter_sums[v] - total;
+      if constexpr (kMaxima) sum -= total;
+      if (params.pixel_sums != nullptr) {
+        sum += static_cast<uint32_t>(params.pixel_sums[pixel + p]);
+      }
+      values[i] = __builtin_convertvector((SignedInts)sum, Vector<float>) *
+                      multiplier[v] +
+                  offset[v];
+      if constexpr (!std::is_same_v<R, NoResidual>) {
+        const R* const from = residual + p * params.pixel_stride + v * kWide;
+        const auto ints =
+            (SignedInts)Widened(from) - params.residual.zero_point;
+        values[i] += __builtin_convertvector(ints, Vector<float>) *
+                     params.residual.scale;
+      }
+    }
+    O narrowed[kNarrowedLanes];
+    narrow(values, narrowed);
+#pragma GCC unroll 4
+    for (int p = 0; p < kPixels; ++p) {
+      std::memcpy(output, narrowed + p * kLanes, kLanes * sizeof(O));
+      __builtin_prefetch(output + kAhead * params.pixel_stride, 1);
+      output += params.pixel_stride;
+    }
+    if constexpr (!std::is_same_v<R, NoResidual>) {
+      residual += kPixels * params.pixel_stride;
+    }
+  }
+  return pixel;
+}
+#endif
+
+// The parameters of what is left behind so many pixels.
+template <typename R, typename O>
+OutputParams Behind(OutputParams params, int64_t pixels) {
+  params.totals += pixels * kLanes;
+  params.pixels -= pixels;
+  if (params.pixel_sums != nullptr) params.pixel_sums += pixels;
+  const int64_t elements = pixels * params.pixel_stride;
+  if (params.residuals != nullptr) {
+    params.residuals =
+        static_cast<const char*>(params.residuals) + elements * kBytes<R>;
+  }
+  params.outputs = static_cast<char*>(params.outputs) + elements * sizeof(O);
+  return params;
+}
+
 template <typename R, typename O>
 void Outputs(const OutputParams& params) {
-  if (params.lanes == kLanes) {
-    OutputsOfLanes<R, O, true>(params);
-  } else {
-    OutputsOfLanes<R, O, false>(params);
+  if (params.lanes < kLanes) return OutputsOfLanes<R, O, false>(params);
+  int64_t done = 0;
+#if defined(__x86_64__)
+  if constexpr (kHasNarrowLanes<R, O>) {
+    if (params.fit) {
+      done = params.shift > 0 ? NarrowPixels<R, O, true>(params)
+                              : NarrowPixels<R, O, false>(params);
+    }
+  }
+#endif
+  if (done < params.pixels) {
+    OutputsOfLanes<R, O, true>(Behind<R, O>(params, done));
   }
 }
 
@@ -201,9 +345,8 @@ void QuantizeFloats(const float* values, int64_t count,
                     const Quantization& quantization, Q* result) {
   const Quantizer quantizer = Quantizer::Of(quantization, Q{});
   const auto quantize = [&](int64_t i, int64_t lanes) {
-    const Ints value = quantizer(LoadLanes<float>(values + i, lanes));
-    StoreLanes<Q>(__builtin_convertvector(value, typename LanesOf<Q>::type),
-                  lanes, result + i);
+    StoreNarrowed<Q>(quantizer(LoadLanes<float>(values + i, lanes)), lanes,
+                     result + i);
   };
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) quantize(i, kLanes);

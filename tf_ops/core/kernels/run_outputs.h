@@ -10,9 +10,6 @@
 #include <type_traits>
 
 #include "core/kernels/fused_outputs.h"
-#if defined(__x86_64__)
-#include "core/kernels/narrow_x86.h"
-#endif
 
 namespace keras_adder {
 namespace {
@@ -57,12 +54,6 @@ struct NarrowLanes {
   const float residual_scale;
   const int32_t residual_zero_point;
 };
-
-// There are such lanes for integers of integers. Values that fit have no
-// residual of floats, about which nothing is known.
-template <typename R, typename O>
-constexpr bool kHasNarrowLanes =
-    std::is_integral_v<O> && sizeof(O) < 4 && !std::is_same_v<R, float>;
 #endif
 
 // `count` lanes, at most kLanes.
