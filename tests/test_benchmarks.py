@@ -229,7 +229,8 @@ def test_portable(tmp_path):
     network = results["networks"]["lenet5"]
     for column in ("batch", "one"):
         times = network["times"][column]
-        assert {"adder", "adder_portable", "int8", "int8_portable"} <= set(times)
+        names = {"adder", "adder_portable", "int8", "int8_portable"}
+        assert names <= set(times)
         assert all(timing["seconds"] > 0 for timing in times.values())
     for pair in network["pairs"].values():
         assert pair["difference"] < 1e-4
