@@ -25,6 +25,7 @@ const KernelSet kAvx512Kernels =
     Make<ForwardPixels<28, 13, 8, 6, 16, 8>, ForwardPixels<13, 6>, false>(
         "avx512");
 const KernelSet kAvx512OperandKernels =
-    Make<ForwardPixels<28, 14, 9, 7>, ForwardPixels<14, 7>, true>("avx512_operand");
+    Make<ForwardPixels<28, 14, 9, 7>, ForwardPixels<14, 7>, true>(
+        "avx512_operand");
 
 }  // namespace keras_adder
