@@ -135,10 +135,12 @@ def fused_adder_conv2d(
         dilation_rate,
         pad_value=input_zero_point if of_integers else 0,
     )
-    shape = (1, -1, 1, 1) if data_format == "channels_first" else (-1,)
+    first = data_format == "channels_first"
     outputs = tf.cast(distances, tf.float32)
-    outputs = outputs * tf.reshape(multiplier, shape)
-    outputs = outputs + tf.reshape(offset, shape)
+    outputs *= tf.reshape(multiplier, (1, -1, 1, 1) if first else (-1,))
+    # Of two additions, TensorFlow's graphs would take the residual's first,
+    # which rounds differently.
+    outputs = tf.nn.bias_add(outputs, offset, "NCHW" if first else "NHWC")
     if residual is not None:
         if residual.dtype != tf.float32:
             whole = tf.cast(residual, tf.float32) - float(residual_zero_point)

@@ -151,13 +151,20 @@ def assert_fused(x, f, residual=None, **changes):
             else generator.integers(0, 256, shape).astype(residual)
         )
     expected = ops.fused_adder_conv2d(x, f, multiplier, offset, residual, **how)
-    actual = stock_ops.fused_adder_conv2d(
-        x, f, multiplier, offset, residual, **how
-    )
-    assert actual.dtype == expected.dtype
-    if f.dtype == "float32":
-        return assert_near(actual, expected, 1e-5)
-    return np.testing.assert_array_equal(actual, expected)
+
+    def stock(x, residual):
+        return stock_ops.fused_adder_conv2d(
+            x, f, multiplier, offset, residual, **how
+        )
+
+    # Graphs are rewritten before they run.
+    for call in (stock, tf.function(stock)):
+        actual = call(x, residual)
+        assert actual.dtype == expected.dtype
+        if f.dtype == "float32":
+            assert_near(actual, expected, 1e-5)
+        else:
+            np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("filter_dtype", ["uint8", "int16"])
