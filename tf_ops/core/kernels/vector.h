@@ -305,7 +305,7 @@ template <typename C>
 inline Vector<C> SubtractLoad(Vector<C> a, const C* b) {
   typedef C Unaligned
       __attribute__((vector_size(kVectorBytes), aligned(1), may_alias));
-  const auto& vector = *reinterpret_cast<const Unaligned*>(b);
+  const Unaligned& vector = *reinterpret_cast<const Unaligned*>(b);
   Vector<C> result;
   if constexpr (sizeof(C) == sizeof(float)) {
     asm("vsubps %2, %1, %0" : "=x"(result) : "x"(a), "m"(vector));
