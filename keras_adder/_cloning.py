@@ -11,8 +11,11 @@ from keras_adder._calls import is_graph
 class Cloner:
     """Clones a model, and the models nested in it.
 
-    A subclass says what becomes of a layer by `_new_layer`.
+    A subclass says what becomes of a layer by `_new_layer`, and whether models
+    are compiled as they were.
     """
+
+    COMPILES = True
 
     def __init__(self) -> None:
         # By the original's id: the original, which is to keep its id, and what
@@ -20,9 +23,17 @@ class Cloner:
         self._clones: dict[int, tuple[Any, Any]] = {}
 
     def clone(self, model: keras.Model) -> keras.Model:
-        """Clones a functional or sequential model without its weights."""
+        """Clones a functional or sequential model without its weights.
+
+        Raises:
+            ValueError: If its class has a `call` of its own, or it has not been
+                built.
+        """
+        _refuse_own_call(model)
         if isinstance(model, keras.Sequential):
             return self._clone_sequential(model)
+        if not self.COMPILES:
+            model = keras.Model(model.input, model.output, name=model.name)
         return keras.models.clone_model(
             model,
             input_tensors=_clone_inputs(model),
@@ -41,13 +52,11 @@ class Cloner:
             if weights is None:
                 continue
             clone.set_weights(weights)
-            # What an adapted layer computes with is derived from its weights.
-            if hasattr(clone, "finalize_state"):
-                clone.finalize_state()
+            finalize(clone)
 
     def _new_layer(self, layer: keras.layers.Layer) -> keras.layers.Layer:
         """What a layer becomes."""
-        return type(layer).from_config(layer.get_config())
+        return remade(layer, layer.get_config())
 
     def _weights(
         self, original: keras.layers.Layer, clone: keras.layers.Layer
@@ -79,7 +88,7 @@ class Cloner:
             name=model.name,
             trainable=model.trainable,
         )
-        if model.compiled:
+        if self.COMPILES and model.compiled:
             clone.compile_from_config(model.get_compile_config())
         return clone
 
@@ -89,6 +98,42 @@ class Cloner:
         clone = self.clone(layer) if is_graph(layer) else self._new_layer(layer)
         self._clones[id(layer)] = layer, clone
         return clone
+
+
+def remade(
+    layer: keras.layers.Layer, config: dict[str, Any]
+) -> keras.layers.Layer:
+    """A new layer of a layer's class."""
+    if type(layer) is keras.layers.Lambda:
+        # The function itself: one of a configuration has lost its globals, and
+        # what else is one is found by calling it.
+        known = {k: v for k, v in config.items() if not _is_function(v)}
+        return type(layer)(**known | {"function": layer.function})
+    return type(layer).from_config(config)
+
+
+def _is_function(config):
+    return isinstance(config, dict) and config.get("class_name") in (
+        "__lambda__",
+        "function",
+    )
+
+
+def finalize(layer: keras.layers.Layer) -> None:
+    """Derives from new weights what an adapted layer computes with."""
+    if isinstance(layer, keras.layers.Normalization):
+        layer.finalize_state()
+
+
+def _refuse_own_call(model):
+    inputs = keras.Input((1,))
+    graphs = keras.Sequential, type(keras.Model(inputs, inputs))
+    if type(model).call not in [kind.call for kind in graphs]:
+        raise ValueError(
+            "`model` must be made of functional and sequential models; what a "
+            "class of its own computes in `call` would be lost. Received: "
+            f"model with '{model.name}' of type {type(model)}"
+        )
 
 
 def _input_layers(model):

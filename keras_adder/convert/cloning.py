@@ -12,6 +12,7 @@ import rich.table
 from keras_adder._calls import trace
 from keras_adder._cloning import Cloner
 from keras_adder._cloning import refuse_subclassed_models
+from keras_adder._cloning import remade
 from keras_adder._printing import print_text
 from keras_adder._printing import render
 from keras_adder.convert.selection import ADDER_LAYERS
@@ -178,7 +179,7 @@ class _AdderCloner(Cloner):
         config = layer.get_config()
         if id(layer) in self._normalizations:
             config["trainable"] = True
-        return type(layer).from_config(config)
+        return remade(layer, config)
 
     def _weights(self, original, clone):
         if id(original) in self._converted:

@@ -25,21 +25,23 @@ _OPS = "KerasAdder>"
 def to_portable(model: keras.Model) -> keras.Model:
     """Clones a model with adder layers as one of stock operations.
 
-    What `model.export()` writes of the clone runs wherever TensorFlow does, and
-    converts to LiteRT with builtin operations alone: the library of this
-    package is needed in neither. It is many times slower than the ops of this
-    package, so use those where they can be loaded.
+    What `model.export()` writes of the clone runs wherever TensorFlow does and,
+    of float32 policies, converts to LiteRT with builtin operations alone: the
+    library of this package is needed in neither. It is many times slower than
+    the ops of this package, so use those where they can be loaded.
 
     Distances are taken by maxima,
     `sum |x - f| = 2 sum max(x, f) - sum x - sum f`. An adder layer needs room
     for the patches under its filters, its inputs times the taps of a filter,
-    and for as much again or 4 MiB, whichever is more, for each image of a
-    batch.
+    two or three times over, and for 4 MiB of maxima or those of one filter,
+    several times where threads take filters at once: all this for each image,
+    and of an `AdderDense` for each vector.
 
     The clone has the weights and outputs of the model (floats up to rounding,
     layers of `keras_adder.inference.optimize` exactly), and takes batches of
-    any size. Its layers are frozen, since TensorFlow's gradients of these
-    operations are not the paper's.
+    the sizes that the model takes. It is not compiled, and its adder layers are
+    frozen, since TensorFlow's gradients of these operations are not the
+    paper's. To have integers, call `keras_adder.inference.optimize` first.
 
     Args:
         model: A functional or sequential `keras.Model` that has been built, of
@@ -52,9 +54,10 @@ def to_portable(model: keras.Model) -> keras.Model:
 
     Raises:
         TypeError: If `model` is not a `keras.Model`.
-        ValueError: If `model`, or a model nested in it, is subclassed, if
-            `model` has not been built, or if an op of this package is left:
-            that of a layer that contains an adder layer, or of a subclass.
+        ValueError: If `model`, or a model nested in it, is subclassed or has a
+            `call` of its own, if `model` has not been built, or if an op of
+            this package is left: that of a layer that contains an adder layer,
+            or of a subclass.
 
     Example:
 
@@ -66,7 +69,6 @@ def to_portable(model: keras.Model) -> keras.Model:
     cloner = _PortableCloner()
     portable = cloner.clone(model)
     cloner.copy_weights()
-    portable.trainable = False
     _refuse_our_ops(portable)
     return portable
 
@@ -119,9 +121,15 @@ PORTABLE_LAYERS = {
 class _PortableCloner(Cloner):
     """Clones models, with layers in their stock form."""
 
+    COMPILES = False
+
     def _new_layer(self, layer):
-        kind = PORTABLE_LAYERS.get(type(layer), type(layer))
-        return kind.from_config(layer.get_config())
+        kind = PORTABLE_LAYERS.get(type(layer))
+        if kind is None:
+            return super()._new_layer(layer)
+        portable = kind.from_config(layer.get_config())
+        portable.trainable = False
+        return portable
 
 
 def _refuse_our_ops(model):
@@ -136,10 +144,13 @@ def _refuse_our_ops(model):
         tf.TensorSpec(x.shape, x.dtype) for x in keras.tree.flatten(inputs)
     ]
     graph = tf.function(call).get_concrete_function(*specs).graph
-    for operation in graph.get_operations():
-        if operation.type.startswith(_OPS):
+    definition = graph.as_graph_def()
+    functions = definition.library.function
+    nodes = [*definition.node, *(n for f in functions for n in f.node_def)]
+    for node in nodes:
+        if node.op.startswith(_OPS):
             raise ValueError(
                 "`model` must be made of adder layers of this package and of "
                 "layers that contain none. Received: model in which "
-                f"'{operation.name}' is an op {operation.type}"
+                f"'{node.name}' is an op {node.op}"
             )

@@ -33,8 +33,9 @@ def adder_conv2d(
     data_format: str = "channels_last",
     dilation_rate: Any = 1,
     pad_value: int = 0,
+    of_integers: bool = False,
 ) -> Tensor:
-    """As `keras_adder.ops.adder_conv2d` computes it.
+    """As `keras_adder.ops.adder_conv2d` computes it, of finite inputs.
 
     The patches under all filters are one tensor, as many times the size of
     `inputs` as filters have taps (and strides skip none). Maxima are taken for
@@ -51,6 +52,8 @@ def adder_conv2d(
         data_format: `"channels_last"` or `"channels_first"`.
         dilation_rate: int or pair of ints.
         pad_value: what inputs are padded with.
+        of_integers: whether inputs and filters are whole numbers, of which no
+            sum is rounded.
 
     Returns:
         4D tensor of the dtype of `inputs`.
@@ -81,6 +84,7 @@ def adder_conv2d(
                 if groups > 1
                 else taps,
                 part,
+                of_integers,
             )
             for g, part in enumerate(tf.split(filters, groups, axis=-1))
         ]
@@ -134,6 +138,7 @@ def fused_adder_conv2d(
         data_format,
         dilation_rate,
         pad_value=input_zero_point if of_integers else 0,
+        of_integers=of_integers,
     )
     first = data_format == "channels_first"
     outputs = tf.cast(distances, tf.float32)
@@ -204,19 +209,17 @@ def _taps(inputs, kernel_size, strides, padding, dilation_rate, pad_value):
         inputs = tf.pad(
             inputs, [(0, 0), *padding, (0, 0)], constant_values=pad_value
         )
-    ends = [
-        (size + sum(pair) - span) // stride * stride + 1
+    lengths = [
+        _not_negative((size + sum(pair) - span) // stride * stride + 1)
         for size, pair, span, stride in zip(sizes, padding, spans, strides)
     ]
-    return [
-        inputs[
-            :,
-            i * dilation_rate[0] : i * dilation_rate[0] + ends[0] : strides[0],
-            j * dilation_rate[1] : j * dilation_rate[1] + ends[1] : strides[1],
-        ]
-        for i in range(kernel_size[0])
-        for j in range(kernel_size[1])
-    ]
+    taps = []
+    for i in range(0, spans[0], dilation_rate[0]):
+        # Apart: one slice of both would forget the size that is known.
+        rows = inputs[:, i : i + lengths[0] : strides[0]]
+        for j in range(0, spans[1], dilation_rate[1]):
+            taps.append(rows[:, :, j : j + lengths[1] : strides[1]])
+    return taps
 
 
 def _size(tensor, axis):
@@ -227,12 +230,12 @@ def _size(tensor, axis):
 
 def _same_padding(size, span, stride):
     outputs = -(-size // stride)
-    missing = (outputs - 1) * stride + span - size
-    if isinstance(missing, int):
-        missing = max(missing, 0)
-    else:
-        missing = tf.maximum(missing, 0)
+    missing = _not_negative((outputs - 1) * stride + span - size)
     return missing // 2, missing - missing // 2
+
+
+def _not_negative(size):
+    return max(size, 0) if isinstance(size, int) else tf.maximum(size, 0)
 
 
 def _depthwise(taps, filters):
@@ -252,13 +255,17 @@ def _by_taps(filters):
     return tf.reshape(filters, (height * width, channels, count))
 
 
-def _group(taps, filters):
+def _group(taps, filters, of_integers):
     """Distances of the patches of some channels from all filters for these."""
     count = filters.shape[-1]
     patches = tf.concat(taps, axis=-1) if len(taps) > 1 else taps[0]
     pixels = tf.reshape(patches, (-1, 1, patches.shape[-1]))
     # One filter a row, its taps in the patches' order.
     rows = tf.transpose(tf.reshape(filters, (patches.shape[-1], count)))
+    if not of_integers:
+        # What inputs and filters have in common would cancel, at a loss.
+        common = tf.reduce_mean(rows, axis=0)
+        pixels, rows = pixels - common, rows - common
     some = _filters_at_once(patches)
     maxima = [
         tf.reduce_sum(tf.maximum(pixels, rows[first : first + some]), axis=-1)
@@ -270,8 +277,8 @@ def _group(taps, filters):
         + tf.reduce_sum(rows, axis=-1)
         - (maxima + maxima)
     )
-    shape = [_size(patches, axis) for axis in (1, 2)]
-    return tf.reshape(distances, (-1, *shape, count))
+    shape = [_size(patches, axis) for axis in (0, 1, 2)]
+    return tf.reshape(distances, (*shape, count))
 
 
 def _filters_at_once(patches):
@@ -279,4 +286,4 @@ def _filters_at_once(patches):
     of_image = patches.shape[1:].num_elements()
     if of_image is None:
         return 1
-    return max(1, CHUNK_BYTES // (of_image * patches.dtype.size))
+    return max(1, CHUNK_BYTES // max(1, of_image * patches.dtype.size))

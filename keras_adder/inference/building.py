@@ -5,6 +5,8 @@ import math
 import keras
 import numpy as np
 
+from keras_adder._cloning import finalize
+from keras_adder._cloning import remade
 from keras_adder.inference.folding import Folding
 from keras_adder.inference.folding import Fused
 from keras_adder.inference.graph import Graph
@@ -84,9 +86,7 @@ class _Builder:
             if not isinstance(original, keras.layers.Layer):
                 continue  # A function of `keras.ops`.
             clone.set_weights(original.get_weights())
-            # What an adapted layer computes with is derived from its weights.
-            if hasattr(clone, "finalize_state"):
-                clone.finalize_state()
+            finalize(clone)
 
     def add(self, fused):
         """Calls a fused layer."""
@@ -188,10 +188,7 @@ def _clone(node):
     config = layer.get_config()
     if "name" in config:
         config["name"] = node.name
-    if type(layer) is keras.layers.Lambda:
-        # The function is that of a living layer, not one from a file.
-        return type(layer).from_config(config, safe_mode=False)
-    return type(layer).from_config(config)
+    return remade(layer, config)
 
 
 def _bounds(fused, stores):

@@ -12,6 +12,7 @@ from fused_networks import dense
 from fused_networks import flat_layers
 from fused_networks import images
 from fused_networks import mobile
+from fused_networks import ready
 from fused_networks import residual
 
 import keras_adder
@@ -59,11 +60,12 @@ def test_floats(network):
     x = inputs_of(model)
     assert_near(portable(x).numpy(), model(x).numpy())
     assert portable.name == model.name
-    assert portable.trainable_weights == []
+    assert not portable.compiled
     for ours, theirs in zip(flat_layers(model), flat_layers(portable)):
         assert ours.name == theirs.name
         if isinstance(ours, AdderLayer):
             assert type(theirs).__name__ == f"Portable{type(ours).__name__}"
+            assert theirs.trainable_weights == []
         np.testing.assert_equal(ours.get_weights(), theirs.get_weights())
     # The model is what it was.
     assert model.trainable_weights
@@ -150,6 +152,55 @@ def test_images_of_any_size():
         assert_near(portable.predict(x, verbose=0), model(x).numpy())
 
 
+@pytest.mark.parametrize("padding", ["valid", "same", "causal"])
+@pytest.mark.parametrize("precision", [None, "int8"])
+def test_sequences_of_any_length(padding, precision):
+    inputs = keras.Input((None, 4))
+    x = keras_adder.AdderConv1D(6, 3, padding=padding, strides=2)(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    model = ready(keras.Model(inputs, x), images(8, (20, 4)))
+    if precision is not None:
+        model = inference.optimize(model, precision, images(8, (20, 4)))
+    portable = to_portable(model)
+    for length in (7, 12):
+        x = images(2, (length, 4))
+        assert_near(portable.predict(x, verbose=0), model(x).numpy())
+
+
+def test_normalization_of_the_batch_stays_that():
+    inputs = keras.Input((6, 6, 3))
+    x = keras_adder.AdderConv2D(4, 3)(inputs)
+    x = keras.layers.BatchNormalization()(x, training=True)
+    model = keras.Model(inputs, x)
+    x = images(4, (6, 6, 3))
+    expected = model(x).numpy()
+    actual = to_portable(model)(x).numpy()
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+def test_other_layers_and_losses():
+    """What configurations alone do not say how to make."""
+
+    def loss(labels, outputs):
+        return keras.ops.mean((labels - outputs) ** 2)
+
+    discretization = keras.layers.Discretization(
+        num_bins=4, output_mode="int", dtype="float32"
+    )
+    discretization.adapt(np.linspace(-1, 1, 100))
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            discretization,
+            keras.layers.Lambda(lambda x: keras.ops.cast(x, "float32") / 2),
+            keras_adder.AdderDense(3),
+        ]
+    )
+    model.compile("sgd", loss)
+    x = images(4, (5,))
+    np.testing.assert_allclose(to_portable(model)(x), model(x), rtol=1e-5)
+
+
 def test_half_precision():
     model = keras.Sequential(
         [
@@ -196,6 +247,23 @@ class Twice(keras_adder.AdderConv2D):
         return 2 * super().call(inputs)
 
 
+class Negated(keras.Sequential):
+    def call(self, inputs, training=None, mask=None):
+        return -super().call(inputs, training=training, mask=mask)
+
+
+class Mapped(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = keras_adder.AdderDense(3)
+
+    def call(self, inputs):
+        return tf.map_fn(lambda x: self.inner(x[None])[0], inputs)
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 3)
+
+
 def sequential(*layers):
     return keras.Sequential([keras.Input((4, 6, 6, 3)), *layers])
 
@@ -207,11 +275,21 @@ def sequential(*layers):
             keras.layers.TimeDistributed(keras_adder.AdderConv2D(4, 3))
         ),
         lambda: keras.Sequential([keras.Input((6, 6, 3)), Twice(4, 3)]),
+        lambda: keras.Sequential([keras.Input((5,)), Mapped()]),
     ],
 )
 def test_what_would_need_the_library(model):
     with pytest.raises(ValueError, match="op KerasAdder>AdderConv2D"):
         to_portable(model())
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_call_that_would_be_lost(nested):
+    model = Negated([keras.Input((5,)), keras_adder.AdderDense(3)])
+    if nested:
+        model = keras.Sequential([keras.Input((5,)), model])
+    with pytest.raises(ValueError, match="`call` would be lost"):
+        to_portable(model)
 
 
 def test_no_model():

@@ -109,6 +109,28 @@ def test_large_sums():
     assert_near(actual, expected, 1e-5)
 
 
+@pytest.mark.parametrize("offset", [10, 1e3, 1e5])
+def test_what_inputs_and_filters_have_in_common(offset):
+    x, f = (tensor + offset for tensor in tensors(16, 6, 16))
+    assert_near(
+        stock_ops.adder_conv2d(x, f),
+        ops.adder_conv2d(x, f, data_format="channels_last"),
+        1e-5,
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_images_smaller_than_filters(size):
+    x = tf.zeros((2, size, 5, 4))
+    f = tf.ones((3, 3, 4, 6))
+    function = tf.function(
+        lambda x: stock_ops.adder_conv2d(x, f),
+        input_signature=[tf.TensorSpec((None, None, None, 4))],
+    )
+    for call in (stock_ops.adder_conv2d, lambda x, f: function(x)):
+        assert call(x, f).shape == (2, 0, 3, 6)
+
+
 FUSED = {
     "strides": 1,
     "padding": "same",

@@ -43,6 +43,7 @@ Fitting FittingOf(const Geometry& geometry, const Fusion& fusion,
     if (!IsInteger(fusion.residual_type)) return {};
     most -= (1 << 17) * fusion.residual.scale;
   }
+  if (!std::isfinite(most)) return {};  // values may become infinite
   const IntegerRange range = RangeOf(fusion.filter_type);
   const float farthest =
       static_cast<float>(geometry.kernel_taps() * geometry.group_in() *

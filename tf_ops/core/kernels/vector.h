@@ -510,16 +510,17 @@ inline Vector<float> FiniteHardTanh<float>(Vector<float> value) {
 }
 #endif
 
-// In a loop of a difference, a clipping and two multiply-adds: whether half of
-// the differences should be fused multiply-adds too, for the ports to be even.
-// Not where the clipping takes one instruction.
+// In the loop of depthwise gradients, a difference, a clipping and two
+// multiply-adds: whether half of the differences should be fused multiply-adds
+// too, for the ports to be even. Found without AVX-512.
 #if defined(__AVX512DQ__)
 constexpr bool kFuseHalf = false;
 #else
 constexpr bool kFuseHalf = true;
 #endif
 
-// How many pixels that loop takes at once, registers permitting.
+// How many pixels the loop of both gradients (BackwardStep) takes at once,
+// registers permitting.
 #if defined(__AVX512F__)
 constexpr int kBackwardPixels = 2;
 #elif defined(__AVX2__)
