@@ -4,7 +4,6 @@
 #include <cmath>
 
 namespace keras_adder {
-namespace internal {
 namespace {
 
 // The integer of a bound, which any float may be but NaN.
@@ -54,5 +53,4 @@ Fitting FittingOf(const Geometry& geometry, const Fusion& fusion,
            Quantized(epilogue.upper, output_type, fusion.output)}};
 }
 
-}  // namespace internal
 }  // namespace keras_adder

@@ -10,7 +10,6 @@
 #include "core/geometry.h"
 
 namespace keras_adder {
-namespace internal {
 
 // Most outputs of integers are those of values that `fit`, whatever inputs are:
 // none is NaN and, scaled to integers, all are far from what int32 has not.
@@ -24,7 +23,6 @@ struct Fitting {
 Fitting FittingOf(const Geometry& geometry, const Fusion& fusion,
                   DataType output_type, const Epilogue& epilogue);
 
-}  // namespace internal
 }  // namespace keras_adder
 
 #endif  // KERAS_ADDER_CORE_FUSED_FITTING_H_

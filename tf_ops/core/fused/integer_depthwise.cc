@@ -270,14 +270,14 @@ void IntegerDepthwise::Write(int64_t pixel, int64_t count, const Shared& shared,
   if (lanes_ == channels) {
     return write_run_({scratch.distances, count * channels, channels,
                        shared.multiplier, shared.offset, lower, upper,
-                       shared.fitting.fit, shared.fitting.bounds,
-                       fusion_.residual, fusion_.output, residuals, outputs});
+                       shared.fitting, fusion_.residual, fusion_.output,
+                       residuals, outputs});
   }
   static constexpr int32_t kNoSums[kLanes] = {};
   write_pixels_({scratch.distances, count, 0, nullptr, kNoSums,
-                 shared.multiplier, shared.offset, lower, upper,
-                 shared.fitting.fit, shared.fitting.bounds, fusion_.residual,
-                 fusion_.output, residuals, outputs, channels, channels});
+                 shared.multiplier, shared.offset, lower, upper, shared.fitting,
+                 fusion_.residual, fusion_.output, residuals, outputs, channels,
+                 channels});
 }
 
 }  // namespace internal

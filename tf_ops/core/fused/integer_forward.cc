@@ -369,8 +369,7 @@ OutputParams IntegerForward::ParamsOf(int64_t group, int64_t panel,
   params.offset = shared.offset + of_all * kLanes;
   params.lower = shared.tensors.epilogue->lower;
   params.upper = shared.tensors.epilogue->upper;
-  params.fit = shared.fitting.fit;
-  params.integer_bounds = shared.fitting.bounds;
+  params.fitting = shared.fitting;
   params.residual = fusion_.residual;
   params.output = fusion_.output;
   params.pixel_stride = geometry().out_channels;

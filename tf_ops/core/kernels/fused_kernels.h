@@ -21,6 +21,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/fused/fitting.h"
 #include "core/fused/fusion.h"
 
 namespace keras_adder {
@@ -133,8 +134,7 @@ constexpr int kSlidingOutputs = 4;
 //   distance = (total << shift) - pixel_sum - filter_sum
 //   y = -distance
 //
-// and so on, as fused/fusion.h says. Values that `fit` have `integer_bounds`,
-// too (fused/fitting.h).
+// and so on, as fused/fusion.h says.
 struct OutputParams {
   const int32_t* totals;
   int64_t pixels;
@@ -144,8 +144,7 @@ struct OutputParams {
   const float* multiplier;
   const float* offset;
   float lower, upper;
-  bool fit;
-  IntegerRange integer_bounds;
+  Fitting fitting;
   Quantization residual, output;
   const void* residuals;  // of the first pixel; null if there are none
   void* outputs;
@@ -164,8 +163,7 @@ struct RunOutputParams {
   const float* multiplier;
   const float* offset;
   float lower, upper;
-  bool fit;
-  IntegerRange integer_bounds;
+  Fitting fitting;
   Quantization residual, output;
   const void* residuals;  // of the first; null if there are none
   void* outputs;

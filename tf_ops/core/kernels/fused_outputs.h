@@ -239,7 +239,7 @@ int64_t NarrowPixels(const OutputParams& params) {
   constexpr int kWide = kWidth<float>, kOfPixel = kLanes / kWide;
   constexpr int64_t kPixels = kNarrowed / kOfPixel, kAhead = 64;
   static_assert(kPixels * kLanes == kNarrowedLanes);
-  const Narrow<O> narrow(params.output, params.integer_bounds);
+  const Narrow<O> narrow(params.output, params.fitting.bounds);
   LaneInts filter_sums[kOfPixel];
   Vector<float> multiplier[kOfPixel], offset[kOfPixel];
   for (int v = 0; v < kOfPixel; ++v) {
@@ -311,7 +311,7 @@ void Outputs(const OutputParams& params) {
   int64_t done = 0;
 #if defined(__x86_64__)
   if constexpr (kHasNarrowLanes<R, O>) {
-    if (params.fit) {
+    if (params.fitting.fit) {
       done = params.shift > 0 ? NarrowPixels<R, O, true>(params)
                               : NarrowPixels<R, O, false>(params);
     }

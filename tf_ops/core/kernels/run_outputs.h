@@ -21,7 +21,7 @@ struct NarrowLanes {
   typedef int32_t LaneInts __attribute__((vector_size(kVectorBytes)));
 
   explicit NarrowLanes(const RunOutputParams& params)
-      : narrow(params.output, params.integer_bounds),
+      : narrow(params.output, params.fitting.bounds),
         residual_scale(params.residual.scale),
         residual_zero_point(params.residual.zero_point) {}
 
@@ -97,7 +97,7 @@ void RunOutputs(const RunOutputParams& params) {
 #if defined(__x86_64__)
   if constexpr (kHasNarrowLanes<R, O>) {
     const NarrowLanes<R, O> narrow(params);
-    for (; params.fit && params.count - i >= kNarrowedLanes;
+    for (; params.fitting.fit && params.count - i >= kNarrowedLanes;
          pass(kNarrowedLanes)) {
       narrow(params.distances + i, params.multiplier + channel,
              params.offset + channel, residual + i * kBytes<R>,
