@@ -23,13 +23,7 @@ class Cloner:
         self._clones: dict[int, tuple[Any, Any]] = {}
 
     def clone(self, model: keras.Model) -> keras.Model:
-        """Clones a functional or sequential model without its weights.
-
-        Raises:
-            ValueError: If its class has a `call` of its own, or it has not been
-                built.
-        """
-        _refuse_own_call(model)
+        """Clones a functional or sequential model without its weights."""
         if isinstance(model, keras.Sequential):
             return self._clone_sequential(model)
         if not self.COMPILES:
@@ -125,17 +119,6 @@ def finalize(layer: keras.layers.Layer) -> None:
         layer.finalize_state()
 
 
-def _refuse_own_call(model):
-    inputs = keras.Input((1,))
-    graphs = keras.Sequential, type(keras.Model(inputs, inputs))
-    if type(model).call not in [kind.call for kind in graphs]:
-        raise ValueError(
-            "`model` must be made of functional and sequential models; what a "
-            "class of its own computes in `call` would be lost. Received: "
-            f"model with '{model.name}' of type {type(model)}"
-        )
-
-
 def _input_layers(model):
     layers = model.layers
     if isinstance(model, keras.Sequential):
@@ -159,12 +142,25 @@ def _clone_inputs(model):
     )
 
 
-def refuse_subclassed_models(calls: Iterable[Any]) -> None:
-    """Raises if one of the calls that `trace` found is of such a model."""
-    for call in calls:
-        if isinstance(call.layer, keras.Model):
-            raise ValueError(
-                "`model` must be made of functional and sequential models; the "
-                "layers in a subclassed one cannot be replaced. Received: "
-                f"model with '{call.name}' of type {type(call.layer)}"
-            )
+def refuse_subclassed_models(model: keras.Model, prefix: str = "") -> None:
+    """Raises if a model, or one nested in it, has a `call` of its own.
+
+    Its layers cannot be replaced if they are not known; and if they are, as
+    those of a subclass of `keras.Sequential`, what `call` adds would be lost.
+
+    Args:
+        model: A `keras.Model`.
+        prefix: string, before the names of the models that are nested in it.
+    """
+    inputs = keras.Input((1,))
+    graphs = keras.Sequential, type(keras.Model(inputs, inputs))
+    if type(model).call not in [kind.call for kind in graphs]:
+        raise ValueError(
+            "`model` must be made of functional and sequential models; the "
+            "layers in a subclassed one cannot be replaced. Received: "
+            f"model with '{prefix.rstrip('/') or model.name}' of type "
+            f"{type(model)}"
+        )
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            refuse_subclassed_models(layer, f"{prefix}{layer.name}/")

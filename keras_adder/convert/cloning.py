@@ -129,7 +129,7 @@ def to_adder(
             f"Received: predicate={predicate} (of type {type(predicate)})"
         )
     calls = trace(model)
-    refuse_subclassed_models(calls)
+    refuse_subclassed_models(model)
     decisions = decide(calls, predicate, also)
     if not insert_batch_norm:
         _warn_of_missing_normalizations(decisions)

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from keras_adder._calls import trace
+from keras_adder._calls import require_graph
 from keras_adder._cloning import Cloner
 from keras_adder._cloning import refuse_subclassed_models
 from keras_adder.export import stock_ops
@@ -65,7 +65,8 @@ def to_portable(model: keras.Model) -> keras.Model:
     >>> portable = keras_adder.export.to_portable(model)
     >>> portable.export("lenet5", verbose=False)
     """
-    refuse_subclassed_models(trace(model))
+    require_graph(model)
+    refuse_subclassed_models(model)
     cloner = _PortableCloner()
     portable = cloner.clone(model)
     cloner.copy_weights()

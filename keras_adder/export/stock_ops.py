@@ -240,19 +240,15 @@ def _not_negative(size):
 
 def _depthwise(taps, filters):
     """Filters of one channel: few distances an output, as they are."""
-    multiplier = filters.shape[-1] // taps[0].shape[-1]
+    count = filters.shape[-1]
+    multiplier = count // taps[0].shape[-1]
     distances = []
-    for tap, each in zip(taps, tf.unstack(_by_taps(filters))):
+    by_taps = tf.unstack(tf.reshape(filters, (len(taps), count)))
+    for tap, each in zip(taps, by_taps):
         if multiplier > 1:
             tap = tf.repeat(tap, multiplier, axis=-1)
-        distances.append(tf.abs(tap - each[0]))
-    return -tf.add_n(distances) if len(distances) > 1 else -distances[0]
-
-
-def _by_taps(filters):
-    """Filters of shape `(taps, channels, filters)`."""
-    height, width, channels, count = filters.shape
-    return tf.reshape(filters, (height * width, channels, count))
+        distances.append(tf.abs(tap - each))
+    return -tf.add_n(distances)
 
 
 def _group(taps, filters, of_integers):

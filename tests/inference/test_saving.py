@@ -1,6 +1,5 @@
 """Saved, exported, cloned: the same numbers, elsewhere too."""
 
-import json
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import pytest
 from fused_networks import dense
 from fused_networks import images
 from fused_networks import mobile
+from serving import serve
 
 import keras_adder
 from keras_adder import inference
@@ -34,21 +34,6 @@ for name in sys.argv[2:]:
     np.save(f"{folder}/{name}_loaded.npy", model.predict(x, verbose=0))
 """
 
-# A saved model needs TensorFlow and the library.
-SERVE = """
-import json, sys
-import numpy as np
-import tensorflow as tf
-
-folder = sys.argv[1]
-tf.load_op_library(sys.argv[2])
-x = np.load(folder + "/x.npy")
-for name in sys.argv[3:]:
-    model = tf.saved_model.load(f"{folder}/{name}")
-    np.save(f"{folder}/{name}_served.npy", model.serve(x).numpy())
-print(json.dumps("keras_adder" in sys.modules))
-"""
-
 
 def test_in_other_processes(model, tmp_path):
     """One loads what was saved, the other serves what was exported."""
@@ -62,26 +47,20 @@ def test_in_other_processes(model, tmp_path):
         fast.save(tmp_path / f"{name}.keras")
         fast.export(tmp_path / name, verbose=False)
         expected[name] = fast.predict(x, verbose=0)
+    loading = subprocess.Popen(
+        [sys.executable, "-c", LOAD, tmp_path, *models],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     library = keras_adder.sysconfig.get_lib()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, tmp_path, *arguments, *models],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for program, arguments in ((LOAD, []), (SERVE, [library]))
-    ]
-    for process in processes:
-        printed, errors = process.communicate()
-        assert process.returncode == 0, errors
-    assert json.loads(printed) is False
+    served = serve(tmp_path, models, x, library)
+    _, errors = loading.communicate()
+    assert loading.returncode == 0, errors
     for name, wanted in expected.items():
         loaded = np.load(tmp_path / f"{name}_loaded.npy")
         np.testing.assert_array_equal(loaded, wanted, err_msg=name)
         # The stem's and the top's sums may be in another order.
-        served = np.load(tmp_path / f"{name}_served.npy")
-        off = np.abs(served - wanted).max() / np.ptp(wanted)
+        off = np.abs(served[name] - wanted).max() / np.ptp(wanted)
         assert off < (1e-3 if name in ("float32", "int16") else 0.01), name
 
 
