@@ -109,12 +109,9 @@ def main():
         results["roofline"], roofline.measure(isa, threads, *plan.peak)
     )
     for part in report.TITLES:
-        rows = results.get(part, ())
-        for row in rows:
+        for row in results.get(part, ()):
             peak = results["roofline"]["peak"]
             row["fraction_of_peak"] = row["speeds"]["ours"] / peak
-        if rows:
-            results[report.summary_of(part)] = report.summary(rows)
     results["load"].append(measuring.load())
 
     text = report.markdown(results)

@@ -18,6 +18,7 @@ Prints tables and writes them, the figures as JSON and a picture to
 import argparse
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -130,6 +131,32 @@ def parse():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_arguments(parser)
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=5,
+        help="of predictions of all images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=10.0,
+        help="for one image, in each way of calling (default: %(default)s)",
+    )
+    parser.add_argument("--isa", choices=conv2d.ISAS, help="as in conv2d.py")
+    # For the processes that this one starts: what the library is told to use
+    # when it is loaded cannot be changed afterwards.
+    parser.add_argument("--one", type=pathlib.Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.quick:
+        make_quick(args)
+        args.rounds = 1
+    return args
+
+
+def add_arguments(parser):
+    """What is told to a benchmark of trained networks."""
     parser.add_argument(
         "--data-dir",
         help="where tensorflow-datasets keeps prepared data sets",
@@ -151,31 +178,15 @@ def parse():
     )
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument(
-        "--rounds",
-        type=int,
-        default=5,
-        help="of predictions of all images (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=10.0,
-        help="for one image, in each way of calling (default: %(default)s)",
-    )
-    parser.add_argument("--isa", choices=conv2d.ISAS, help="as in conv2d.py")
-    parser.add_argument(
         "--quick",
         action="store_true",
         help="few random images; figures mean nothing",
     )
-    # For the processes that this one starts: what the library is told to use
-    # when it is loaded cannot be changed afterwards.
-    parser.add_argument("--one", type=pathlib.Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.quick:
-        args.images, args.calibration, args.batch_size = 40, 32, 16
-        args.rounds, args.seconds = 1, 0.05
-    return args
+
+
+def make_quick(args):
+    args.images, args.calibration, args.batch_size = 40, 32, 16
+    args.seconds = 0.05
 
 
 def measure(network, args):
@@ -258,9 +269,7 @@ def build(network, calibration):
 
 def litert_contenders(cnn, calibration):
     """The CNN in LiteRT, as it is and quantized; nothing if not installed."""
-    try:
-        import ai_edge_litert  # noqa: F401
-    except ImportError:
+    if not has_litert():
         return {}
 
     def few():
@@ -270,6 +279,10 @@ def litert_contenders(cnn, calibration):
         "litert": LiteRTContender(cnn),
         "litert_int8": LiteRTContender(cnn, few),
     }
+
+
+def has_litert():
+    return importlib.util.find_spec("ai_edge_litert") is not None
 
 
 class LiteRTContender:

@@ -17,7 +17,6 @@ Prints tables and writes them, the figures as JSON, to
 import argparse
 import dataclasses
 import os
-import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -60,39 +59,16 @@ def parse():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--data-dir",
-        help="where tensorflow-datasets keeps prepared data sets",
-    )
-    parser.add_argument(
-        "--output", type=pathlib.Path, default=pathlib.Path("results/speed")
-    )
-    parser.add_argument(
-        "--networks",
-        nargs="+",
-        choices=inference.NETWORKS,
-        default=tuple(inference.NETWORKS),
-    )
-    parser.add_argument(
-        "--images", type=int, help="only so many test images (default: all)"
-    )
-    parser.add_argument("--calibration", type=int, default=1024)
-    parser.add_argument("--batch-size", type=int, default=128)
+    inference.add_arguments(parser)
     parser.add_argument(
         "--seconds",
         type=float,
         default=10.0,
         help="for each column of the table (default: %(default)s)",
     )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="few random images; figures mean nothing",
-    )
     args = parser.parse_args()
     if args.quick:
-        args.images, args.calibration, args.batch_size = 40, 32, 16
-        args.seconds = 0.05
+        inference.make_quick(args)
     return args
 
 
@@ -107,7 +83,7 @@ def measure(network, args):
         portable = to_portable(model)
         contenders[name] = calling.KerasContender(model)
         contenders[f"{name}_portable"] = calling.KerasContender(portable)
-        if has_litert():
+        if inference.has_litert():
             contenders[f"{name}_litert"] = inference.LiteRTContender(portable)
         measuring.progress(f"{network.title}: {len(images)} images, {name}")
         pairs[name] = compare(model, portable, images, labels, args.batch_size)
@@ -131,14 +107,6 @@ def measure(network, args):
     }
 
 
-def has_litert():
-    try:
-        import ai_edge_litert  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def compare(model, portable, images, labels, batch_size):
     """Classes of a model and of its portable form, and what they come from.
 
@@ -160,7 +128,6 @@ def compare(model, portable, images, labels, batch_size):
         "accuracy": 100 * float(np.mean(ours.argmax(-1) == labels)),
         "accuracy_portable": 100 * float(np.mean(theirs.argmax(-1) == labels)),
         "difference": float(np.abs(theirs - ours).max() / np.abs(ours).mean()),
-        "least_margin": float(margins[0].min()),
         "differing": [
             {"image": int(i), "margins": [float(m[i]) for m in margins]}
             for i in differing

@@ -54,11 +54,6 @@ def rows_of(rows, what, call="eager"):
     return [row for row in rows if row["pass"] == what and row["call"] == call]
 
 
-def summary_of(part):
-    """Where the results of a part of `TITLES` have its summary."""
-    return "summary" if part == "main" else f"{part}_summary"
-
-
 def summary(all_rows):
     """Ratios over all shapes: dicts, one a pass and way of calling."""
     found = []
@@ -86,7 +81,7 @@ def summary(all_rows):
 
 def summary_table(results, part="main"):
     rows = []
-    for line in results[summary_of(part)]:
+    for line in summary(results[part]):
         goal = GOALS[part].get(line["pass"])
         rows.append(
             [
